@@ -1,0 +1,1 @@
+"""Holdgate: one atomic quota decision per request, over gRPC."""

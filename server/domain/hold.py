@@ -1,0 +1,129 @@
+"""A hold's life: its states, what each operation does in each of them, and the totals it carries.
+
+`TRANSITIONS` is the one table; `docs/hold-lifecycle.md` shows it and a test holds the two together.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import IntEnum, StrEnum
+from types import MappingProxyType
+from typing import Final, NamedTuple, TypeAlias
+
+from server.domain.limits.base import Look
+
+
+class State(IntEnum):
+    """Where a hold is; the numbers are stored and never change."""
+
+    ACTIVE = 1
+    SETTLED = 2
+    RELEASED = 3
+    EXPIRED = 4
+    SETTLED_LATE = 5
+    DONE = 6
+
+
+class Event(StrEnum):
+    """What may happen to a hold."""
+
+    REPORT = "Settle(final=false)"
+    SETTLE = "Settle(final)"
+    RELEASE = "Release"
+    EXTEND = "Extend"
+    EXPIRE = "lease ends"
+
+
+class Rule(StrEnum):
+    """What an event does where it makes no transition."""
+
+    SAME = "same answer if equal, else FAILED_PRECONDITION"
+    IGNORED = "OK, applied=false"
+    REFUSED = "FAILED_PRECONDITION"
+
+
+TRANSITIONS: Final[Mapping[tuple[State, Event], State | Rule]] = MappingProxyType(
+    {
+        (State.ACTIVE, Event.REPORT): State.ACTIVE,
+        (State.ACTIVE, Event.SETTLE): State.SETTLED,
+        (State.ACTIVE, Event.RELEASE): State.RELEASED,
+        (State.ACTIVE, Event.EXTEND): State.ACTIVE,
+        (State.ACTIVE, Event.EXPIRE): State.EXPIRED,
+        (State.EXPIRED, Event.REPORT): State.EXPIRED,
+        (State.EXPIRED, Event.SETTLE): State.SETTLED_LATE,
+        (State.EXPIRED, Event.RELEASE): Rule.IGNORED,
+        (State.EXPIRED, Event.EXTEND): Rule.REFUSED,
+        (State.SETTLED, Event.REPORT): Rule.SAME,
+        (State.SETTLED, Event.SETTLE): Rule.SAME,
+        (State.SETTLED, Event.RELEASE): Rule.IGNORED,
+        (State.SETTLED, Event.EXTEND): Rule.REFUSED,
+        (State.SETTLED_LATE, Event.REPORT): Rule.SAME,
+        (State.SETTLED_LATE, Event.SETTLE): Rule.SAME,
+        (State.SETTLED_LATE, Event.RELEASE): Rule.IGNORED,
+        (State.SETTLED_LATE, Event.EXTEND): Rule.REFUSED,
+        (State.RELEASED, Event.REPORT): Rule.REFUSED,
+        (State.RELEASED, Event.SETTLE): Rule.REFUSED,
+        (State.RELEASED, Event.RELEASE): Rule.IGNORED,
+        (State.RELEASED, Event.EXTEND): Rule.REFUSED,
+        (State.DONE, Event.REPORT): Rule.IGNORED,
+        (State.DONE, Event.SETTLE): Rule.IGNORED,
+        (State.DONE, Event.RELEASE): Rule.IGNORED,
+        (State.DONE, Event.EXTEND): Rule.REFUSED,
+    }
+)
+
+
+class MeterTotals(NamedTuple):
+    """One meter of a hold: units reserved, reported (None before any report), and not collected."""
+
+    reserved: int
+    reported: int | None
+    uncollected: int
+
+
+@dataclass(frozen=True, slots=True)
+class Fraction:
+    """A delivered share: 0 <= delivered <= reserved, reserved >= 1."""
+
+    delivered: int
+    reserved: int
+
+    def of(self, amount: int) -> int:
+        """That share of an amount, rounded down, yet at least 1 when anything was delivered and anything held."""
+        whole, rest = divmod(amount, self.reserved)
+        share = whole * self.delivered + rest * self.delivered // self.reserved
+        return max(share, 1) if self.delivered and amount else share
+
+
+Delivered: TypeAlias = Mapping[str, int] | Fraction | tuple[str, ...] | None
+"""What a caller says was delivered: totals by meter, a share, ids of items, or nothing said."""
+
+
+@dataclass(frozen=True, slots=True)
+class HoldNote:
+    """What a hold remembers of its request, for repeats, raises and operators.
+
+    `item_prices` has units by meter of each priced item, fixed when the hold was made.
+    """
+
+    action: str
+    policy_version: str
+    scope: Mapping[str, str]
+    item_prices: Mapping[str, Mapping[str, int]]
+
+
+@dataclass(frozen=True, slots=True)
+class HoldView:
+    """A hold or tombstone as stored. Times are milliseconds since the epoch, 0 without a lease. `looks` are the
+    figures of its grant, by the limit's place in the policy.
+    """
+
+    hold_id: str
+    state: State
+    fingerprint: bytes
+    created_at_ms: int
+    lease_ends_at_ms: int
+    longest_ends_at_ms: int
+    lease_ms: int
+    meters: Mapping[str, MeterTotals]
+    looks: Mapping[int, Look]
+    note: HoldNote

@@ -1,0 +1,159 @@
+"""What all limit kinds share: the rule as compiled from a policy, the check made of it, and what a look finds."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import IntEnum
+from types import MappingProxyType
+from typing import ClassVar, Final, NamedTuple, Protocol
+
+
+class Kind(IntEnum):
+    """Limit kinds; the numbers are those of the wire and of stored holds, and never change."""
+
+    GUARD = 1
+    GATE = 2
+    WINDOW = 3
+    SLOTS = 4
+    BALANCE = 5
+
+
+@dataclass(frozen=True, slots=True)
+class PlanValues:
+    """A value that may depend on the account's plan. None means that the limit does not apply."""
+
+    constant: int | None = None
+    by_plan: Mapping[str, int | None] | None = None
+
+    def of(self, plan: str) -> int | None:
+        """The value for an account on this plan."""
+        return self.constant if self.by_plan is None else self.by_plan[plan]
+
+
+UNLIMITED: Final = PlanValues()
+"""No value for anybody."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limit:
+    """One rule of a policy.
+
+    `when` maps a dimension to the values for which the rule applies; `actions` is None for all actions.
+    `scope` lists the dimensions that separate its cells. `cell` names its state: it depends on id, kind, meter,
+    scope and window length, so that changing one of those starts a new cell and changing a value does not.
+    """
+
+    kind: ClassVar[Kind]
+
+    id: str
+    label: str
+    refuse: str
+    meter: str = ""
+    actions: frozenset[str] | None = None
+    when: Mapping[str, frozenset[str]] = field(default_factory=lambda: MappingProxyType({}))
+    scope: tuple[str, ...] = ()
+    values: PlanValues = UNLIMITED
+    room: int | None = None
+    shadow: bool = False
+    cell: str = ""
+
+    def applies(self, action: str, scope: Mapping[str, str]) -> bool:
+        """Whether a request for `action` with these dimensions falls under the rule."""
+        if self.actions is not None and action not in self.actions:
+            return False
+        return all(scope.get(name) in allowed for name, allowed in self.when.items())
+
+
+class Check(NamedTuple):
+    """One limit with state, as it applies to one request.
+
+    `place` is the limit's index in the policy's list, `scope` the values of the limit's dimensions in order.
+    `amount` must fit below `cap`; `take` is what a grant takes (0 when the policy only asks for room).
+    `settles` tells whether the take follows the reported usage of the limit's meter.
+    """
+
+    place: int
+    limit: Limit
+    scope: tuple[str, ...]
+    amount: int
+    take: int
+    cap: int
+    settles: bool
+
+
+class Look(NamedTuple):
+    """A limit's figures at one instant; after a grant they include what it took.
+
+    `wait_ms`: 0 fits; above 0 blocks for that long; -1 blocks, and the limit cannot say for how long.
+    `reset_ms`: time until `used` next falls by itself, 0 for an empty cell, -1 where time changes nothing.
+    """
+
+    cap: int
+    used: int
+    held: int
+    reset_ms: int
+    wait_ms: int
+
+    @property
+    def fits(self) -> bool:
+        """Whether the amount asked for was there."""
+        return self.wait_ms == 0
+
+
+class Taken(NamedTuple):
+    """What a hold took from one cell.
+
+    `base` is where this part starts within the meter's total (a raise adds a part), `last` whether it is the
+    part that carries what is used beyond the reserved total.
+    """
+
+    amount: int
+    at_ms: int
+    base: int
+    last: bool
+
+
+class Ending(IntEnum):
+    """Why a hold's take is changed."""
+
+    REPORT = 1
+    SETTLE = 2
+    RELEASE = 3
+    EXPIRE = 4
+
+
+class Change(NamedTuple):
+    """A step in a hold's life, seen from one cell.
+
+    `before` and `after` are the meter's reported totals; for a take that follows no report both are -1. `live`
+    is whether the hold still kept its take.
+    """
+
+    ending: Ending
+    before: int
+    after: int
+    live: bool
+    now_ms: int
+
+    def share(self, taken: Taken, total: int) -> int:
+        """The part of a meter's total that falls on `taken`."""
+        beyond = max(total - taken.base, 0)
+        return beyond if taken.last else min(beyond, taken.amount)
+
+
+class Cell(Protocol):
+    """The plain model of one limit's state; the memory engine's and the judge of the scripts."""
+
+    def look(self, check: Check, now_ms: int) -> Look:
+        """The figures before anything is taken."""
+
+    def follow(self, now_ms: int) -> None:
+        """Notes, when a check blocks, that the clock has stepped back."""
+
+    def take(self, check: Check, now_ms: int) -> Look:
+        """Takes `check.take`; the figures after it."""
+
+    def finish(self, taken: Taken, change: Change, limit: Limit) -> int:
+        """Gives back, keeps or charges `taken`; returns the units that could not be collected."""
+
+    def is_empty(self, now_ms: int) -> bool:
+        """Whether the cell may be forgotten."""

@@ -1,0 +1,152 @@
+"""What callers ask for, validated against the policy. Bad input raises before anything is looked at."""
+
+import zlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from types import MappingProxyType
+from typing import Final, NamedTuple
+
+from server.domain.errors import FieldViolation, InvalidRequestError
+from server.domain.policy import Policy
+from server.domain.units import MAX_AMOUNT, MAX_ID_BYTES, MAX_ITEMS, MAX_METERS, MAX_SCOPE
+
+_NOTHING: Final[Mapping[str, int]] = MappingProxyType({})
+_NOWHERE: Final[Mapping[str, str]] = MappingProxyType({})
+
+
+class TenantRef(NamedTuple):
+    """Whose state an operation touches: the unit of atomicity."""
+
+    policy: str
+    tenant: str
+
+
+@dataclass(frozen=True, slots=True)
+class Item:
+    """One thing to be produced: `quantity` names one meter that measures the product. Reused ones are free."""
+
+    id: str
+    product: str
+    quantity: Mapping[str, int]
+    reused: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Operation:
+    """A request for a decision, as the caller put it. `request_id` is empty when the caller named none."""
+
+    ref: TenantRef
+    action: str
+    request_id: str = ""
+    scope: Mapping[str, str] = field(default_factory=lambda: _NOWHERE)
+    amounts: Mapping[str, int] = field(default_factory=lambda: _NOTHING)
+    items: tuple[Item, ...] = ()
+    check_only: bool = False
+
+    def of(self, ref: TenantRef) -> "Operation":
+        """The same request for a tenant whose policy has been resolved."""
+        return self if ref == self.ref else replace(self, ref=ref)
+
+    def validate(self, policy: Policy) -> None:
+        """Raises InvalidRequestError naming every field that the policy or the bounds do not allow."""
+        bad: list[FieldViolation] = []
+        bad += text_violations("tenant", self.ref.tenant, required=True)
+        bad += text_violations("request_id", self.request_id)
+        if self.action not in policy.actions:
+            bad.append(unknown("action", self.action, policy.name, "action", policy.actions))
+        bad += scope_violations(self.scope, policy)
+        bad += amount_violations("amounts", self.amounts, policy)
+        bad += self._item_violations(policy)
+        if bad:
+            raise InvalidRequestError(bad)
+
+    def _item_violations(self, policy: Policy) -> list[FieldViolation]:
+        bad: list[FieldViolation] = []
+        if len(self.items) > MAX_ITEMS:
+            bad.append(FieldViolation("items", f"has {len(self.items)} entries; at most {MAX_ITEMS} are allowed"))
+            return bad
+        seen: set[str] = set()
+        for index, item in enumerate(self.items):
+            at = f"items[{index}]"
+            bad += text_violations(f"{at}.id", item.id, required=True)
+            if item.id in seen:
+                bad.append(FieldViolation(f"{at}.id", f"{item.id!r} is named twice; item ids are unique in a request"))
+            seen.add(item.id)
+            product = policy.products.get(item.product)
+            if product is None:
+                bad.append(unknown(f"{at}.product", item.product, policy.name, "price for", policy.products))
+                continue
+            measured = [meter for meter in item.quantity if meter in product.block]
+            if len(item.quantity) != 1 or not measured:
+                expected = " or ".join(sorted(product.block))
+                bad.append(FieldViolation(f"{at}.quantity", f"must name exactly one meter: {expected}"))
+            else:
+                bad += amount_violations(f"{at}.quantity", item.quantity, policy)
+        return bad
+
+    def fingerprint(self) -> bytes:
+        """Four digests of 4 bytes: action, scope, amounts (and items), mode. Equal content, equal bytes."""
+        amounts = [
+            *sorted(self.amounts.items()),
+            *sorted((item.id, item.product, item.reused, *sorted(item.quantity.items())) for item in self.items),
+        ]
+        parts = (self.action, sorted(self.scope.items()), amounts, self.check_only)
+        return b"".join(zlib.crc32(repr(part).encode()).to_bytes(4, "big") for part in parts)
+
+
+FINGERPRINT_PARTS: Final = ("action", "scope", "amounts", "mode")
+
+
+def differing_parts(stored: bytes, asked: bytes) -> list[str]:
+    """Names of the parts in which two fingerprints differ."""
+    return [
+        name
+        for index, name in enumerate(FINGERPRINT_PARTS)
+        if stored[4 * index : 4 * index + 4] != asked[4 * index : 4 * index + 4]
+    ]
+
+
+def text_violations(field_name: str, value: str, *, required: bool = False) -> list[FieldViolation]:
+    """What is wrong with an id or name: empty, too long, or with control characters."""
+    if not value:
+        return [FieldViolation(field_name, "must not be empty")] if required else []
+    size = len(value.encode())
+    if size > MAX_ID_BYTES:
+        return [FieldViolation(field_name, f"has {size} bytes; at most {MAX_ID_BYTES} are allowed")]
+    if not value.isprintable():
+        return [FieldViolation(field_name, "must not hold control characters")]
+    return []
+
+
+def unknown(
+    field_name: str, value: str, policy: str, what: str, known: Mapping[str, object] | frozenset[str]
+) -> FieldViolation:
+    """The violation for a name that the policy lacks, listing those that it has."""
+    names = ", ".join(sorted(known)) or "none"
+    return FieldViolation(field_name, f"policy {policy!r} has no {what} {value!r}; it has: {names}")
+
+
+def scope_violations(scope: Mapping[str, str], policy: Policy) -> list[FieldViolation]:
+    """What is wrong with a request's dimensions."""
+    if len(scope) > MAX_SCOPE:
+        return [FieldViolation("scope", f"has {len(scope)} entries; at most {MAX_SCOPE} are allowed")]
+    bad: list[FieldViolation] = []
+    for name, value in scope.items():
+        if name not in policy.dimensions:
+            bad.append(unknown(f"scope[{name}]", name, policy.name, "dimension", policy.dimensions))
+        else:
+            bad += text_violations(f"scope[{name}]", value, required=True)
+    return bad
+
+
+def amount_violations(field_name: str, amounts: Mapping[str, int], policy: Policy) -> list[FieldViolation]:
+    """What is wrong with amounts by meter."""
+    if len(amounts) > MAX_METERS:
+        return [FieldViolation(field_name, f"has {len(amounts)} entries; at most {MAX_METERS} are allowed")]
+    bad: list[FieldViolation] = []
+    for meter, amount in amounts.items():
+        if meter not in policy.meters:
+            bad.append(unknown(f"{field_name}[{meter}]", meter, policy.name, "meter", policy.meters))
+        elif not 0 <= amount <= MAX_AMOUNT:
+            bad.append(FieldViolation(f"{field_name}[{meter}]", f"is {amount}; must be from 0 to 2^53 - 1"))
+    return bad

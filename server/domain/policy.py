@@ -1,0 +1,98 @@
+"""A policy as compiled: one immutable snapshot that decides until the next one replaces it whole."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+
+from server.domain.limits.base import Limit
+from server.domain.templates import Template
+
+
+class Unit(StrEnum):
+    """How people write a meter's amounts in a policy; the base unit is always an integer."""
+
+    COUNT = "count"
+    DURATION = "duration"
+    MONEY = "money"
+
+
+@dataclass(frozen=True, slots=True)
+class Meter:
+    """A countable thing. `per_request` units are counted by each request by itself, whatever it asks for."""
+
+    name: str
+    unit: Unit = Unit.COUNT
+    per_request: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class HoldTerms:
+    """How long what an action takes is kept; all in milliseconds.
+
+    `lease_ms` from a grant or renewal to its end, `longest_ms` from the grant to the end that no renewal
+    passes, `tombstone_ms` for an ended hold's record, `replay_ms` for a grant that left nothing to settle.
+    """
+
+    lease_ms: int = 120_000
+    longest_ms: int = 3_600_000
+    tombstone_ms: int = 3_600_000
+    replay_ms: int = 120_000
+
+
+@dataclass(frozen=True, slots=True)
+class Action:
+    """Something that a caller may want to do."""
+
+    name: str
+    hold: HoldTerms = HoldTerms()
+
+
+@dataclass(frozen=True, slots=True)
+class Product:
+    """A price: `charge` units by meter for one block; a block's size is given by each meter that may measure it."""
+
+    name: str
+    block: Mapping[str, int]
+    charge: Mapping[str, int]
+
+
+@dataclass(frozen=True, slots=True)
+class RefusalRule:
+    """What callers are told when the limits with this code block."""
+
+    code: str
+    http_status: int
+    retryable: bool
+    message: Template
+    fields: Mapping[str, Template]
+
+
+@dataclass(frozen=True, slots=True)
+class Envelope:
+    """The system's own HTTP form. `body` is a JSON object whose leaves are templates; the key "+" of an object
+    stands for the refusal's own fields. `headers` by HTTP status, 200 for a grant.
+    """
+
+    body: Mapping[str, object]
+    headers: Mapping[int, Mapping[str, Template]]
+    types: Mapping[int, str]
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """One system's rules. `version` is the hash of its text and of the settings that it read."""
+
+    name: str
+    version: str
+    text: str
+    tenant: str
+    meters: Mapping[str, Meter]
+    plans: tuple[str, ...]
+    default_plan: str | None
+    dimensions: frozenset[str]
+    actions: Mapping[str, Action]
+    limits: tuple[Limit, ...]
+    products: Mapping[str, Product]
+    refusals: Mapping[str, RefusalRule]
+    precedence: tuple[str, ...]
+    envelope: Envelope | None

@@ -1,0 +1,165 @@
+"""The shape of a policy file, and what is wrong with data that does not have it."""
+
+from collections.abc import Mapping
+from typing import Annotated, Any, Final
+
+from pydantic import Field, ValidationError
+from pydantic_core import ErrorDetails
+
+from server.domain.policy import Unit
+from server.policy.document import Document, Path, shown
+from server.policy.kinds import AnyLimit
+from server.policy.model import (
+    PATTERNS,
+    Amount,
+    FieldName,
+    HeaderName,
+    Model,
+    Name,
+    ProductName,
+    Row,
+    TemplateText,
+)
+
+HttpStatus = Annotated[int, Field(ge=200, le=599)]
+RefusalStatus = Annotated[int, Field(ge=400, le=599)]
+
+
+class MeterModel(Model):
+    """A countable thing: how its amounts are written, and how many each request counts by itself."""
+
+    unit: Annotated[Unit, Field(strict=False)] = Unit.COUNT
+    per_request: Annotated[int, Field(ge=0, le=1_000_000)] = 0
+
+
+class HoldModel(Model):
+    """How long what an action takes is kept.
+
+    `lease` until a renewal is due, `longest` to the end that no renewal passes, `tombstone` for the record of
+    an ended hold, `replay` for a grant that left nothing to settle.
+    """
+
+    lease: Amount | None = None
+    longest: Amount | None = None
+    tombstone: Amount | None = None
+    replay: Amount | None = None
+
+
+class ActionModel(Model):
+    """Something that a caller may want to do."""
+
+    hold: HoldModel = HoldModel()
+
+
+class PriceModel(Model):
+    """`charge` for each begun share of a block; `per` gives a block's size in each meter that may measure it."""
+
+    per: Annotated[dict[Name, Amount], Field(min_length=1)]
+    charge: Annotated[dict[Name, Amount], Field(min_length=1)]
+
+
+class RefusalModel(Model):
+    """What callers are told when the limits with this code refuse."""
+
+    http: RefusalStatus
+    retryable: bool = False
+    message: TemplateText
+    fields: dict[FieldName, TemplateText] = Field(default_factory=dict)
+
+
+class EnvelopeModel(Model):
+    """The HTTP form that this system's clients expect; what has no value is left out.
+
+    `types` by status, `headers` by status with 200 for a grant. In `body` the key "+" with the value `fields`
+    stands for the refusal's own fields.
+    """
+
+    types: dict[HttpStatus, TemplateText] = Field(default_factory=dict)
+    body: dict[str, object] = Field(default_factory=dict)
+    headers: dict[HttpStatus, dict[HeaderName, TemplateText]] = Field(default_factory=dict)
+
+
+class PolicyModel(Model):
+    """One system's meters, plans, limits, prices, refusals and envelope."""
+
+    policy: Name
+    tenant: FieldName
+    scope: list[FieldName] = Field(default_factory=list)
+    meters: dict[Name, MeterModel] = Field(default_factory=dict)
+    plans: Annotated[list[Name], Field(min_length=1)]
+    default_plan: Name | None = None
+    values: dict[Name, Row] = Field(default_factory=dict)
+    hold: HoldModel = HoldModel()
+    actions: Annotated[dict[Name, ActionModel], Field(min_length=1)]
+    prices: dict[ProductName, PriceModel] = Field(default_factory=dict)
+    limits: list[AnyLimit] = Field(default_factory=list)
+    refusals: dict[Name, RefusalModel] = Field(default_factory=dict)
+    precedence: list[Name] = Field(default_factory=list)
+    envelope: EnvelopeModel | None = None
+
+
+def shaped(document: Document) -> PolicyModel:
+    """The document's data in its shape; raises PolicyRejectedError with every misfit."""
+    keys: dict[int, list[str]] = {}
+    try:
+        return PolicyModel.model_validate(document.data, context=keys)
+    except ValidationError as error:
+        for detail in error.errors(include_url=False):
+            _reject(document, detail, keys)
+    document.raise_if_rejected()
+    raise AssertionError("a misfit was noted, so this is never reached")
+
+
+def _reject(document: Document, detail: ErrorDetails, keys: Mapping[int, list[str]]) -> None:
+    path = _path(detail["loc"])
+    kind = detail["type"]
+    if kind == "missing":
+        document.reject(document.known(path), f"{shown(path[-1])} is missing")
+    elif kind == "extra_forbidden":
+        known = keys.get(id(_parent(document, path)), [])
+        document.reject(document.known(path), f"unknown key; expected one of {', '.join(known)}")
+    else:
+        document.reject(document.known(path), _misfit(detail))
+
+
+def _path(loc: Path) -> Path:
+    """Where an error is in the data: pydantic puts a limit's kind between its place in the list and its keys."""
+    return (*loc[:2], *loc[3:]) if loc[:1] == ("limits",) else loc
+
+
+def _parent(document: Document, path: Path) -> object:
+    value: Any = document.data
+    for step in document.known(path)[:-1]:
+        value = value[step]
+    return value
+
+
+_EXPECTED: Final[Mapping[str, str]] = {
+    "string_type": "text",
+    "int_type": "a whole number",
+    "bool_type": "true or false",
+    "dict_type": "a mapping",
+    "model_type": "a mapping",
+    "model_attributes_type": "a mapping",
+    "list_type": "a list",
+    "string_too_long": "at most {max_length} characters",
+    "too_short": "at least {min_length} entry",
+    "greater_than_equal": "at least {ge}",
+    "less_than_equal": "at most {le}",
+    "literal_error": "{expected}",
+    "enum": "{expected}",
+}
+"""What was expected, by pydantic's kind of error."""
+
+
+def _misfit(detail: ErrorDetails) -> str:
+    kind, context = detail["type"], detail.get("ctx", {})
+    if kind == "union_tag_not_found":
+        return "'kind' is missing"
+    if kind == "union_tag_invalid":
+        return f"kind {shown(context['tag'])}; expected one of {context['expected_tags']}"
+    if kind == "string_pattern_mismatch":
+        return f"{shown(detail['input'])}; expected {PATTERNS[context['pattern']]}"
+    if kind in _EXPECTED:
+        return f"{shown(detail['input'])}; expected {_EXPECTED[kind].format(**context)}"
+    return detail["msg"]
