@@ -1,0 +1,293 @@
+"""The use cases of the control plane: accounts, money that comes in, holds, policies."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from hashlib import sha256
+from typing import Final
+
+import orjson
+
+from server.domain.account import Account
+from server.domain.errors import (
+    AccountChangedError,
+    AccountNotFoundError,
+    FieldViolation,
+    HoldgateError,
+    InvalidRequestError,
+    PolicyRejectedError,
+)
+from server.domain.hold import HoldView
+from server.domain.limits import Balance
+from server.domain.operation import TenantRef, amount_violations, text_violations, unknown
+from server.domain.policy import Policy
+from server.domain.units import MAX_AMOUNT
+from server.engine.base import AccountWrite, Conflict, Engine, HoldOutcome, Written
+from server.engine.faults import no_such_hold
+from server.gate import QuotaGate
+from server.policy.store import PolicyStore
+
+WRITE_ROUNDS: Final = 10
+"""Times that a purchase reads the account again when another write came in between."""
+
+MAX_PAGE: Final = 1000
+DEFAULT_PAGE: Final = 100
+
+
+@dataclass(frozen=True, slots=True)
+class ImportRow:
+    """One account to bring in from another system."""
+
+    ref: TenantRef
+    account: Account
+    import_id: str
+    balances: Mapping[str, int]
+
+
+@dataclass(frozen=True, slots=True)
+class ImportResult:
+    """What one row came to; `error` is empty where it went well."""
+
+    tenant: str
+    applied: bool
+    error: str
+
+
+class Administration:
+    """One per process, beside the gate, whose cached accounts it keeps fresh."""
+
+    def __init__(self, policies: PolicyStore, engine: Engine, gate: QuotaGate) -> None:
+        self._policies = policies
+        self._engine = engine
+        self._gate = gate
+
+    async def put_account(
+        self,
+        ref: TenantRef,
+        account: Account,
+        *,
+        expected_version: int,
+        opening: Mapping[str, int],
+        within_s: float,
+    ) -> Account:
+        """Creates (version 0) or replaces an account; a repeat of the very same write is answered as the first."""
+        policy, ref = self._gate.resolve(ref)
+        _must_fit(account, policy, opening=opening)
+        found = await self._engine.find(ref, "", within_s)
+        stored = found.account
+        record = replace(
+            account,
+            created_at_ms=account.created_at_ms or (stored.created_at_ms if stored else found.now_ms),
+            lifetime_purchased_usd_micros=(
+                stored.lifetime_purchased_usd_micros
+                if stored and expected_version
+                else account.lifetime_purchased_usd_micros
+            ),
+            version=expected_version + 1,
+        )
+        grants = _cells(policy, _opening(policy, account.plan, opening)) if expected_version == 0 else {}
+        write = AccountWrite(account=record, expected_version=expected_version, grants=grants)
+        answer = await self._engine.write_account(ref, write, within_s)
+        self._gate.forget(ref)
+        if isinstance(answer, Conflict) and answer.account != record:
+            version = answer.account.version if answer.account is not None else 0
+            message = (
+                f"account {ref.tenant!r} is at version {version}, not {expected_version}; "
+                "read it with GetAccount and write again"
+            )
+            raise AccountChangedError(message, {"expected_version": str(expected_version), "version": str(version)})
+        return record
+
+    async def get_account(self, ref: TenantRef, *, within_s: float) -> Account:
+        """The stored account."""
+        _, ref = self._gate.resolve(ref)
+        return await self._account(ref, within_s)
+
+    async def record_purchase(
+        self,
+        ref: TenantRef,
+        purchase_id: str,
+        face_value_usd_micros: int,
+        amounts: Mapping[str, int],
+        *,
+        within_s: float,
+    ) -> tuple[Account, bool]:
+        """Raises lifetime_purchased by the face value and adds what was bought, once per id."""
+        policy, ref = self._gate.resolve(ref)
+        bad = text_violations("purchase_id", purchase_id, required=True) + amount_violations("amounts", amounts, policy)
+        if not 0 <= face_value_usd_micros <= MAX_AMOUNT:
+            bad.append(FieldViolation("face_value_usd_micros", "must be from 0 to 2^53 - 1"))
+        if bad:
+            raise InvalidRequestError(bad)
+        for _ in range(WRITE_ROUNDS):
+            account = await self._account(ref, within_s)
+            lifetime = account.lifetime_purchased_usd_micros + face_value_usd_micros
+            if lifetime > MAX_AMOUNT:
+                raise InvalidRequestError.of("face_value_usd_micros", "would bring lifetime purchases above 2^53 - 1")
+            write = AccountWrite(
+                account=replace(account, lifetime_purchased_usd_micros=lifetime, version=account.version + 1),
+                expected_version=account.version,
+                grants=_cells(policy, amounts),
+                write_id=f"purchase/{purchase_id}",
+                fingerprint=_fingerprint([face_value_usd_micros, dict(amounts)]),
+            )
+            answer = await self._engine.write_account(ref, write, within_s)
+            self._gate.forget(ref)
+            if isinstance(answer, Written):
+                return answer.account or account, answer.applied
+        message = f"account {ref.tenant!r} changed {WRITE_ROUNDS} times during the purchase; send it again"
+        raise AccountChangedError(message)
+
+    async def create_grant(self, ref: TenantRef, grant_id: str, amounts: Mapping[str, int], *, within_s: float) -> bool:
+        """Adds units to balances once per id; whether this call did."""
+        policy, ref = self._gate.resolve(ref)
+        bad = text_violations("grant_id", grant_id, required=True) + amount_violations("amounts", amounts, policy)
+        if bad:
+            raise InvalidRequestError(bad)
+        await self._account(ref, within_s)
+        write = AccountWrite(
+            grants=_cells(policy, amounts), write_id=f"grant/{grant_id}", fingerprint=_fingerprint(dict(amounts))
+        )
+        answer = await self._engine.write_account(ref, write, within_s)
+        return isinstance(answer, Written) and answer.applied
+
+    async def import_balances(self, rows: Sequence[ImportRow], *, within_s: float) -> Sequence[ImportResult]:
+        """Brings accounts in, each as if alone; a row that was brought in before changes nothing."""
+        results: list[ImportResult] = []
+        for row in rows:
+            try:
+                applied = await self._import(row, within_s)
+            except HoldgateError as error:
+                results.append(ImportResult(row.ref.tenant, applied=False, error=error.message))
+            else:
+                results.append(ImportResult(row.ref.tenant, applied=applied, error=""))
+        return results
+
+    async def _import(self, row: ImportRow, within_s: float) -> bool:
+        policy, ref = self._gate.resolve(row.ref)
+        bad = text_violations("import_id", row.import_id, required=True)
+        if bad:
+            raise InvalidRequestError(bad)
+        _must_fit(row.account, policy, balances=row.balances)
+        found = await self._engine.find(ref, "", within_s)
+        account = None
+        if found.account is None:
+            account = replace(row.account, created_at_ms=row.account.created_at_ms or found.now_ms, version=1)
+        write = AccountWrite(
+            account=account,
+            expected_version=0,
+            grants=_cells(policy, row.balances),
+            write_id=f"import/{row.import_id}",
+            fingerprint=_fingerprint(dict(row.balances)),
+        )
+        answer = await self._engine.write_account(ref, write, within_s)
+        self._gate.forget(ref)
+        if isinstance(answer, Conflict):
+            raise AccountChangedError(f"account {ref.tenant!r} was created in between; send the row again")
+        return answer.applied
+
+    async def get_hold(self, ref: TenantRef, hold_id: str, *, within_s: float) -> HoldView:
+        """One hold or tombstone."""
+        _, ref = self._gate.resolve(ref)
+        bad = text_violations("hold_id", hold_id, required=True)
+        if bad:
+            raise InvalidRequestError(bad)
+        found = await self._engine.find(ref, hold_id, within_s)
+        if found.hold is None:
+            raise no_such_hold(ref, hold_id)
+        return found.hold
+
+    async def list_holds(
+        self, ref: TenantRef, page_size: int, page_token: str, *, within_s: float
+    ) -> tuple[Sequence[HoldView], str]:
+        """A page of open holds by lease end, and the token of the next page."""
+        _, ref = self._gate.resolve(ref)
+        if not 0 <= page_size <= MAX_PAGE:
+            raise InvalidRequestError.of("page_size", f"is {page_size}; must be from 0 to {MAX_PAGE}")
+        count = page_size or DEFAULT_PAGE
+        after = _position(page_token)
+        holds = await self._engine.open_holds(ref, after, count + 1, within_s)
+        page = list(holds[:count])
+        last = page[-1] if len(holds) > count else None
+        return page, f"{last.lease_ends_at_ms}/{last.hold_id}" if last else ""
+
+    async def force_release(self, ref: TenantRef, hold_id: str, *, within_s: float) -> HoldOutcome:
+        """Ends a hold on an operator's word."""
+        return await self._gate.release(ref, hold_id, within_s=within_s)
+
+    def get_policy(self, name: str) -> Policy:
+        """The policy that decides now."""
+        return self._policies.get(name)
+
+    def reload_policies(self) -> Mapping[str, str]:
+        """Reads the files again; version by policy."""
+        return self._policies.reload()
+
+    def validate_policy(self, text: str) -> tuple[Sequence[str], str]:
+        """What is wrong with a policy text, and its version when nothing is."""
+        try:
+            return [], self._policies.check(text).version
+        except PolicyRejectedError as error:
+            return error.message.splitlines(), ""
+
+    async def _account(self, ref: TenantRef, within_s: float) -> Account:
+        account = (await self._engine.find(ref, "", within_s)).account
+        if account is None:
+            message = f"no account {ref.tenant!r} in policy {ref.policy!r}; create it with AdminService.PutAccount"
+            raise AccountNotFoundError(message)
+        return account
+
+
+def _must_fit(account: Account, policy: Policy, **amounts: Mapping[str, int]) -> None:
+    """Raises with every field of an account, and of amounts by field name, that the policy does not know."""
+    bad: list[FieldViolation] = []
+    if account.plan not in policy.plans:
+        bad.append(unknown("account.plan", account.plan, policy.name, "plan", dict.fromkeys(policy.plans)))
+    limits = {limit.id: limit for limit in policy.limits}
+    for index, override in enumerate(account.overrides):
+        if override.limit_id not in limits:
+            field = f"account.overrides[{index}].limit_id"
+            bad.append(unknown(field, override.limit_id, policy.name, "limit", limits))
+        if not 0 <= override.value <= MAX_AMOUNT:
+            bad.append(FieldViolation(f"account.overrides[{index}].value", "must be from 0 to 2^53 - 1"))
+    if not 0 <= account.created_at_ms <= MAX_AMOUNT:
+        bad.append(FieldViolation("account.created_at_ms", "must be milliseconds since the epoch"))
+    for flag in account.flags:
+        bad += text_violations(f"account.flags[{flag}]", flag, required=True)
+    for field, units in amounts.items():
+        bad += amount_violations(field, units, policy)
+    if bad:
+        raise InvalidRequestError(bad)
+
+
+def _opening(policy: Policy, plan: str, named: Mapping[str, int]) -> Mapping[str, int]:
+    """What a new account starts with, by meter: what was named, else what the plan gives."""
+    if named:
+        return named
+    balances = [limit for limit in policy.limits if isinstance(limit, Balance)]
+    return {limit.meter: units for limit in balances if (units := limit.opening.of(plan))}
+
+
+def _cells(policy: Policy, amounts: Mapping[str, int]) -> dict[str, int]:
+    """Amounts by balance meter as units by cell."""
+    cells = {limit.meter: limit.cell for limit in policy.limits if isinstance(limit, Balance)}
+    bad = [
+        unknown(f"amounts[{meter}]", meter, policy.name, "balance of meter", cells)
+        for meter in amounts
+        if meter not in cells
+    ]
+    if bad:
+        raise InvalidRequestError(bad)
+    return {cells[meter]: amount for meter, amount in amounts.items()}
+
+
+def _fingerprint(content: object) -> bytes:
+    return sha256(orjson.dumps(content, option=orjson.OPT_SORT_KEYS)).digest()[:8]
+
+
+def _position(page_token: str) -> tuple[int, str]:
+    if not page_token:
+        return (0, "")
+    lease_end, slash, hold_id = page_token.partition("/")
+    if not slash or not lease_end.isdigit():
+        raise InvalidRequestError.of("page_token", "is not a token that ListHolds gave; start without one")
+    return int(lease_end), hold_id

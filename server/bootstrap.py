@@ -1,0 +1,253 @@
+"""Puts a server together and takes it apart again: the only place that knows which engine is behind the gate."""
+
+import asyncio
+import os
+import signal
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from dataclasses import dataclass, replace
+from typing import Final
+
+from server.administration import Administration
+from server.domain.errors import PolicyRejectedError
+from server.engine.base import Engine
+from server.engine.client import StoreConnection
+from server.engine.embedded import EmbeddedStore
+from server.engine.epoch import EpochGuard, memory_path
+from server.engine.memory_engine import MemoryEngine
+from server.engine.pipeline import StoreCall
+from server.engine.redis_engine import RedisEngine
+from server.engine.store_address import StoreAddress
+from server.engine.store_checks import check_store
+from server.engine.store_errors import StoreError
+from server.gate import QuotaGate
+from server.jobs import epoch_watch
+from server.jobs.epoch_watch import EpochWatch
+from server.jobs.periodic import Periodic
+from server.jobs.policy_reload import reload_policies
+from server.jobs.reaper import Reaper
+from server.logs import DecisionLog, log
+from server.policy.knobs import KnobSource
+from server.policy.store import PolicyStore
+from server.rpc.admin_service import AdminService
+from server.rpc.quota_service import QuotaService
+from server.rpc.server import RpcServer
+from server.rpc.test_clock_service import TestClockService
+from server.rpc.transports.grpcio import ListenError
+from server.settings import Settings, Store
+
+READINESS_INTERVAL_S: Final = 0.2
+"""How soon health follows the store."""
+
+SWEEPER: Final = "holdgate.sweeper"
+"""Health by this name tells whether overdue holds of idle tenants are swept up in time."""
+
+_NS_PER_MS: Final = 1_000_000
+
+
+class StartError(Exception):
+    """The server cannot start; the message says what is wrong, where, and what to do, a line for each fault."""
+
+
+class Clock:
+    """Milliseconds since the epoch from `source`, until a test sets the time."""
+
+    def __init__(self, source: Callable[[], int]) -> None:
+        self._source = source
+        self._set_ms: int | None = None
+
+    def __call__(self) -> int:
+        """The time; from a store's clock it is 0, and the store reads its own."""
+        return self._source() if self._set_ms is None else self._set_ms
+
+    def set_ms(self, now_ms: int) -> None:
+        """Stops the clock at this time."""
+        self._set_ms = now_ms
+
+
+@dataclass(frozen=True, slots=True)
+class OpenStore:
+    """An engine with what stands behind it.
+
+    `name` is for people; `ready` whether decisions can be made now; `why_untrusted` as `QuotaGate` wants it.
+    """
+
+    name: str
+    engine: Engine
+    clock: Clock
+    ready: Callable[[], bool]
+    why_untrusted: Callable[[], str]
+
+
+@dataclass(frozen=True, slots=True)
+class App:
+    """A server that answers calls at `address`, which has the port that was taken."""
+
+    address: str
+    store: str
+    policies: PolicyStore
+    _rpc: RpcServer
+    _hurry: asyncio.Event
+
+    def describe(self) -> str:
+        """One line for whoever started it."""
+        policies = ", ".join(f"{name} {self.policies.get(name).version}" for name in self.policies.names)
+        return f"holdgate serves on {self.address}; store: {self.store}; policies: {policies}"
+
+    async def drain(self, lameduck_s: float) -> None:
+        """Says NOT_SERVING, answers calls for another `lameduck_s` seconds, then only those already in work."""
+        await self._rpc.stop_advertising()
+        with suppress(TimeoutError):
+            await asyncio.wait_for(self._hurry.wait(), lameduck_s)
+        await self._rpc.stop()
+
+
+@asynccontextmanager
+async def running(settings: Settings, hurry: asyncio.Event | None = None) -> AsyncIterator[App]:
+    """A server from its first listening to its last answer; leaving the block drains it.
+
+    `hurry`, once set, cuts the drain short. Raises StartError.
+    """
+    policies = load_policies(settings)
+    async with AsyncExitStack() as stack:
+        store = await stack.enter_async_context(open_store(settings))
+        gate = QuotaGate(policies, store.engine, trusted=store.why_untrusted)
+        rpc = RpcServer(
+            settings.listen,
+            QuotaService(gate, DecisionLog(settings.decision_log_rate), settings.store_timeout_s),
+            AdminService(Administration(policies, store.engine, gate), settings.store_timeout_s),
+            TestClockService(store.clock.set_ms, settings.store_timeout_s) if settings.test_clock else None,
+        )
+        reaper = await stack.enter_async_context(Reaper(store.engine, settings.sweep_interval_s))
+
+        async def show_health() -> None:
+            await rpc.set_serving(serving=store.ready())
+            await rpc.set_health(SWEEPER, serving=reaper.keeps_up)
+
+        try:
+            address = await rpc.start()
+        except ListenError as error:
+            raise StartError(str(error)) from error
+        await stack.enter_async_context(Periodic("readiness", show_health, READINESS_INTERVAL_S))
+        app = App(address, store.name, policies, rpc, hurry or asyncio.Event())
+        stack.push_async_callback(app.drain, settings.drain_seconds)
+        yield app
+
+
+def load_policies(settings: Settings) -> PolicyStore:
+    """The policies that the settings name; raises StartError with file and line of each fault."""
+    try:
+        return PolicyStore.load(settings.policies, KnobSource(os.environ, settings.settings_file))
+    except PolicyRejectedError as error:
+        raise StartError(error.message) from error
+
+
+@asynccontextmanager
+async def open_store(settings: Settings) -> AsyncIterator[OpenStore]:
+    """The store that the settings choose. One that cannot be reached is kept being tried; see `ready`."""
+    match settings.store_kind:
+        case Store.MEMORY:
+            clock = Clock(lambda: time.time_ns() // _NS_PER_MS)
+            engine = MemoryEngine(clock, most_cells=settings.max_cells)
+            yield OpenStore("memory, gone at exit", engine, clock, ready=lambda: True, why_untrusted=lambda: "")
+        case Store.REDIS:
+            async with _connected(settings, settings.redis_url) as store:
+                yield store
+        case _:
+            async with embedded_store(settings) as url, _connected(settings, url) as store:
+                yield replace(store, name=f"embedded, in {settings.data_dir}")
+
+
+@asynccontextmanager
+async def embedded_store(settings: Settings) -> AsyncIterator[str]:
+    """A store of the server's own; its URL."""
+    try:
+        embedded = EmbeddedStore(settings.data_dir, fsync=settings.fsync.value)
+        url = await embedded.start()
+    except (StoreError, OSError) as error:
+        raise StartError(f"the embedded store cannot start: {error}") from error
+    try:
+        yield url
+    finally:
+        await embedded.stop()
+
+
+@asynccontextmanager
+async def _connected(settings: Settings, url: str) -> AsyncIterator[OpenStore]:
+    address = parse_address(url)
+    watch = EpochWatch(memory_path(settings.data_dir, address))
+
+    async def check(call: StoreCall) -> None:
+        for note in (await check_store(call, str(address))).notes:
+            log.warning("store.note", note=note)
+
+    connection = StoreConnection(url, on_connect=(check, watch.on_connect))
+    clock = Clock(lambda: 0)
+    engine = RedisEngine(connection, clock=clock, most_cells=settings.max_cells)
+    name = str(address)
+    try:
+        await connection.connect()
+    except StoreError as error:
+        name = f"{address}, which is not usable yet ({error})"
+    try:
+        async with Periodic("epoch", watch.verify, epoch_watch.INTERVAL_S):
+            yield OpenStore(
+                name,
+                engine,
+                clock,
+                ready=lambda: connection.connected and not watch.why_untrusted(),
+                why_untrusted=watch.why_untrusted,
+            )
+    finally:
+        await engine.close()
+
+
+def parse_address(url: str) -> StoreAddress:
+    """Where the store is; raises StartError naming what is wrong with the URL."""
+    try:
+        return StoreAddress.parse(url)
+    except ValueError as error:
+        raise StartError(f"--redis-url or HOLDGATE_REDIS_URL: {error}") from error
+
+
+async def adopt_store(settings: Settings) -> str:
+    """Accepts the store as it is, after it was emptied, restored or exchanged; what was done, for people.
+
+    Servers that knew the old store trust this one a few seconds later. Raises StartError.
+    """
+    if settings.store_kind is Store.MEMORY:
+        raise StartError("a memory store is never lost and found: there is nothing to adopt")
+    async with AsyncExitStack() as stack:
+        url = settings.redis_url
+        if settings.store_kind is Store.EMBEDDED:
+            url = await stack.enter_async_context(embedded_store(settings))
+        address = parse_address(url)
+        connection = StoreConnection(url)
+        stack.push_async_callback(connection.close)
+        try:
+            await connection.connect()
+            state = await EpochGuard(connection.call, memory_path(settings.data_dir, address)).adopt()
+        except StoreError as error:
+            raise StartError(str(error)) from error
+        return f"adopted the store at {address}: its epoch is {state.stored}"
+
+
+async def serve(settings: Settings, announce: Callable[[str], object]) -> None:
+    """Runs a server until SIGTERM or SIGINT; a second one cuts the drain short. SIGHUP reads the policies again.
+
+    `announce` gets one line once the server answers calls.
+    """
+    loop = asyncio.get_running_loop()
+    stop, hurry = asyncio.Event(), asyncio.Event()
+
+    def stopped() -> None:
+        (hurry if stop.is_set() else stop).set()
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stopped)
+    async with running(settings, hurry) as app:
+        loop.add_signal_handler(signal.SIGHUP, reload_policies, app.policies)
+        announce(app.describe())
+        await stop.wait()
+        log.info("server.draining", seconds=settings.drain_seconds)

@@ -1,0 +1,176 @@
+"""The command line. Exit status 0, or 1 for a failure, or 2 for arguments and settings that cannot be used."""
+
+import argparse
+import asyncio
+import os
+import sys
+from collections.abc import Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import Final
+
+import grpc
+import uvloop
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+
+from server import bootstrap, logs, policy_commands, settings
+
+OK: Final = 0
+FAILED: Final = 1
+UNUSABLE: Final = 2
+
+_HEALTH_TIMEOUT_S: Final = 2.0
+_THIS_MACHINE: Final = {"0.0.0.0": "127.0.0.1", "[::]": "[::1]"}  # noqa: S104  # nothing is bound here
+_SERVE_NOTE: Final = "A flag wins over its variable, a variable over the default."
+_STORE_SETTINGS: Final = ("store", "redis_url", "data_dir", "fsync", "log_level")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs one command; `arguments` are those of the process by default. Returns the exit status."""
+    parser = _parser()
+    chosen = parser.parse_args(arguments)
+    if not hasattr(chosen, "run"):
+        parser.print_help()
+        return UNUSABLE
+    try:
+        status: int = chosen.run(chosen)
+    except settings.SettingsError as error:
+        _complain(str(error))
+        return UNUSABLE
+    except bootstrap.StartError as error:
+        _complain(str(error))
+        return FAILED
+    except KeyboardInterrupt:
+        return FAILED
+    return status
+
+
+def _serve(chosen: argparse.Namespace) -> int:
+    found = settings.from_flags(vars(chosen))
+    logs.configure(found.log_level)
+    uvloop.run(bootstrap.serve(found, _say))
+    return OK
+
+
+def _adopt(chosen: argparse.Namespace) -> int:
+    found = settings.from_flags(vars(chosen))
+    logs.configure(found.log_level)
+    _say(asyncio.run(bootstrap.adopt_store(found)))
+    return OK
+
+
+def _health(chosen: argparse.Namespace) -> int:
+    request = health_pb2.HealthCheckRequest(service=chosen.service)
+    with grpc.insecure_channel(_reachable(chosen.address)) as channel:
+        try:
+            stub = health_pb2_grpc.HealthStub(channel)
+            answer = stub.Check(request, timeout=_HEALTH_TIMEOUT_S)  # type: ignore[attr-defined]  # stubs lack it
+        except grpc.RpcError as error:
+            _complain(f"{chosen.address}: {error.code().name}: {error.details()}")
+            return FAILED
+    status = health_pb2.HealthCheckResponse.ServingStatus.Name(answer.status)
+    _say(f"{chosen.address}: {status}")
+    return OK if answer.status == health_pb2.HealthCheckResponse.SERVING else FAILED
+
+
+def _reachable(address: str) -> str:
+    """The address to call for one that a server listens on: 0.0.0.0 and [::] stand for this machine."""
+    host, _, port = address.rpartition(":")
+    return f"{_THIS_MACHINE.get(host, host)}:{port}"
+
+
+def _version(_chosen: argparse.Namespace) -> int:
+    _say(f"holdgate {version('holdgate')}")
+    return OK
+
+
+def _policy_check(chosen: argparse.Namespace) -> int:
+    return policy_commands.check(chosen.paths)
+
+
+def _policy_schema(_chosen: argparse.Namespace) -> int:
+    return policy_commands.schema()
+
+
+def _policy_explain(chosen: argparse.Namespace) -> int:
+    account = {"plan": chosen.plan, "flags": dict.fromkeys(chosen.flag, True)}
+    return policy_commands.explain(chosen.path, account, chosen.action, dict(chosen.scope), dict(chosen.amount))
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="holdgate", description="Decides, in one atomic step, whether a request fits every quota."
+    )
+    commands = parser.add_subparsers(title="commands", metavar="")
+    serve = commands.add_parser("serve", help="answer calls until stopped", epilog=_SERVE_NOTE)
+    settings.add_flags(serve)
+    serve.set_defaults(run=_serve)
+    _add_policy(commands.add_parser("policy", help="check and explain policy files, without a server"))
+    _add_store(commands.add_parser("store", help="look after the store"))
+    _add_health(commands.add_parser("health", help="ask a server whether it is serving: exit status 0 if it is"))
+    commands.add_parser("version", help="print the version").set_defaults(run=_version)
+    return parser
+
+
+def _add_policy(parser: argparse.ArgumentParser) -> None:
+    commands = parser.add_subparsers(title="commands", metavar="", required=True)
+    check = commands.add_parser("check", help="say of each file whether it is a good policy, and where it is not")
+    check.add_argument("paths", metavar="FILE", nargs="+", type=Path, help="a policy, or a folder of them")
+    check.set_defaults(run=_policy_check)
+    explain = commands.add_parser("explain", help="show which limits apply to a request, and why")
+    explain.add_argument("path", metavar="FILE", type=Path, help="the policy")
+    explain.add_argument("--action", required=True, help="what the request wants to do")
+    explain.add_argument("--plan", help="the account's plan (default: the policy's default plan)")
+    explain.add_argument("--flag", action="append", default=[], metavar="NAME", help="a flag that the account has")
+    explain.add_argument(
+        "--scope", action="append", default=[], metavar="NAME=VALUE", type=_pair, help="a dimension of the request"
+    )
+    explain.add_argument(
+        "--amount", action="append", default=[], metavar="METER=N", type=_amount, help="units that it asks for"
+    )
+    explain.set_defaults(run=_policy_explain)
+    schema = commands.add_parser("schema", help="print the JSON Schema of policy files, for editors")
+    schema.set_defaults(run=_policy_schema)
+
+
+def _add_store(parser: argparse.ArgumentParser) -> None:
+    commands = parser.add_subparsers(title="commands", metavar="", required=True)
+    adopt = commands.add_parser(
+        "adopt", help="accept a store that came back empty, restored or exchanged: what it lost stays lost"
+    )
+    settings.add_flags(adopt, _STORE_SETTINGS)
+    adopt.set_defaults(run=_adopt)
+
+
+def _add_health(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--address",
+        default=os.environ.get("HOLDGATE_LISTEN") or settings.Settings.model_fields["listen"].default,
+        help="the server's address (default %(default)s; HOLDGATE_LISTEN)",
+    )
+    parser.add_argument("--service", default="", help="one service in place of the server as a whole")
+    parser.set_defaults(run=_health)
+
+
+def _pair(text: str) -> tuple[str, str]:
+    name, equals, value = text.partition("=")
+    if not (name and equals):
+        raise argparse.ArgumentTypeError(f"{text!r} is not NAME=VALUE")
+    return name, value
+
+
+def _amount(text: str) -> tuple[str, int]:
+    name, value = _pair(text)
+    if not value.isascii() or not value.isdecimal():
+        raise argparse.ArgumentTypeError(f"{text!r} is not METER=N with a whole number of base units")
+    return name, int(value)
+
+
+def _say(text: str) -> None:
+    sys.stdout.write(f"{text}\n")
+    sys.stdout.flush()
+
+
+def _complain(text: str) -> None:
+    for line in text.splitlines():
+        sys.stderr.write(f"holdgate: {line}\n")

@@ -1,0 +1,142 @@
+"""What every engine offers. One conformance suite (tests/scenarios, tests/property) runs on all of them."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple, Protocol
+
+from server.domain.account import Account
+from server.domain.hold import Delivered, HoldView, MeterTotals, State
+from server.domain.limits.base import Look
+from server.domain.operation import TenantRef
+from server.domain.plan import Plan
+
+
+class Granted(NamedTuple):
+    """Everything was taken; `looks` in the order of `plan.checks`. The lease's end is 0 without a lease."""
+
+    now_ms: int
+    looks: tuple[Look, ...]
+    lease_ends_at_ms: int
+
+
+class Refused(NamedTuple):
+    """Nothing was taken."""
+
+    now_ms: int
+    looks: tuple[Look, ...]
+
+
+class Replayed(NamedTuple):
+    """The id is known: this is its hold or tombstone. Whether the content is equal is the caller's to judge."""
+
+    now_ms: int
+    hold: HoldView
+
+
+class Stale(NamedTuple):
+    """The plan was made for another account version or another time: plan again with these."""
+
+    now_ms: int
+    account: Account | None
+
+
+class Looked(NamedTuple):
+    """Figures, nothing taken."""
+
+    now_ms: int
+    looks: tuple[Look, ...]
+
+
+class Extended(NamedTuple):
+    """The lease was renewed; `raised` tells whether the raise that was asked for (if any) fits."""
+
+    now_ms: int
+    hold: HoldView
+    looks: tuple[Look, ...]
+    raised: bool
+
+
+class Found(NamedTuple):
+    """What is stored under a tenant and an id."""
+
+    now_ms: int
+    account: Account | None
+    hold: HoldView | None
+
+
+@dataclass(frozen=True, slots=True)
+class HoldOutcome:
+    """What a settle or release came to."""
+
+    state: State
+    applied: bool
+    meters: Mapping[str, MeterTotals]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AccountWrite:
+    """A change of an account record, of balances, or of both, in one step.
+
+    `account` replaces the record when `expected_version` is the stored one (0: there is none); None leaves the
+    record alone. `grants` adds units by balance cell. `write_id` makes it idempotent, with `fingerprint`
+    telling equal content; empty for a write that only the version guards.
+    """
+
+    account: Account | None = None
+    expected_version: int = 0
+    grants: Mapping[str, int] = field(default_factory=dict)
+    write_id: str = ""
+    fingerprint: bytes = b""
+
+
+class Written(NamedTuple):
+    """An account write was made, or had been made before (`applied` False)."""
+
+    account: Account | None
+    applied: bool
+
+
+class Conflict(NamedTuple):
+    """The stored version is another one; nothing was changed."""
+
+    account: Account | None
+
+
+class Engine(Protocol):
+    """Atomic decisions. `within_s` bounds each call: past it StoreUnavailableError, never a half-taken state."""
+
+    async def reserve(self, plan: Plan, hold_id: str, within_s: float) -> Granted | Refused | Replayed | Stale:
+        """Takes all of the plan's checks or none. `hold_id` is empty when nothing is to be remembered."""
+
+    async def look(self, plan: Plan, within_s: float) -> Looked | Stale:
+        """The plan's figures, taking nothing and remembering nothing."""
+
+    async def settle(
+        self, ref: TenantRef, hold_id: str, delivered: Delivered, *, final: bool, within_s: float
+    ) -> HoldOutcome:
+        """Charges what was delivered; when final, gives the rest back and ends the hold."""
+
+    async def release(self, ref: TenantRef, hold_id: str, within_s: float) -> HoldOutcome:
+        """Gives back what no report has charged and ends the hold."""
+
+    async def extend(
+        self, ref: TenantRef, hold_id: str, used: Mapping[str, int], raised: Plan | None, within_s: float
+    ) -> Extended | Stale:
+        """Renews the lease, reports totals, and raises to the amounts of `raised` where that fits."""
+
+    async def find(self, ref: TenantRef, hold_id: str, within_s: float) -> Found:
+        """The account and, for a non-empty id, the hold."""
+
+    async def write_account(self, ref: TenantRef, write: AccountWrite, within_s: float) -> Written | Conflict:
+        """Changes an account and its balances; IdReusedError when the id was used with other content."""
+
+    async def open_holds(
+        self, ref: TenantRef, after: tuple[int, str], count: int, within_s: float
+    ) -> Sequence[HoldView]:
+        """Open holds by (lease end, id), those past `after` first."""
+
+    async def sweep(self) -> int:
+        """Expires overdue holds of idle tenants; how many."""
+
+    async def close(self) -> None:
+        """Lets go of the store."""

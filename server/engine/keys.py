@@ -1,0 +1,103 @@
+"""Every key, spelled once. Lua builds keys in one include (`lua/include/keys.lua`) and nowhere else.
+
+All keys of a tenant share the hash tag `{policy/tenant}`, so that one script may touch them on a cluster. The index
+of tenants by earliest due lives in the same slot: its tag is the smallest number whose slot is the tenant's.
+
+    hg:{p/t}:cells      hash        v (account version), due (earliest lease end), standing cells
+    hg:{p/t}:acct       string      account record, JSON
+    hg:{p/t}:ids        hash        account writes already made: id -> fingerprint
+    hg:{p/t}:due        sorted set  open holds by lease end
+    hg:{p/t}:h:<id>     string      hold or tombstone
+    hg:{p/t}:w:<scope>  hash        window cells of one scope
+    hg:{<slot>}:due     sorted set  tenants of a slot by earliest due
+"""
+
+from binascii import crc_hqx
+from collections.abc import Iterable
+from functools import lru_cache
+from typing import Final, NamedTuple
+from urllib.parse import quote, unquote
+
+from server.domain.limits.base import Check
+from server.domain.operation import TenantRef
+
+SLOTS: Final = 16384
+EPOCH_KEY: Final = b"hg:epoch"
+
+
+class TenantKeys(NamedTuple):
+    """The fixed keys of one tenant. `prefix` starts all others, `member` names it in the index."""
+
+    prefix: bytes
+    cells: bytes
+    account: bytes
+    ids: bytes
+    due: bytes
+    due_index: bytes
+    member: bytes
+
+    def hold(self, hold_id: str) -> bytes:
+        """The key of a hold."""
+        return self.prefix + b"h:" + hold_id.encode()
+
+    def windows(self, scope: str) -> bytes:
+        """The key of the window cells of one scope."""
+        return self.prefix + b"w:" + scope.encode()
+
+
+def _quoted(text: str) -> str:
+    return quote(text, safe=" @+!*")
+
+
+@lru_cache(maxsize=65_536)
+def tenant_keys(ref: TenantRef) -> TenantKeys:
+    """The keys of a tenant."""
+    member = f"{_quoted(ref.policy)}/{_quoted(ref.tenant)}".encode()
+    prefix = b"hg:{" + member + b"}:"
+    return TenantKeys(
+        prefix=prefix,
+        cells=prefix + b"cells",
+        account=prefix + b"acct",
+        ids=prefix + b"ids",
+        due=prefix + b"due",
+        due_index=index_key(crc_hqx(member, 0) % SLOTS),
+        member=member,
+    )
+
+
+def tenant_of(member: bytes) -> TenantRef:
+    """The tenant that an index member names."""
+    policy, tenant = member.decode().split("/")
+    return TenantRef(unquote(policy), unquote(tenant))
+
+
+@lru_cache(maxsize=1)
+def _slot_tags() -> tuple[bytes, ...]:
+    """For each slot the smallest number, in decimal, that hashes to it."""
+    tags: dict[int, bytes] = {}
+    number = 0
+    while len(tags) < SLOTS:
+        text = str(number).encode()
+        tags.setdefault(crc_hqx(text, 0) % SLOTS, text)
+        number += 1
+    return tuple(tags[slot] for slot in range(SLOTS))
+
+
+def index_key(slot: int) -> bytes:
+    """The key of the index of tenants by earliest due, for one slot."""
+    return b"hg:{" + _slot_tags()[slot] + b"}:due"
+
+
+def index_keys() -> Iterable[bytes]:
+    """All index keys."""
+    return (index_key(slot) for slot in range(SLOTS))
+
+
+def scope_text(check: Check) -> str:
+    """The scope of a window's key: its dimensions with their values; empty for the tenant as a whole."""
+    return ",".join(f"{name}={_quoted(value)}" for name, value in zip(check.limit.scope, check.scope, strict=True))
+
+
+def standing_field(check: Check) -> str:
+    """The field of a standing cell: the cell's name, and the values of its dimensions."""
+    return ":".join([check.limit.cell, *map(_quoted, check.scope)])

@@ -1,0 +1,56 @@
+#!lua
+--[[ Changes an account record by compare-and-set, adds units to balances, or both, in one step.
+
+Keys   1 cells (hash)  2 account (string)  3 ids of writes already made (hash)
+Args   1 msgpack sequence: replaces the record (1 or 0), expected version, record, write id ('': the version alone
+         guards), fingerprint, number of grants, per grant: field, units
+Reply  {1, account} written; {2, account} this id was written before, with equal content; {3, account} the version is
+       another one; {4, account} this id was written before with other content; {5, account} a balance would pass
+       2^53 - 1.
+Writes cells, account, ids. Ids stay as long as the account.
+Example {1, '{"plan":"free",...}'} ]]
+--@include ints
+--@include balance_change
+--@include version
+
+local args = { cmsgpack.unpack(ARGV[1]) }
+local replaces, expected, record, write_id, fingerprint = args[1] == 1, args[2], args[3], args[4], args[5]
+local grants = args[6]
+
+local stored = redis.call('GET', KEYS[2]) or ''
+local known = redis.call('HGET', KEYS[3], write_id)
+if known and write_id ~= '' then
+  return { known == fingerprint and 2 or 4, stored }
+end
+local fields = { 'v' }
+for grant = 1, grants do
+  fields[grant + 1] = args[5 + grant * 2]
+end
+local read = redis.call('HMGET', KEYS[1], unpack(fields))
+if replaces and account_version(read[1]) ~= expected then
+  return { 3, stored }
+end
+
+local set = {}
+for grant = 1, grants do
+  local b = balance_open(read[grant + 1])
+  b[1] = b[1] + args[6 + grant * 2]
+  if b[1] >= 9007199254740992 then
+    return { 5, stored }
+  end
+  set[#set + 1] = fields[grant + 1]
+  set[#set + 1] = balance_packed(b)
+end
+if replaces then
+  set[#set + 1] = 'v'
+  set[#set + 1] = int(expected + 1)
+  redis.call('SET', KEYS[2], record)
+  stored = record
+end
+if #set > 0 then
+  redis.call('HSET', KEYS[1], unpack(set))
+end
+if write_id ~= '' then
+  redis.call('HSET', KEYS[3], write_id, fingerprint)
+end
+return { 1, stored }

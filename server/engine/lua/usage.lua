@@ -1,0 +1,22 @@
+#!lua flags=no-writes
+--[[ Looks at every check of a plan and takes nothing: CHECK_ONLY, Estimate, GetUsage.
+
+Keys   1 cells (hash)  2 account (string)  3-5 unused  6.. windows (hash), one per scope, in the plan's order
+Args   1 plan (checks.lua)
+Reply  {0, now, rows} looked; {3, now, account} planned for another version or time; {4, now} holds are overdue:
+       call reap, then ask again. rows: msgpack array, 5 per check.
+Writes nothing.
+Example {0, 1773144000000, <10,0,0,0,0>} ]]
+--@include clock
+--@include checks
+
+local plan = { cmsgpack.unpack(ARGV[1]) }
+local now = clock(plan[1])
+local standing = read_standing(plan)
+if standing[2] and tonumber(standing[2]) <= now then
+  return { 4, now }
+end
+if not is_current(plan, standing[1], now) then
+  return { 3, now, redis.call('GET', KEYS[2]) or '' }
+end
+return { 0, now, packed_rows((check_all(plan, standing, now))) }

@@ -1,0 +1,442 @@
+"""The reference: slow, obvious, and what the scripts are held against. Also `--store memory`, for a first look.
+
+Everything is in plain objects of one process and gone with it. A call does not yield between its first look and its
+last change, so each is atomic.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import NamedTuple
+
+from server.domain.account import Account
+from server.domain.hold import Delivered, Fraction, HoldNote, HoldView, MeterTotals, State
+from server.domain.limits import CELLS, Kind
+from server.domain.limits.balance import BalanceCell
+from server.domain.limits.base import Cell, Change, Check, Ending, Limit, Look, Taken
+from server.domain.limits.window import Window
+from server.domain.operation import TenantRef
+from server.domain.plan import Plan
+from server.domain.policy import HoldTerms
+from server.domain.units import MAX_AMOUNT
+from server.engine.base import (
+    AccountWrite,
+    Conflict,
+    Extended,
+    Found,
+    Granted,
+    HoldOutcome,
+    Looked,
+    Refused,
+    Replayed,
+    Stale,
+    Written,
+)
+from server.engine.faults import (
+    balance_too_large,
+    decreased,
+    id_reused,
+    item_totals,
+    no_such_hold,
+    no_such_meter,
+    not_active,
+    too_many_cells,
+    unfit,
+)
+
+CellName = tuple[str, tuple[str, ...]]
+
+
+@dataclass(slots=True)
+class _Take:
+    """What a hold took from one cell; `meter` is empty for what follows no report."""
+
+    name: CellName
+    limit: Limit
+    meter: str
+    taken: Taken
+
+
+@dataclass(slots=True)
+class _Hold:
+    """A hold or tombstone, forgotten once `kept_until_ms` has passed (0: never while it is open)."""
+
+    hold_id: str
+    state: State
+    fingerprint: bytes
+    created_at_ms: int
+    lease_ends_at_ms: int
+    terms: HoldTerms
+    note: HoldNote
+    looks: Mapping[int, Look]
+    meters: dict[str, MeterTotals]
+    takes: list[_Take]
+    kept_until_ms: int = 0
+
+    def view(self) -> HoldView:
+        return HoldView(
+            hold_id=self.hold_id,
+            state=self.state,
+            fingerprint=self.fingerprint,
+            created_at_ms=self.created_at_ms,
+            lease_ends_at_ms=self.lease_ends_at_ms,
+            longest_ends_at_ms=self.created_at_ms + self.terms.longest_ms,
+            lease_ms=self.terms.lease_ms if self.lease_ends_at_ms else 0,
+            meters=dict(self.meters),
+            looks=self.looks,
+            note=self.note,
+        )
+
+
+class _Step(NamedTuple):
+    """A step in a hold's life: why, the next state, and the reported totals that it brings."""
+
+    ending: Ending
+    state: State
+    totals: Mapping[str, int]
+
+
+@dataclass(slots=True)
+class _Tenant:
+    account: Account | None = None
+    writes: dict[str, bytes] = field(default_factory=dict)
+    cells: dict[CellName, Cell] = field(default_factory=dict)
+    holds: dict[str, _Hold] = field(default_factory=dict)
+
+
+class MemoryEngine:
+    """Decisions in this process. `clock` gives milliseconds since the epoch."""
+
+    def __init__(self, clock: Callable[[], int], *, most_cells: int = 1000) -> None:
+        self._clock = clock
+        self._most_cells = most_cells
+        self._tenants: dict[TenantRef, _Tenant] = {}
+
+    def _enter(self, ref: TenantRef) -> tuple[_Tenant, int]:
+        """The tenant with its overdue holds expired and its ended tombstones gone, and the time."""
+        now_ms = self._clock()
+        tenant = self._tenants.setdefault(ref, _Tenant())
+        for hold in sorted(tenant.holds.values(), key=lambda hold: (hold.lease_ends_at_ms, hold.hold_id)):
+            if hold.state is State.ACTIVE and hold.lease_ends_at_ms <= now_ms:
+                _finish(tenant, hold, _Step(Ending.EXPIRE, State.EXPIRED, {}), now_ms)
+        tenant.holds = {i: h for i, h in tenant.holds.items() if not h.kept_until_ms or h.kept_until_ms > now_ms}
+        return tenant, now_ms
+
+    async def reserve(self, plan: Plan, hold_id: str, within_s: float) -> Granted | Refused | Replayed | Stale:
+        """Takes all of the plan's checks or none."""
+        tenant, now_ms = self._enter(plan.operation.ref)
+        known = tenant.holds.get(hold_id)
+        if known is not None:
+            return Replayed(now_ms, known.view())
+        if not _is_current(plan, tenant, now_ms):
+            return Stale(now_ms, tenant.account)
+        looks = _look_all(plan, tenant, now_ms)
+        if plan.gated or _blocked(plan, looks):
+            _follow_clock(plan, tenant, looks, now_ms)
+            return Refused(now_ms, looks)
+        self._check_cells(plan, tenant, now_ms)
+        _follow_clock(plan, tenant, looks, now_ms)
+        takes, looks = _take_all(plan, tenant, looks, now_ms, {})
+        if not hold_id:
+            return Granted(now_ms, looks, 0)
+        terms = plan.terms
+        hold = _Hold(
+            hold_id=hold_id,
+            state=State.ACTIVE if plan.leaves_hold else State.DONE,
+            fingerprint=plan.operation.fingerprint(),
+            created_at_ms=now_ms,
+            lease_ends_at_ms=now_ms + terms.lease_ms if plan.leaves_hold else 0,
+            terms=terms,
+            note=plan.note,
+            looks={check.place: look for check, look in zip(plan.checks, looks, strict=True)},
+            meters={meter: MeterTotals(amount, None, 0) for meter, amount in plan.meters.items()},
+            takes=takes,
+            kept_until_ms=0 if plan.leaves_hold else now_ms + terms.replay_ms,
+        )
+        tenant.holds[hold_id] = hold
+        return Granted(now_ms, looks, hold.lease_ends_at_ms)
+
+    def _check_cells(self, plan: Plan, tenant: _Tenant, now_ms: int) -> None:
+        standing = [
+            n for n, c in tenant.cells.items() if not isinstance(c, CELLS_OF_WINDOWS) and not c.is_empty(now_ms)
+        ]
+        opens = [c for c in plan.checks if c.limit.kind is not Kind.WINDOW and c.take and _name(c) not in standing]
+        if opens and len(standing) >= self._most_cells:
+            raise too_many_cells(plan.operation.ref, self._most_cells)
+
+    async def look(self, plan: Plan, within_s: float) -> Looked | Stale:
+        """The plan's figures."""
+        tenant, now_ms = self._enter(plan.operation.ref)
+        if not _is_current(plan, tenant, now_ms):
+            return Stale(now_ms, tenant.account)
+        return Looked(now_ms, _look_all(plan, tenant, now_ms))
+
+    async def settle(
+        self,
+        ref: TenantRef,
+        hold_id: str,
+        delivered: Delivered,
+        *,
+        final: bool,
+        within_s: float,
+    ) -> HoldOutcome:
+        """Charges what was delivered; when final, ends the hold."""
+        tenant, now_ms = self._enter(ref)
+        hold = _held(tenant, ref, hold_id)
+        if isinstance(delivered, tuple):
+            delivered = item_totals(hold.view(), delivered)
+        if hold.state is State.DONE:
+            return _outcome(hold, applied=False)
+        if hold.state is State.RELEASED:
+            raise unfit(hold.view(), "settle")
+        named = _named_totals(hold, delivered)
+        totals = {meter: named.get(meter, _unnamed(values, final=final)) for meter, values in hold.meters.items()}
+        falls = any(total < (hold.meters[meter].reported or 0) for meter, total in totals.items())
+        rises = any(_is_new(hold.meters[meter], total, named=meter in named) for meter, total in totals.items())
+        if hold.state in {State.SETTLED, State.SETTLED_LATE}:
+            if rises or (falls and final):
+                raise unfit(hold.view(), "settle")
+            return _outcome(hold, applied=False)
+        if final and falls:
+            raise decreased(hold.view())
+        if not final and not rises:
+            return _outcome(hold, applied=False)
+        raised = {meter: max(total, hold.meters[meter].reported or 0) for meter, total in totals.items()}
+        if final:
+            state = State.SETTLED if hold.state is State.ACTIVE else State.SETTLED_LATE
+            _finish(tenant, hold, _Step(Ending.SETTLE, state, raised), now_ms)
+        else:
+            kept = {meter: total for meter, total in raised.items() if total or meter in named}
+            _finish(tenant, hold, _Step(Ending.REPORT, hold.state, kept), now_ms)
+        return _outcome(hold, applied=True)
+
+    async def release(self, ref: TenantRef, hold_id: str, within_s: float) -> HoldOutcome:
+        """Gives back what no report has charged."""
+        tenant, now_ms = self._enter(ref)
+        hold = _held(tenant, ref, hold_id)
+        if hold.state is not State.ACTIVE:
+            return _outcome(hold, applied=False)
+        _finish(tenant, hold, _Step(Ending.RELEASE, State.RELEASED, {}), now_ms)
+        return _outcome(hold, applied=True)
+
+    async def extend(
+        self,
+        ref: TenantRef,
+        hold_id: str,
+        used: Mapping[str, int],
+        raised: Plan | None,
+        within_s: float,
+    ) -> Extended | Stale:
+        """Renews the lease, reports totals, and raises amounts where that fits."""
+        tenant, now_ms = self._enter(ref)
+        hold = _held(tenant, ref, hold_id)
+        if hold.state is not State.ACTIVE:
+            raise not_active(hold.view())
+        if raised is not None and not _is_current(raised, tenant, now_ms):
+            return Stale(now_ms, tenant.account)
+        for meter in (*used, *(raised.meters if raised is not None else ())):
+            if meter not in hold.meters:
+                raise no_such_meter(hold_id, meter)
+        reports = {meter: total for meter, total in used.items() if total >= (hold.meters[meter].reported or 0)}
+        if reports:
+            _finish(tenant, hold, _Step(Ending.REPORT, State.ACTIVE, reports), now_ms)
+        fits = True
+        looks: tuple[Look, ...] = ()
+        if raised is not None and any(total > hold.meters[m].reserved for m, total in raised.meters.items()):
+            fits, looks = _raise(tenant, hold, raised, now_ms)
+        longest_ends_at_ms = hold.created_at_ms + hold.terms.longest_ms
+        hold.lease_ends_at_ms = max(hold.lease_ends_at_ms, min(now_ms + hold.terms.lease_ms, longest_ends_at_ms))
+        return Extended(now_ms, hold.view(), looks, fits)
+
+    async def find(self, ref: TenantRef, hold_id: str, within_s: float) -> Found:
+        """The account and the hold."""
+        tenant, now_ms = self._tenants.get(ref, _Tenant()), self._clock()
+        hold = tenant.holds.get(hold_id)
+        if hold is not None and hold.kept_until_ms and hold.kept_until_ms <= now_ms:
+            hold = None
+        return Found(now_ms, tenant.account, hold.view() if hold is not None else None)
+
+    async def write_account(self, ref: TenantRef, write: AccountWrite, within_s: float) -> Written | Conflict:
+        """Changes an account and its balances in one step."""
+        tenant = self._tenants.setdefault(ref, _Tenant())
+        known = tenant.writes.get(write.write_id) if write.write_id else None
+        if known is not None:
+            if known != write.fingerprint:
+                raise id_reused(write.write_id, ["content"])
+            return Written(tenant.account, applied=False)
+        version = tenant.account.version if tenant.account is not None else 0
+        if write.account is not None and version != write.expected_version:
+            return Conflict(tenant.account)
+        balances = {cell: _balance(tenant, cell) for cell in write.grants}
+        if any(balance.granted + write.grants[cell] > MAX_AMOUNT for cell, balance in balances.items()):
+            raise balance_too_large()
+        for cell, balance in balances.items():
+            balance.granted += write.grants[cell]
+            tenant.cells[cell, ()] = balance
+        if write.account is not None:
+            tenant.account = write.account
+        if write.write_id:
+            tenant.writes[write.write_id] = write.fingerprint
+        return Written(tenant.account, applied=True)
+
+    async def open_holds(
+        self,
+        ref: TenantRef,
+        after: tuple[int, str],
+        count: int,
+        within_s: float,
+    ) -> Sequence[HoldView]:
+        """Open holds by (lease end, id)."""
+        holds = self._tenants.get(ref, _Tenant()).holds.values()
+        views = [hold.view() for hold in holds if hold.state is State.ACTIVE]
+        views.sort(key=lambda view: (view.lease_ends_at_ms, view.hold_id))
+        return [view for view in views if (view.lease_ends_at_ms, view.hold_id) > after][:count]
+
+    async def sweep(self) -> int:
+        """Expires overdue holds of all tenants."""
+        expired = 0
+        for ref, tenant in list(self._tenants.items()):
+            before = sum(hold.state is State.ACTIVE for hold in tenant.holds.values())
+            after, _ = self._enter(ref)
+            expired += before - sum(hold.state is State.ACTIVE for hold in after.holds.values())
+        return expired
+
+    async def close(self) -> None:
+        """Nothing to let go of."""
+
+
+CELLS_OF_WINDOWS = type(CELLS[Kind.WINDOW](Window(id="", label="", refuse="", window_ms=1)))
+
+
+def _is_current(plan: Plan, tenant: _Tenant, now_ms: int) -> bool:
+    version = tenant.account.version if tenant.account is not None else 0
+    return plan.account.version == version and plan.valid_from_ms <= now_ms < plan.valid_until_ms
+
+
+def _name(check: Check) -> CellName:
+    return check.limit.cell, check.scope
+
+
+def _cell(tenant: _Tenant, check: Check) -> Cell:
+    name = _name(check)
+    if name not in tenant.cells:
+        tenant.cells[name] = CELLS[check.limit.kind](check.limit)
+    return tenant.cells[name]
+
+
+def _look_all(plan: Plan, tenant: _Tenant, now_ms: int) -> tuple[Look, ...]:
+    return tuple(_cell(tenant, check).look(check, now_ms) for check in plan.checks)
+
+
+def _follow_clock(plan: Plan, tenant: _Tenant, looks: Sequence[Look], now_ms: int) -> None:
+    for check, look in zip(plan.checks, looks, strict=True):
+        if not look.fits:
+            _cell(tenant, check).follow(now_ms)
+
+
+def _blocked(plan: Plan, looks: Sequence[Look]) -> bool:
+    return any(not look.fits and not check.limit.shadow for check, look in zip(plan.checks, looks, strict=True))
+
+
+def _take_all(
+    plan: Plan, tenant: _Tenant, looks: Sequence[Look], now_ms: int, bases: Mapping[str, int]
+) -> tuple[list[_Take], tuple[Look, ...]]:
+    takes: list[_Take] = []
+    after: list[Look] = []
+    for check, look in zip(plan.checks, looks, strict=True):
+        if not look.fits or not (check.take or check.settles):
+            after.append(look)
+            continue
+        after.append(_cell(tenant, check).take(check, now_ms))
+        meter = check.limit.meter if check.settles else ""
+        if meter or not isinstance(check.limit, Window) or check.limit.returns:
+            taken = Taken(check.take, now_ms, bases.get(meter, 0), last=True)
+            takes.append(_Take(_name(check), check.limit, meter, taken))
+    return takes, tuple(after)
+
+
+def _raise(tenant: _Tenant, hold: _Hold, plan: Plan, now_ms: int) -> tuple[bool, tuple[Look, ...]]:
+    """Takes the difference to the new totals where it fits; the totals only grow."""
+    reserved = {meter: totals.reserved for meter, totals in hold.meters.items()}
+    checks = []
+    for check in plan.checks:
+        more = max(check.amount - reserved[check.limit.meter], 0) if check.settles else 0
+        checks.append(check._replace(amount=more, take=more, settles=more > 0))
+    difference = replace(plan, checks=tuple(checks))
+    looks = _look_all(difference, tenant, now_ms)
+    _follow_clock(difference, tenant, looks, now_ms)
+    if plan.gated or plan.guarded or _blocked(difference, looks):
+        return False, looks
+    takes, looks = _take_all(difference, tenant, looks, now_ms, reserved)
+    for new in takes:
+        same = [take for take in hold.takes if take.name == new.name]
+        for take in same:
+            if take.limit.kind is Kind.BALANCE:
+                take.taken = take.taken._replace(amount=take.taken.amount + new.taken.amount)
+            else:
+                take.taken = take.taken._replace(last=False)
+        if not same or new.limit.kind is not Kind.BALANCE:
+            hold.takes.append(new)
+    for meter, total in plan.meters.items():
+        hold.meters[meter] = hold.meters[meter]._replace(reserved=max(total, reserved[meter]))
+    return True, looks
+
+
+def _finish(tenant: _Tenant, hold: _Hold, step: _Step, now_ms: int) -> None:
+    """One step in a hold's life: brings every cell that it took from to the new totals, then the hold."""
+    ending, state, totals = step
+    live = hold.state is State.ACTIVE
+    for take in hold.takes:
+        before = after = -1
+        if take.meter:
+            before = hold.meters[take.meter].reported or 0
+            after = totals.get(take.meter, before)
+        change = Change(ending, before, after, live, now_ms)
+        uncollected = tenant.cells[take.name].finish(take.taken, change, take.limit)
+        if uncollected:
+            meter = hold.meters[take.meter]
+            hold.meters[take.meter] = meter._replace(uncollected=meter.uncollected + uncollected)
+    for meter_name, total in totals.items():
+        hold.meters[meter_name] = hold.meters[meter_name]._replace(reported=total)
+    hold.state = state
+    if state is State.EXPIRED:
+        hold.takes = [take for take in hold.takes if take.meter]
+    elif state is not State.ACTIVE:
+        hold.takes = []
+    if live and state is not State.ACTIVE:
+        hold.kept_until_ms = now_ms + hold.terms.tombstone_ms
+
+
+def _named_totals(hold: _Hold, delivered: Mapping[str, int] | Fraction | None) -> Mapping[str, int]:
+    if isinstance(delivered, Fraction):
+        return {meter: delivered.of(totals.reserved) for meter, totals in hold.meters.items()}
+    for meter in delivered or ():
+        if meter not in hold.meters:
+            raise no_such_meter(hold.hold_id, meter)
+    return delivered or {}
+
+
+def _unnamed(totals: MeterTotals, *, final: bool) -> int:
+    """What a meter comes to that a report leaves out: its last report; as reserved, if final and never reported."""
+    if totals.reported is None:
+        return totals.reserved if final else 0
+    return totals.reported
+
+
+def _is_new(totals: MeterTotals, total: int, *, named: bool) -> bool:
+    return total > (totals.reported or 0) or (named and totals.reported is None)
+
+
+def _held(tenant: _Tenant, ref: TenantRef, hold_id: str) -> _Hold:
+    if hold_id not in tenant.holds:
+        raise no_such_hold(ref, hold_id)
+    return tenant.holds[hold_id]
+
+
+def _outcome(hold: _Hold, *, applied: bool) -> HoldOutcome:
+    return HoldOutcome(hold.state, applied, dict(hold.meters))
+
+
+def _balance(tenant: _Tenant, cell: str) -> BalanceCell:
+    balance = tenant.cells.get((cell, ()), BalanceCell())
+    assert isinstance(balance, BalanceCell)  # noqa: S101  # grants name balance cells only
+    return balance

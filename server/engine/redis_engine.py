@@ -1,0 +1,348 @@
+"""The engine over Redis or Valkey: one script per operation, everything of a tenant in one hash slot.
+
+A call whose outcome is unknown (sent, not answered) is never sent again: the id is looked up once, and what stands
+there is the answer.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import Any, Final, NamedTuple, Protocol
+
+from server.domain.errors import (
+    CorruptStateError,
+    HoldgateError,
+    OverloadedError,
+    StoreUnavailableError,
+)
+from server.domain.hold import Delivered, HoldView
+from server.domain.operation import TenantRef
+from server.domain.plan import Plan
+from server.engine import keys, wire
+from server.engine.base import (
+    AccountWrite,
+    Conflict,
+    Extended,
+    Found,
+    Granted,
+    HoldOutcome,
+    Looked,
+    Refused,
+    Replayed,
+    Stale,
+    Written,
+)
+from server.engine.faults import (
+    balance_too_large,
+    decreased,
+    id_reused,
+    item_totals,
+    no_such_hold,
+    no_such_meter,
+    not_active,
+    too_many_cells,
+    unfit,
+)
+from server.engine.pipeline import Reply, ScriptSource, Word
+from server.engine.scripts import script
+from server.engine.store_errors import OutcomeUnknown, ScriptFailed, StoreError
+
+REAP_ROUNDS: Final = 200
+"""Times that one call reaps before it gives up; each round ends 50 holds."""
+
+LOOK_UP_SHARE: Final = 0.25
+"""The part of a reserve's time that is kept for looking its id up when no answer came."""
+
+SWEEP_BATCH: Final = 512
+"""Index keys that the sweeper looks at in one write."""
+
+SWEEP_MOST: Final = 50
+"""Holds that one reap call of the sweeper ends."""
+
+
+OVERDUE: Final = 4
+"""The reply of every script that must not answer while overdue holds are still counted."""
+
+_LookUp = Callable[[], Awaitable[list[Any] | None]]
+
+
+class _Call(NamedTuple):
+    """A script for one tenant and hold, with its arguments and the window keys that it looks at."""
+
+    name: str
+    tenant: keys.TenantKeys
+    hold_id: str
+    args: Sequence[bytes]
+    window_keys: Sequence[bytes] = ()
+
+    @property
+    def keys(self) -> tuple[bytes, ...]:
+        """KEYS, in the order that all scripts share."""
+        tenant = self.tenant
+        hold = tenant.hold(self.hold_id)
+        return (tenant.cells, tenant.account, tenant.due, tenant.due_index, hold, *self.window_keys)
+
+
+class StoreCaller(Protocol):
+    """What the engine needs of `client.StoreConnection`."""
+
+    def evalsha(
+        self, script: ScriptSource, keys: Sequence[bytes], args: Sequence[Word], timeout_s: float
+    ) -> Awaitable[Reply]:
+        """Runs a script."""
+
+    def call(self, *words: Word, timeout_s: float = 1.0) -> Awaitable[Reply]:
+        """Runs a plain command."""
+
+    async def close(self) -> None:
+        """Drops the connection."""
+
+
+class RedisEngine:
+    """Decisions in Redis. `clock` gives milliseconds for tests, or 0 for the store's own clock."""
+
+    def __init__(self, store: StoreCaller, *, clock: Callable[[], int] = lambda: 0, most_cells: int = 1000) -> None:
+        self._store = store
+        self._clock = clock
+        self._most_cells = most_cells
+
+    async def reserve(self, plan: Plan, hold_id: str, within_s: float) -> Granted | Refused | Replayed | Stale:
+        """Takes all of the plan's checks or none."""
+        tenant = keys.tenant_keys(plan.operation.ref)
+        packed = wire.pack_plan(plan, tenant, self._clock(), self._most_cells)
+        args = (packed.argument, *wire.pack_reserve(plan, packed, tenant, hold_id))
+
+        async def look_up() -> list[Any] | None:
+            found = await self.find(plan.operation.ref, hold_id, within_s * LOOK_UP_SHARE) if hold_id else None
+            return [2, found.now_ms, found.hold] if found and found.hold else None
+
+        call = _Call("reserve", tenant, hold_id, args, packed.window_keys)
+        reply = await self._run(call, within_s * (1 - LOOK_UP_SHARE), look_up)
+        match reply:
+            case [0, now_ms, rows]:
+                return Refused(now_ms, packed.looks(rows))
+            case [1, now_ms, rows, lease_end]:
+                return Granted(now_ms, packed.looks(rows), lease_end)
+            case [2, now_ms, HoldView() as hold]:
+                return Replayed(now_ms, hold)
+            case [2, now_ms, bytes(record)]:
+                return Replayed(now_ms, wire.hold_of(hold_id, record))
+            case [3, now_ms, record]:
+                return Stale(now_ms, wire.account_of(record))
+            case [5, _]:
+                raise too_many_cells(plan.operation.ref, self._most_cells)
+        raise _unreadable("reserve", reply)
+
+    async def look(self, plan: Plan, within_s: float) -> Looked | Stale:
+        """The plan's figures."""
+        tenant = keys.tenant_keys(plan.operation.ref)
+        packed = wire.pack_plan(plan, tenant, self._clock(), self._most_cells)
+        reply = await self._run(_Call("usage", tenant, "", (packed.argument,), packed.window_keys), within_s)
+        match reply:
+            case [0, now_ms, rows]:
+                return Looked(now_ms, packed.looks(rows))
+            case [3, now_ms, record]:
+                return Stale(now_ms, wire.account_of(record))
+        raise _unreadable("usage", reply)
+
+    async def settle(
+        self, ref: TenantRef, hold_id: str, delivered: Delivered, *, final: bool, within_s: float
+    ) -> HoldOutcome:
+        """Charges what was delivered. Named items cost one read more: their prices stand in the hold."""
+        tenant = keys.tenant_keys(ref)
+        if isinstance(delivered, tuple):
+            delivered = item_totals((await self._hold(ref, hold_id, within_s)), delivered)
+        args = (wire.pack_settle(self._clock(), hold_id, delivered, final=final),)
+        reply = await self._run(_Call("settle", tenant, hold_id, args), within_s)
+        return _hold_outcome("settle", ref, hold_id, reply)
+
+    async def release(self, ref: TenantRef, hold_id: str, within_s: float) -> HoldOutcome:
+        """Gives back what no report has charged."""
+        tenant = keys.tenant_keys(ref)
+        args = (wire.pack([self._clock(), hold_id]),)
+        reply = await self._run(_Call("release", tenant, hold_id, args), within_s)
+        return _hold_outcome("release", ref, hold_id, reply)
+
+    async def extend(
+        self, ref: TenantRef, hold_id: str, used: Mapping[str, int], raised: Plan | None, within_s: float
+    ) -> Extended | Stale:
+        """Renews the lease, reports totals, and raises amounts where that fits."""
+        tenant = keys.tenant_keys(ref)
+        meters: Sequence[str] = ()
+        if raised is None:
+            packed = wire.PackedPlan(wire.pack([self._clock(), 0, 0, 0, self._most_cells, 0, 0]), [], [])
+        else:
+            meters = tuple((await self._hold(ref, hold_id, within_s)).meters)
+            packed = wire.pack_plan(raised, tenant, self._clock(), self._most_cells)
+        args = (packed.argument, wire.pack_extend(hold_id, used, raised, packed, meters))
+        reply = await self._run(_Call("extend", tenant, hold_id, args, packed.window_keys), within_s)
+        match reply:
+            case [0 | 1 as raised_all, now_ms, record, rows]:
+                looks = packed.looks(rows) if wire.rows_to_looks(rows) else ()
+                return Extended(now_ms, wire.hold_of(hold_id, record), looks, bool(raised_all))
+            case [3, now_ms, record]:
+                return Stale(now_ms, wire.account_of(record))
+            case [5, _, record]:
+                raise not_active(wire.hold_of(hold_id, record))
+            case [6, _]:
+                raise no_such_hold(ref, hold_id)
+            case [7, _, meter]:
+                raise no_such_meter(hold_id, meter.decode())
+        raise _unreadable("extend", reply)
+
+    async def find(self, ref: TenantRef, hold_id: str, within_s: float) -> Found:
+        """The account and the hold."""
+        tenant = keys.tenant_keys(ref)
+        args = (wire.pack([self._clock()]),)
+        now_ms, account, hold = await self._evalsha("find", _Call("find", tenant, hold_id, args).keys, args, within_s)
+        view = wire.hold_of(hold_id, hold) if hold_id and hold else None
+        return Found(now_ms, wire.account_of(account), view)
+
+    async def write_account(self, ref: TenantRef, write: AccountWrite, within_s: float) -> Written | Conflict:
+        """Changes an account and its balances in one step."""
+        tenant = keys.tenant_keys(ref)
+        reply = await self._evalsha(
+            "account", (tenant.cells, tenant.account, tenant.ids), (wire.pack_account_write(write),), within_s
+        )
+        match reply:
+            case [1 | 2 as outcome, record]:
+                return Written(wire.account_of(record), applied=outcome == 1)
+            case [3, record]:
+                return Conflict(wire.account_of(record))
+            case [4, _]:
+                raise id_reused(write.write_id, ["content"])
+            case [5, _]:
+                raise balance_too_large()
+        raise _unreadable("account", reply)
+
+    async def open_holds(
+        self, ref: TenantRef, after: tuple[int, str], count: int, within_s: float
+    ) -> Sequence[HoldView]:
+        """Open holds by (lease end, id)."""
+        tenant = keys.tenant_keys(ref)
+        lease_end, last_id = after
+        found: list[HoldView] = []
+        offset = 0
+        while len(found) < count:
+            ids = await self._plain(
+                within_s, "ZRANGEBYSCORE", tenant.due, lease_end, "+inf", "WITHSCORES", "LIMIT", offset, count
+            )
+            if not ids:
+                break
+            offset += count
+            pairs = [(int(score), raw.decode()) for raw, score in zip(ids[::2], ids[1::2], strict=True)]
+            wanted = [hold_id for score, hold_id in pairs if (score, hold_id) > (lease_end, last_id)]
+            if wanted:
+                records = await self._plain(within_s, "MGET", *map(tenant.hold, wanted))
+                found += [wire.hold_of(i, r) for i, r in zip(wanted, records, strict=True) if r is not None]
+        return found[:count]
+
+    async def sweep(self) -> int:
+        """Expires overdue holds of idle tenants, slot by slot, by the index of tenants by earliest due."""
+        now_ms = self._clock() or await self._store_time_ms()
+        index = list(keys.index_keys())
+        expired = 0
+        for start in range(0, len(index), SWEEP_BATCH):
+            batch = index[start : start + SWEEP_BATCH]
+            calls = [self._store.call("ZRANGEBYSCORE", key, "-inf", now_ms, "LIMIT", 0, 100) for key in batch]
+            answers = await asyncio.gather(*calls, return_exceptions=True)
+            for answer in answers:
+                if isinstance(answer, StoreError):
+                    raise _fault("sweep", answer) from answer
+                if isinstance(answer, BaseException):
+                    raise answer
+                for member in answer:
+                    expired += await self._reap(keys.tenant_keys(keys.tenant_of(member)), 1.0)
+        return expired
+
+    async def close(self) -> None:
+        """Drops the connection."""
+        await self._store.close()
+
+    async def _store_time_ms(self) -> int:
+        seconds, micros = await self._plain(1.0, "TIME")
+        return int(seconds) * 1000 + int(micros) // 1000
+
+    async def _hold(self, ref: TenantRef, hold_id: str, within_s: float) -> HoldView:
+        hold = (await self.find(ref, hold_id, within_s)).hold
+        if hold is None:
+            raise no_such_hold(ref, hold_id)
+        return hold
+
+    async def _reap(self, tenant: keys.TenantKeys, within_s: float) -> int:
+        expired = 0
+        for _ in range(REAP_ROUNDS):
+            args = (wire.pack([self._clock(), SWEEP_MOST, tenant.member]),)
+            more, _, count = await self._evalsha(
+                "reap", (tenant.cells, tenant.account, tenant.due, tenant.due_index), args, within_s
+            )
+            expired += count
+            if not more:
+                break
+        return expired
+
+    async def _run(self, call: _Call, within_s: float, look_up: _LookUp | None = None) -> list[Any]:
+        """Runs a script; while it answers that holds are overdue, reaps and asks again."""
+        loop = asyncio.get_running_loop()
+        ends_at_s = loop.time() + within_s
+        while (left_s := ends_at_s - loop.time()) > 0:
+            reply = await self._evalsha(call.name, call.keys, call.args, left_s, look_up)
+            if reply[0] != OVERDUE:
+                return reply
+            await self._reap(call.tenant, left_s)
+        whose = call.tenant.member.decode()
+        message = f"{call.name}: tenant {whose!r} has more overdue holds than could be ended in time; retry"
+        raise StoreUnavailableError(message)
+
+    async def _evalsha(
+        self,
+        name: str,
+        all_keys: Sequence[bytes],
+        args: Sequence[bytes],
+        within_s: float,
+        look_up: _LookUp | None = None,
+    ) -> list[Any]:
+        try:
+            reply: list[Any] = await self._store.evalsha(script(name), all_keys, args, within_s)
+        except OutcomeUnknown as error:
+            known = await look_up() if look_up is not None else None
+            if known is not None:
+                return known
+            raise _fault(name, error) from error
+        except StoreError as error:
+            raise _fault(name, error) from error
+        return reply
+
+    async def _plain(self, within_s: float, *words: Word) -> Any:  # noqa: ANN401  # whatever the command answers
+        try:
+            return await self._store.call(*words, timeout_s=within_s)
+        except StoreError as error:
+            raise _fault(str(words[0]), error) from error
+
+
+def _hold_outcome(operation: str, ref: TenantRef, hold_id: str, reply: list[Any]) -> HoldOutcome:
+    match reply:
+        case [1 | 2 as outcome, _, record]:
+            hold = wire.hold_of(hold_id, record)
+            return HoldOutcome(hold.state, outcome == 1, hold.meters)
+        case [3, _]:
+            raise no_such_hold(ref, hold_id)
+        case [5, _, record]:
+            raise unfit(wire.hold_of(hold_id, record), operation)
+        case [6, _, record]:
+            raise decreased(wire.hold_of(hold_id, record))
+        case [7, _, meter]:
+            raise no_such_meter(hold_id, meter.decode())
+    raise _unreadable(operation, reply)
+
+
+def _unreadable(name: str, reply: object) -> CorruptStateError:
+    return CorruptStateError(f"script {name} answered {reply!r}, which is none of its replies")
+
+
+def _fault(name: str, error: StoreError) -> HoldgateError:
+    """A store's fault in the words of the domain."""
+    if isinstance(error, ScriptFailed):
+        return CorruptStateError(f"script {name} failed: {error}")
+    if error.reason == "overloaded":
+        return OverloadedError(str(error))
+    return StoreUnavailableError(f"{name}: {error}", {"reason": error.reason})

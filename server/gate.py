@@ -1,0 +1,313 @@
+"""The use cases of the data plane: plan, ask the engine, word the answer. Knows neither gRPC nor Redis."""
+
+import secrets
+from collections import OrderedDict
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+from typing import Final, TypeVar
+
+from server.domain.account import Account
+from server.domain.decision import Decision, Lease, LimitResult, grant, refuse, results_of
+from server.domain.errors import AccountChangedError, InvalidRequestError, StoreLostError
+from server.domain.hold import Delivered, HoldNote, HoldView, State
+from server.domain.limits import Gate, Kind
+from server.domain.limits.base import Limit
+from server.domain.operation import (
+    Operation,
+    TenantRef,
+    amount_violations,
+    differing_parts,
+    scope_violations,
+    text_violations,
+)
+from server.domain.plan import Plan, Source, Value, account_or_default, make_plan, usage_plan, value_of
+from server.domain.policy import Policy, Product
+from server.domain.pricing import price
+from server.engine.base import Engine, Extended, Found, Granted, HoldOutcome, Looked, Refused, Replayed, Stale
+from server.engine.faults import id_reused, no_such_hold
+from server.policy.store import PolicyStore
+
+PLANNING_ROUNDS: Final = 4
+"""The first plan and three more, when the account or an override's end overtakes it."""
+
+ACCOUNTS_CACHED: Final = 100_000
+"""Accounts kept by this process; the script checks the version, so a stale one costs a round trip, never more."""
+
+_Answer = TypeVar("_Answer")
+
+
+@dataclass(frozen=True, slots=True)
+class UsageView:
+    """Current figures of a tenant's limits."""
+
+    results: tuple[LimitResult, ...]
+    policy_version: str
+
+
+@dataclass(frozen=True, slots=True)
+class EffectiveLimit:
+    """A limit as it stands for one tenant at `now_ms`."""
+
+    limit: Limit
+    value: Value
+    now_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class LimitsView:
+    """Which limits apply to a tenant, and the price list."""
+
+    plan: str
+    limits: tuple[EffectiveLimit, ...]
+    products: tuple[Product, ...]
+    policy_version: str
+
+
+class QuotaGate:
+    """One per process. `trusted` tells whether the store still holds the state that money stands on."""
+
+    def __init__(self, policies: PolicyStore, engine: Engine, *, trusted: Callable[[], str] = lambda: "") -> None:
+        self._policies = policies
+        self._engine = engine
+        self._why_untrusted = trusted
+        self._accounts: OrderedDict[TenantRef, Account | None] = OrderedDict()
+        self._last_seen_ms = 0
+
+    def resolve(self, ref: TenantRef) -> tuple[Policy, TenantRef]:
+        """The policy that a caller named, or the only one, with the tenant's full name."""
+        policy = self._policies.get(ref.policy)
+        bad = text_violations("tenant", ref.tenant, required=True)
+        if bad:
+            raise InvalidRequestError(bad)
+        return policy, TenantRef(policy.name, ref.tenant)
+
+    async def check_and_reserve(self, operation: Operation, *, within_s: float) -> Decision:
+        """Takes everything that the operation needs, or nothing."""
+        policy, operation = self._prepared(operation)
+        hold_id = operation.request_id
+
+        async def attempt(plan: Plan) -> Decision | Stale:
+            self._must_trust(plan)
+            if plan.guarded:
+                return await self._guarded(plan, hold_id, within_s)
+            if operation.check_only:
+                answer: Looked | Stale = await self._engine.look(plan, within_s)
+                return answer if isinstance(answer, Stale) else _would(plan, answer)
+            named = hold_id or (secrets.token_hex(16) if plan.leaves_hold else "")
+            match await self._engine.reserve(plan, named, within_s):
+                case Stale() as stale:
+                    return stale
+                case Granted(now_ms, looks, lease_ends_at_ms):
+                    return grant(plan, looks, _lease(named, lease_ends_at_ms, now_ms, plan.terms.lease_ms))
+                case Refused(_, looks):
+                    return refuse(plan, looks)
+                case Replayed(now_ms, hold):
+                    return _replayed(plan, hold, now_ms)
+
+        return await self._planned(policy, operation, attempt, within_s)
+
+    async def settle(
+        self, ref: TenantRef, hold_id: str, delivered: Delivered, *, final: bool, within_s: float
+    ) -> HoldOutcome:
+        """Charges what was delivered; when final, gives the rest back and ends the hold."""
+        policy, ref = self._held(ref, hold_id)
+        if isinstance(delivered, Mapping):
+            _must_be_amounts("usage.used", delivered, policy)
+        return await self._engine.settle(ref, hold_id, delivered, final=final, within_s=within_s)
+
+    async def release(self, ref: TenantRef, hold_id: str, *, within_s: float) -> HoldOutcome:
+        """Gives back what no report has charged and ends the hold."""
+        _, ref = self._held(ref, hold_id)
+        return await self._engine.release(ref, hold_id, within_s)
+
+    async def extend(
+        self,
+        ref: TenantRef,
+        hold_id: str,
+        used: Mapping[str, int],
+        amounts: Mapping[str, int],
+        *,
+        within_s: float,
+    ) -> Decision:
+        """Renews the lease, reports totals, raises amounts."""
+        policy, ref = self._held(ref, hold_id)
+        _must_be_amounts("used", used, policy)
+        _must_be_amounts("amounts", amounts, policy)
+        found = await self._find(ref, hold_id, within_s)
+        if found.hold is None:
+            raise no_such_hold(ref, hold_id)
+        operation = _operation_of(ref, found.hold.note, amounts, policy)
+
+        async def attempt(plan: Plan) -> Decision | Stale:
+            self._must_trust(plan)
+            answer = await self._engine.extend(ref, hold_id, used, plan if amounts else None, within_s)
+            return answer if isinstance(answer, Stale) else _extended(plan, answer)
+
+        return await self._planned(policy, operation, attempt, within_s)
+
+    async def estimate(
+        self, operation: Operation, *, within_s: float
+    ) -> tuple[Decision, tuple[tuple[str, Mapping[str, int]], ...]]:
+        """What the operation would be answered now, and the price of each item."""
+        policy, operation = self._prepared(operation)
+
+        async def attempt(plan: Plan) -> Decision | Stale:
+            self._must_trust(plan)
+            answer = await self._engine.look(plan, within_s)
+            return answer if isinstance(answer, Stale) else _would(plan, answer)
+
+        decision = await self._planned(policy, operation, attempt, within_s)
+        return decision, tuple((item.id, price(item, policy)) for item in operation.items)
+
+    async def usage(self, ref: TenantRef, scope: Mapping[str, str], *, within_s: float) -> UsageView:
+        """Current figures of every limit whose dimensions are named."""
+        policy, ref = self.resolve(ref)
+        bad = scope_violations(scope, policy)
+        if bad:
+            raise InvalidRequestError(bad)
+        operation = Operation(ref=ref, action="", scope=scope)
+
+        async def attempt(plan: Plan) -> UsageView | Stale:
+            self._must_trust(plan)
+            answer = await self._engine.look(plan, within_s)
+            if isinstance(answer, Stale):
+                return answer
+            return UsageView(results_of(plan, answer.looks), policy.version)
+
+        return await self._planned(policy, operation, attempt, within_s, usage_plan)
+
+    async def limits(self, ref: TenantRef, *, within_s: float) -> LimitsView:
+        """Which limits apply to the tenant and where their values came from."""
+        policy, ref = self.resolve(ref)
+        found = await self._find(ref, "", within_s)
+        account = account_or_default(policy, ref, found.account)
+        return LimitsView(
+            plan=account.plan,
+            limits=tuple(
+                EffectiveLimit(limit, value, found.now_ms)
+                for limit in policy.limits
+                if (value := value_of(limit, account, found.now_ms)).value is not None
+                or limit.kind in {Kind.BALANCE, Kind.GATE}
+            ),
+            products=tuple(policy.products.values()),
+            policy_version=policy.version,
+        )
+
+    def forget(self, ref: TenantRef) -> None:
+        """Drops a cached account after this process changed it."""
+        self._accounts.pop(ref, None)
+
+    def _prepared(self, operation: Operation) -> tuple[Policy, Operation]:
+        policy, ref = self.resolve(operation.ref)
+        operation = operation.of(ref)
+        operation.validate(policy)
+        return policy, operation
+
+    def _held(self, ref: TenantRef, hold_id: str) -> tuple[Policy, TenantRef]:
+        policy, ref = self.resolve(ref)
+        bad = text_violations("hold_id", hold_id, required=True)
+        if bad:
+            raise InvalidRequestError(bad)
+        return policy, ref
+
+    def _must_trust(self, plan: Plan) -> None:
+        if plan.closed and (why := self._why_untrusted()):
+            raise StoreLostError(why)
+
+    async def _guarded(self, plan: Plan, hold_id: str, within_s: float) -> Decision | Stale:
+        """A guard is about to refuse: the caller's id may name a grant, and the account may have moved on."""
+        found = await self._find(plan.operation.ref, hold_id, within_s)
+        version = found.account.version if found.account is not None else 0
+        if found.hold is not None and hold_id and not plan.operation.check_only:
+            return _replayed(plan, found.hold, found.now_ms)
+        if version != plan.account.version or not plan.valid_from_ms <= found.now_ms < plan.valid_until_ms:
+            return Stale(found.now_ms, found.account)
+        return refuse(plan, ())
+
+    async def _planned(
+        self,
+        policy: Policy,
+        operation: Operation,
+        attempt: Callable[[Plan], Awaitable[_Answer | Stale]],
+        within_s: float,
+        planner: Callable[[Policy, Operation, Account, int], Plan] = make_plan,
+    ) -> _Answer:
+        """Plans with the account as cached, and again with what the store says until the two agree."""
+        ref = operation.ref
+        if ref not in self._accounts:
+            await self._find(ref, "", within_s)
+        for _ in range(PLANNING_ROUNDS):
+            account = account_or_default(policy, ref, self._accounts.get(ref))
+            answer = await attempt(planner(policy, operation, account, self._last_seen_ms))
+            if not isinstance(answer, Stale):
+                return answer
+            self._remember(ref, answer.account, answer.now_ms)
+        message = f"account {ref.tenant!r} changed {PLANNING_ROUNDS} times while the request was planned; retry"
+        raise AccountChangedError(message)
+
+    async def _find(self, ref: TenantRef, hold_id: str, within_s: float) -> Found:
+        found = await self._engine.find(ref, hold_id, within_s)
+        self._remember(ref, found.account, found.now_ms)
+        return found
+
+    def _remember(self, ref: TenantRef, account: Account | None, now_ms: int) -> None:
+        self._last_seen_ms = now_ms
+        self._accounts[ref] = account
+        self._accounts.move_to_end(ref)
+        if len(self._accounts) > ACCOUNTS_CACHED:
+            self._accounts.popitem(last=False)
+
+
+def _must_be_amounts(field: str, amounts: Mapping[str, int], policy: Policy) -> None:
+    bad = amount_violations(field, amounts, policy)
+    if bad:
+        raise InvalidRequestError(bad)
+
+
+def _lease(hold_id: str, lease_ends_at_ms: int, now_ms: int, lease_ms: int) -> Lease | None:
+    """The hold as its caller sees it; to be renewed after a third of the lease."""
+    if not hold_id:
+        return None
+    if not lease_ends_at_ms:
+        return Lease(hold_id=hold_id)
+    expires_in_ms = max(lease_ends_at_ms - now_ms, 0)
+    return Lease(hold_id=hold_id, expires_in_ms=expires_in_ms, renew_after_ms=min(lease_ms // 3, expires_in_ms))
+
+
+def _would(plan: Plan, looked: Looked) -> Decision:
+    """What the plan would be answered, from figures that took nothing."""
+    blocked = any(not look.fits and not c.limit.shadow for c, look in zip(plan.checks, looked.looks, strict=True))
+    if plan.guarded or plan.gated or blocked:
+        return refuse(plan, looked.looks)
+    return grant(plan, looked.looks, None)
+
+
+def _replayed(plan: Plan, hold: HoldView, now_ms: int) -> Decision:
+    """The first answer again, if the content is equal; figures are told while the same policy decides."""
+    differs = differing_parts(hold.fingerprint, plan.operation.fingerprint())
+    if differs:
+        raise id_reused(hold.hold_id, differs)
+    places = [check.place for check in plan.checks]
+    known = hold.note.policy_version == plan.policy.version and set(places) == set(hold.looks)
+    looks = [hold.looks[place] for place in places] if known else []
+    live = hold.lease_ends_at_ms if hold.state is State.ACTIVE else 0
+    return grant(plan, looks, _lease(hold.hold_id, live, now_ms, hold.lease_ms), replayed=True)
+
+
+def _extended(plan: Plan, answer: Extended) -> Decision:
+    looks = answer.looks
+    lease = _lease(answer.hold.hold_id, answer.hold.lease_ends_at_ms, answer.now_ms, answer.hold.lease_ms)
+    if answer.raised:
+        return grant(plan, looks, lease).having({m: t.reserved for m, t in answer.hold.meters.items()}, lease)
+    return refuse(plan, looks).having({m: t.reserved for m, t in answer.hold.meters.items()}, lease)
+
+
+def _operation_of(ref: TenantRef, note: HoldNote, amounts: Mapping[str, int], policy: Policy) -> Operation:
+    """The request of a hold with new totals."""
+    if note.action not in policy.actions:
+        message = f"the hold's action {note.action!r} is no longer in policy {policy.name!r}"
+        raise InvalidRequestError.of("hold_id", message)
+    return Operation(ref=ref, action=note.action, scope=note.scope, amounts=amounts)
+
+
+__all__ = ["EffectiveLimit", "Gate", "HoldOutcome", "LimitsView", "QuotaGate", "Source", "UsageView"]

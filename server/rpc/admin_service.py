@@ -1,0 +1,134 @@
+"""The control plane: each method turns its message into domain values and asks the administration."""
+
+import asyncio
+
+from quota.v1 import admin_service_pb2, admin_service_pb2_grpc
+
+from server.administration import Administration
+from server.domain.operation import TenantRef
+from server.rpc import convert, convert_admin
+from server.rpc.calls import answering
+
+
+class AdminService(admin_service_pb2_grpc.AdminServiceServicer):
+    """Serves quota.v1.AdminService; no call waits longer than `store_timeout_s` seconds for the store."""
+
+    def __init__(self, administration: Administration, store_timeout_s: float) -> None:
+        self._administration = administration
+        self.store_timeout_s = store_timeout_s
+
+    @answering
+    async def PutAccount(
+        self, request: admin_service_pb2.PutAccountRequest, within_s: float
+    ) -> admin_service_pb2.PutAccountResponse:
+        """Creates or replaces an account."""
+        account = await self._administration.put_account(
+            TenantRef(request.policy, request.tenant),
+            convert_admin.account(request),
+            expected_version=convert_admin.expected_version(request),
+            opening=dict(request.opening),
+            within_s=within_s,
+        )
+        return admin_service_pb2.PutAccountResponse(account=convert_admin.account_message(account))
+
+    @answering
+    async def GetAccount(
+        self, request: admin_service_pb2.GetAccountRequest, within_s: float
+    ) -> admin_service_pb2.GetAccountResponse:
+        """Reads an account."""
+        ref = TenantRef(request.policy, request.tenant)
+        account = await self._administration.get_account(ref, within_s=within_s)
+        return admin_service_pb2.GetAccountResponse(account=convert_admin.account_message(account))
+
+    @answering
+    async def RecordPurchase(
+        self, request: admin_service_pb2.RecordPurchaseRequest, within_s: float
+    ) -> admin_service_pb2.RecordPurchaseResponse:
+        """Records money that came in."""
+        account, applied = await self._administration.record_purchase(
+            TenantRef(request.policy, request.tenant),
+            request.purchase_id,
+            request.face_value_usd_micros,
+            dict(request.amounts),
+            within_s=within_s,
+        )
+        return admin_service_pb2.RecordPurchaseResponse(account=convert_admin.account_message(account), applied=applied)
+
+    @answering
+    async def CreateGrant(
+        self, request: admin_service_pb2.CreateGrantRequest, within_s: float
+    ) -> admin_service_pb2.CreateGrantResponse:
+        """Adds units to balances."""
+        applied = await self._administration.create_grant(
+            TenantRef(request.policy, request.tenant),
+            request.grant_id,
+            dict(request.amounts),
+            within_s=within_s,
+        )
+        return admin_service_pb2.CreateGrantResponse(applied=applied)
+
+    @answering
+    async def ImportBalances(
+        self, request: admin_service_pb2.ImportBalancesRequest, within_s: float
+    ) -> admin_service_pb2.ImportBalancesResponse:
+        """Brings in accounts, each row as if alone."""
+        rows = convert_admin.import_rows(request)
+        results = await self._administration.import_balances(rows, within_s=within_s)
+        return admin_service_pb2.ImportBalancesResponse(results=convert_admin.import_results(results))
+
+    @answering
+    async def GetHold(
+        self, request: admin_service_pb2.GetHoldRequest, within_s: float
+    ) -> admin_service_pb2.GetHoldResponse:
+        """Reads one hold or tombstone."""
+        ref = TenantRef(request.policy, request.tenant)
+        view = await self._administration.get_hold(ref, request.hold_id, within_s=within_s)
+        return admin_service_pb2.GetHoldResponse(hold=convert_admin.hold_message(view))
+
+    @answering
+    async def ListHolds(
+        self, request: admin_service_pb2.ListHoldsRequest, within_s: float
+    ) -> admin_service_pb2.ListHoldsResponse:
+        """Lists a tenant's open holds, a page at a time."""
+        views, next_page_token = await self._administration.list_holds(
+            TenantRef(request.policy, request.tenant),
+            request.page_size,
+            request.page_token,
+            within_s=within_s,
+        )
+        return admin_service_pb2.ListHoldsResponse(
+            holds=[convert_admin.hold_message(view) for view in views], next_page_token=next_page_token
+        )
+
+    @answering
+    async def ForceRelease(
+        self, request: admin_service_pb2.ForceReleaseRequest, within_s: float
+    ) -> admin_service_pb2.ForceReleaseResponse:
+        """Releases a hold on an operator's word."""
+        ref = TenantRef(request.policy, request.tenant)
+        outcome = await self._administration.force_release(ref, request.hold_id, within_s=within_s)
+        return admin_service_pb2.ForceReleaseResponse(state=convert.HOLD_STATES[outcome.state], applied=outcome.applied)
+
+    @answering
+    async def GetPolicy(
+        self, request: admin_service_pb2.GetPolicyRequest, _within_s: float
+    ) -> admin_service_pb2.GetPolicyResponse:
+        """The policy that decides now."""
+        policy = self._administration.get_policy(request.policy)
+        return admin_service_pb2.GetPolicyResponse(policy=policy.name, version=policy.version, text=policy.text)
+
+    @answering
+    async def ReloadPolicy(
+        self, _request: admin_service_pb2.ReloadPolicyRequest, _within_s: float
+    ) -> admin_service_pb2.ReloadPolicyResponse:
+        """Reads the policy files again, beside the event loop: a large file must not hold up decisions."""
+        versions = await asyncio.to_thread(self._administration.reload_policies)
+        return admin_service_pb2.ReloadPolicyResponse(versions=versions)
+
+    @answering
+    async def ValidatePolicy(
+        self, request: admin_service_pb2.ValidatePolicyRequest, _within_s: float
+    ) -> admin_service_pb2.ValidatePolicyResponse:
+        """Checks a policy text without using it, beside the event loop."""
+        errors, version = await asyncio.to_thread(self._administration.validate_policy, request.text)
+        return admin_service_pb2.ValidatePolicyResponse(errors=errors, version=version)

@@ -1,0 +1,111 @@
+"""What every call has, whichever transport brought it: a time to answer within, and one way out for faults.
+
+A servicer's method is written as `async def Method(self, request, within_s) -> response` and decorated with
+`answering`, which makes it the generated `Method(self, request, context)`.
+"""
+
+import functools
+import uuid
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import Any, Final, Protocol, TypeVar
+
+from google.protobuf.message import Message
+from grpc import StatusCode
+from quota.v1.error_reason_pb2 import ErrorReason
+
+from server.domain.errors import DeadlineError, HoldgateError, StoreUnavailableError
+from server.domain.units import MAX_ID_BYTES
+from server.logs import log
+from server.rpc import errors
+
+ANSWER_MARGIN_S: Final = 0.003
+"""Kept from the caller's deadline for the answer's way back, so that the caller learns what became of the call."""
+
+_OUR_FAULTS: Final = frozenset(
+    {StatusCode.INTERNAL, StatusCode.UNAVAILABLE, StatusCode.DEADLINE_EXCEEDED, StatusCode.RESOURCE_EXHAUSTED}
+)
+
+
+class Bounded(Protocol):
+    """A servicer whose calls wait at most `store_timeout_s` seconds for the store."""
+
+    @property
+    def store_timeout_s(self) -> float:
+        """The longest wait, in seconds."""
+
+
+class CallContext(errors.Abortable, Protocol):
+    """All that a transport has to offer to the servicers."""
+
+    def time_remaining(self) -> float | None:
+        """Seconds until the caller's deadline; None when the caller set none."""
+
+
+Request = TypeVar("Request", bound=Message)
+Response = TypeVar("Response", bound=Message)
+Servicer = TypeVar("Servicer", bound=Bounded)
+
+
+def answering(
+    method: Callable[[Servicer, Request, float], Awaitable[Response]],
+) -> Callable[[Servicer, Request, CallContext], Coroutine[Any, Any, Response]]:
+    """Makes a servicer's method of one that takes the seconds it has in place of a context.
+
+    A HoldgateError ends the call with its status; any other exception with INTERNAL, a correlation id and not a
+    word of its text.
+    """
+
+    @functools.wraps(method)
+    async def call(servicer: Servicer, request: Request, context: CallContext) -> Response:
+        try:
+            return await _in_time(method, servicer, request, context)
+        except HoldgateError as error:
+            _tell(method.__name__, request, error)
+            await errors.abort(context, error)
+        except Exception:  # noqa: BLE001  # whatever it was, the caller is told and the log has it
+            correlation_id = uuid.uuid4().hex
+            log.exception("rpc.failed", rpc=method.__name__, correlation_id=correlation_id, **_whose(request))
+            await errors.abort_internal(context, correlation_id)
+
+    return call
+
+
+async def _in_time(
+    method: Callable[[Servicer, Request, float], Awaitable[Response]],
+    servicer: Servicer,
+    request: Request,
+    context: CallContext,
+) -> Response:
+    given_s = context.time_remaining()
+    if given_s is None:
+        return await method(servicer, request, servicer.store_timeout_s)
+    within_s = min(servicer.store_timeout_s, given_s - ANSWER_MARGIN_S)
+    if within_s <= 0:
+        raise DeadlineError(f"the call came with {given_s * 1000:.0f} ms left of its deadline; nothing was tried")
+    try:
+        return await method(servicer, request, within_s)
+    except StoreUnavailableError as error:
+        left_s = context.time_remaining()
+        if left_s is None or left_s > ANSWER_MARGIN_S:
+            raise
+        text = f"the deadline of {given_s * 1000:.0f} ms ended before the store answered"
+        raise DeadlineError(text) from error
+
+
+def _tell(rpc: str, request: Message, error: HoldgateError) -> None:
+    outcome = errors.mapped(error)
+    tell = log.warning if outcome.status in _OUR_FAULTS else log.info
+    tell(
+        "rpc.failed",
+        rpc=rpc,
+        status=outcome.status.name,
+        reason=ErrorReason.Name(outcome.reason),
+        error=errors.clipped(error.message, errors.MAX_MESSAGE_BYTES),
+        **_whose(request),
+    )
+
+
+def _whose(request: Message) -> dict[str, str]:
+    """Whose state the request is about, where it says so."""
+    named = {name: getattr(request, name, "") for name in ("policy", "tenant", "request_id", "hold_id")}
+    return {name: errors.clipped(value, MAX_ID_BYTES) for name, value in named.items() if value}

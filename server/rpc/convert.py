@@ -1,0 +1,224 @@
+"""Messages of the data plane to domain values and back.
+
+Checked here is what only a message can get wrong: shapes that no domain value has. Ids, amounts and dimensions are
+checked behind the gate, which knows the policy.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Final
+
+import orjson
+from google.protobuf import json_format
+from quota.v1 import decision_pb2, quota_service_pb2
+
+from server.domain.decision import Decision, HttpAnswer, LimitResult, Refusal
+from server.domain.errors import InvalidRequestError
+from server.domain.hold import Delivered, Fraction, MeterTotals, State
+from server.domain.limits import Balance, Gate, Kind, Window
+from server.domain.operation import Item, Operation, TenantRef
+from server.domain.plan import Source
+from server.domain.policy import Product
+from server.domain.units import FOREVER_MS, MAX_FRACTION_PARTS, MAX_ITEMS
+from server.gate import EffectiveLimit, HoldOutcome
+
+if TYPE_CHECKING:
+    from google.protobuf.internal.containers import RepeatedCompositeFieldContainer
+
+HOLD_STATES: Final = {state: quota_service_pb2.HoldState.Value(f"HOLD_STATE_{state.name}") for state in State}
+_KINDS: Final = {kind: decision_pb2.LimitKind.Value(f"LIMIT_KIND_{kind.name}") for kind in Kind}
+_SOURCES: Final = {source: quota_service_pb2.ValueSource.Value(f"VALUE_SOURCE_{source.name}") for source in Source}
+_MODES: Final = quota_service_pb2.Mode.values()
+
+
+# Requests
+
+
+def operation(request: quota_service_pb2.CheckAndReserveRequest) -> Operation:
+    """What a CheckAndReserve asks for."""
+    if request.mode not in _MODES:
+        raise InvalidRequestError.of("mode", f"is {request.mode}; expected one of the values of quota.v1.Mode")
+    return Operation(
+        ref=TenantRef(request.policy, request.tenant),
+        request_id=request.request_id,
+        action=request.action,
+        scope=dict(request.scope),
+        amounts=dict(request.amounts),
+        items=_items(request.items),
+        check_only=request.mode == quota_service_pb2.MODE_CHECK_ONLY,
+    )
+
+
+def estimated_operation(request: quota_service_pb2.EstimateRequest) -> Operation:
+    """What an Estimate asks about; it takes nothing."""
+    return Operation(
+        ref=TenantRef(request.policy, request.tenant),
+        action=request.action,
+        scope=dict(request.scope),
+        amounts=dict(request.amounts),
+        items=_items(request.items),
+        check_only=True,
+    )
+
+
+def _items(items: Iterable[quota_service_pb2.Item]) -> tuple[Item, ...]:
+    return tuple(Item(item.id, item.product, dict(item.quantity), item.reused) for item in items)
+
+
+def delivered(request: quota_service_pb2.SettleRequest) -> Delivered:
+    """What a Settle reports: totals, a share, items, or None for nothing said."""
+    match request.WhichOneof("delivered"):
+        case "usage":
+            return dict(request.usage.used)
+        case "fraction":
+            return _fraction(request.fraction)
+        case "items":
+            return _delivered_items(request.items.ids)
+        case None:
+            return None
+
+
+def _fraction(fraction: quota_service_pb2.Fraction) -> Fraction:
+    if not 1 <= fraction.reserved <= MAX_FRACTION_PARTS:
+        text = f"is {fraction.reserved}; must be from 1 to {MAX_FRACTION_PARTS}"
+        raise InvalidRequestError.of("fraction.reserved", text)
+    if not 0 <= fraction.delivered <= fraction.reserved:
+        text = f"is {fraction.delivered}; must be from 0 to fraction.reserved, which is {fraction.reserved}"
+        raise InvalidRequestError.of("fraction.delivered", text)
+    return Fraction(fraction.delivered, fraction.reserved)
+
+
+def _delivered_items(ids: Sequence[str]) -> tuple[str, ...]:
+    if len(ids) > MAX_ITEMS:
+        raise InvalidRequestError.of("items.ids", f"has {len(ids)} entries; at most {MAX_ITEMS} are allowed")
+    return tuple(ids)
+
+
+# Answers
+
+
+# Messages are filled in place: building a part apart and handing it over copies it, at twice the cost.
+
+
+def fill_decision(message: decision_pb2.Decision, decision: Decision) -> None:
+    """Fills in the decision as it travels."""
+    message.outcome = decision_pb2.OUTCOME_GRANTED if decision.granted else decision_pb2.OUTCOME_REFUSED
+    message.policy_version = decision.policy_version
+    if decision.replayed:
+        message.replayed = True
+    if (lease := decision.lease) is not None:
+        message.hold_id = lease.hold_id
+        if lease.expires_in_ms is not None:
+            message.expires_in_ms = lease.expires_in_ms
+        if lease.renew_after_ms is not None:
+            message.renew_after_ms = lease.renew_after_ms
+    fill_limits(message.limits, decision.results)
+    if decision.refusal is not None:
+        _fill_refusal(message.refusal, decision.refusal)
+    if decision.http is not None:
+        _fill_http(message.http, decision.http)
+    message.amounts.update(decision.amounts)
+
+
+def fill_limits(
+    messages: "RepeatedCompositeFieldContainer[decision_pb2.LimitStatus]", results: Iterable[LimitResult]
+) -> None:
+    """Adds limits with their figures, in order."""
+    for result in results:
+        _fill_limit(messages.add(), result)
+
+
+def _fill_limit(message: decision_pb2.LimitStatus, result: LimitResult) -> None:
+    limit, look = result.limit, result.look
+    message.id = limit.id
+    message.kind = _KINDS[limit.kind]
+    message.meter = limit.meter
+    if result.scope:
+        message.scope.update(result.scope)
+    if limit.kind is not Kind.GATE:
+        message.limit = look.cap
+        message.remaining = result.remaining
+    message.used = look.used
+    message.held = look.held
+    if look.reset_ms >= 0:
+        message.reset_after_ms = look.reset_ms
+    if limit.shadow:
+        message.shadow = True
+    elif result.blocking:
+        message.blocking = True
+        if look.wait_ms > 0 and not result.hopeless:
+            message.retry_after_ms = look.wait_ms
+
+
+def _fill_refusal(message: decision_pb2.Refusal, refusal: Refusal) -> None:
+    message.code = refusal.code
+    message.http_status = refusal.http_status
+    message.message = refusal.message
+    message.retryable = refusal.retryable
+    if refusal.retry_after_ms is not None:
+        message.retry_after_ms = refusal.retry_after_ms
+    message.estimated = refusal.estimated
+    message.limit_id = refusal.limit_id
+    json_format.ParseDict(dict(refusal.details), message.details)
+
+
+def _fill_http(message: decision_pb2.HttpAnswer, answer: HttpAnswer) -> None:
+    message.status = answer.status
+    message.headers.update(answer.headers)
+    if answer.body is not None:
+        message.body = orjson.dumps(answer.body).decode()
+
+
+def settle_response(outcome: HoldOutcome) -> quota_service_pb2.SettleResponse:
+    """What a settle came to."""
+    return quota_service_pb2.SettleResponse(
+        state=HOLD_STATES[outcome.state], applied=outcome.applied, meters=meter_outcomes(outcome.meters)
+    )
+
+
+def release_response(outcome: HoldOutcome) -> quota_service_pb2.ReleaseResponse:
+    """What a release came to."""
+    return quota_service_pb2.ReleaseResponse(
+        state=HOLD_STATES[outcome.state], applied=outcome.applied, meters=meter_outcomes(outcome.meters)
+    )
+
+
+def meter_outcomes(meters: Mapping[str, MeterTotals]) -> list[quota_service_pb2.MeterOutcome]:
+    """A hold's meters, by name."""
+    return [
+        quota_service_pb2.MeterOutcome(
+            meter=meter, reserved=totals.reserved, used=totals.reported or 0, uncollected=totals.uncollected
+        )
+        for meter, totals in sorted(meters.items())
+    ]
+
+
+def item_prices(prices: Iterable[tuple[str, Mapping[str, int]]]) -> list[quota_service_pb2.ItemPrice]:
+    """Items with what each would cost, in the request's order."""
+    return [quota_service_pb2.ItemPrice(id=item_id, amounts=price) for item_id, price in prices]
+
+
+def effective_limit(effective: EffectiveLimit) -> quota_service_pb2.EffectiveLimit:
+    """A limit as it stands for one tenant."""
+    limit, value = effective.limit, effective.value
+    valued = not isinstance(limit, (Gate, Balance))
+    ends = value.source is Source.OVERRIDE and value.until_ms != FOREVER_MS
+    return quota_service_pb2.EffectiveLimit(
+        id=limit.id,
+        kind=_KINDS[limit.kind],
+        meter=limit.meter,
+        scope=limit.scope,
+        value=value.value if valued else None,
+        source=_SOURCES[value.source],
+        window_ms=limit.window_ms if isinstance(limit, Window) else None,
+        override_ends_in_ms=value.until_ms - effective.now_ms if ends else None,
+        actions=sorted(limit.actions or ()),
+        shadow=limit.shadow,
+    )
+
+
+def product_prices(products: Iterable[Product]) -> list[quota_service_pb2.ProductPrice]:
+    """The price list, in the policy's order."""
+    return [
+        quota_service_pb2.ProductPrice(product=product.name, block=product.block, charge=product.charge)
+        for product in products
+    ]

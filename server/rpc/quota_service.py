@@ -1,0 +1,107 @@
+"""The data plane: each method turns its message into a domain value, asks the gate, and turns the answer back."""
+
+from time import perf_counter
+
+from quota.v1 import quota_service_pb2, quota_service_pb2_grpc
+
+from server.domain.operation import TenantRef
+from server.gate import QuotaGate
+from server.logs import DecisionLog
+from server.rpc import convert
+from server.rpc.calls import answering
+
+
+class QuotaService(quota_service_pb2_grpc.QuotaServiceServicer):
+    """Serves quota.v1.QuotaService; no call waits longer than `store_timeout_s` seconds for the store."""
+
+    def __init__(self, gate: QuotaGate, decisions: DecisionLog, store_timeout_s: float) -> None:
+        self._gate = gate
+        self._decisions = decisions
+        self.store_timeout_s = store_timeout_s
+
+    @answering
+    async def CheckAndReserve(
+        self, request: quota_service_pb2.CheckAndReserveRequest, within_s: float
+    ) -> quota_service_pb2.CheckAndReserveResponse:
+        """Takes everything that was asked for, or nothing."""
+        started_s = perf_counter()
+        operation = convert.operation(request)
+        decision = await self._gate.check_and_reserve(operation, within_s=within_s)
+        self._decisions.decided(operation, decision, started_s)
+        answer = quota_service_pb2.CheckAndReserveResponse()
+        convert.fill_decision(answer.decision, decision)
+        return answer
+
+    @answering
+    async def Settle(
+        self, request: quota_service_pb2.SettleRequest, within_s: float
+    ) -> quota_service_pb2.SettleResponse:
+        """Charges what was delivered; final unless the request says otherwise."""
+        outcome = await self._gate.settle(
+            TenantRef(request.policy, request.tenant),
+            request.hold_id,
+            convert.delivered(request),
+            final=request.final if request.HasField("final") else True,
+            within_s=within_s,
+        )
+        return convert.settle_response(outcome)
+
+    @answering
+    async def Release(
+        self, request: quota_service_pb2.ReleaseRequest, within_s: float
+    ) -> quota_service_pb2.ReleaseResponse:
+        """Gives back what no report has charged."""
+        ref = TenantRef(request.policy, request.tenant)
+        outcome = await self._gate.release(ref, request.hold_id, within_s=within_s)
+        return convert.release_response(outcome)
+
+    @answering
+    async def Extend(
+        self, request: quota_service_pb2.ExtendRequest, within_s: float
+    ) -> quota_service_pb2.ExtendResponse:
+        """Renews the lease."""
+        decision = await self._gate.extend(
+            TenantRef(request.policy, request.tenant),
+            request.hold_id,
+            dict(request.used),
+            dict(request.amounts),
+            within_s=within_s,
+        )
+        answer = quota_service_pb2.ExtendResponse()
+        convert.fill_decision(answer.decision, decision)
+        return answer
+
+    @answering
+    async def Estimate(
+        self, request: quota_service_pb2.EstimateRequest, within_s: float
+    ) -> quota_service_pb2.EstimateResponse:
+        """Prices an action, holding nothing."""
+        decision, prices = await self._gate.estimate(convert.estimated_operation(request), within_s=within_s)
+        answer = quota_service_pb2.EstimateResponse(items=convert.item_prices(prices))
+        convert.fill_decision(answer.decision, decision)
+        return answer
+
+    @answering
+    async def GetUsage(
+        self, request: quota_service_pb2.GetUsageRequest, within_s: float
+    ) -> quota_service_pb2.GetUsageResponse:
+        """The figures of the tenant's limits."""
+        ref = TenantRef(request.policy, request.tenant)
+        view = await self._gate.usage(ref, dict(request.scope), within_s=within_s)
+        answer = quota_service_pb2.GetUsageResponse(policy_version=view.policy_version)
+        convert.fill_limits(answer.limits, view.results)
+        return answer
+
+    @answering
+    async def GetLimits(
+        self, request: quota_service_pb2.GetLimitsRequest, within_s: float
+    ) -> quota_service_pb2.GetLimitsResponse:
+        """The limits as they stand for the tenant."""
+        ref = TenantRef(request.policy, request.tenant)
+        view = await self._gate.limits(ref, within_s=within_s)
+        return quota_service_pb2.GetLimitsResponse(
+            plan=view.plan,
+            limits=[convert.effective_limit(limit) for limit in view.limits],
+            prices=convert.product_prices(view.products),
+            policy_version=view.policy_version,
+        )

@@ -1,0 +1,1 @@
+"""Ways in which calls reach the servicers: bytes, streams, deadlines and drain."""

@@ -1,0 +1,457 @@
+"""Admission, on every engine: all or nothing, replay before limits, room, shadow, cells, versions."""
+
+from collections.abc import Callable
+from typing import Final
+
+import pytest
+
+from server.domain.account import Override
+from server.domain.errors import TooManyCellsError
+from server.domain.hold import State
+from server.domain.limits.base import Look
+from server.domain.operation import differing_parts
+from server.domain.policy import Policy
+from server.engine.base import Granted, Refused, Replayed, Stale
+from tests.conftest import MOST_CELLS
+from tests.policies_for_tests import (
+    MINUTE_MS,
+    TERMS,
+    balance,
+    flag_gate,
+    only_for,
+    plan_gate,
+    policy,
+    slots,
+    window,
+)
+from tests.tenants import START_MS, Tenant
+
+Tenants = Callable[[Policy], Tenant]
+
+LAB: Final = policy(
+    window("rpm", 3),
+    window("tpm", 1000, "tokens", scope=("project",)),
+    slots("jobs", 2),
+    balance("credits"),
+)
+
+
+async def test_a_grant_takes_from_every_limit_and_answers_the_figures_after_it(tenant: Tenants) -> None:
+    lab = tenant(LAB)
+    await lab.open(credits=100)
+
+    granted = await lab.grant("h", tokens=300, credits=10)
+
+    assert granted == Granted(
+        START_MS,
+        (
+            Look(cap=3, used=1, held=0, reset_ms=MINUTE_MS, wait_ms=0),
+            Look(cap=1000, used=300, held=0, reset_ms=MINUTE_MS, wait_ms=0),
+            Look(cap=2, used=1, held=1, reset_ms=-1, wait_ms=0),
+            Look(cap=100, used=10, held=10, reset_ms=-1, wait_ms=0),
+        ),
+        START_MS + TERMS.lease_ms,
+    )
+    assert tuple((await lab.figures()).values()) == granted.looks
+
+
+@pytest.mark.parametrize("blocker", LAB.limits, ids=lambda limit: limit.id)
+async def test_denial_moves_nothing(blocker: object, tenant: Tenants) -> None:
+    """Whichever of the limits refuses, the others are as before."""
+    lab = tenant(LAB)
+    await lab.open(credits=100)
+    await lab.grant("first", tokens=300, credits=10)
+    amounts = {"tokens": 1, "credits": 1}
+    if blocker is LAB.limits[0]:
+        lab.policy = policy(window("rpm", 1), *LAB.limits[1:])
+    if blocker is LAB.limits[1]:
+        amounts["tokens"] = 701
+    if blocker is LAB.limits[2]:
+        lab.policy = policy(*LAB.limits[:2], slots("jobs", 1), LAB.limits[3])
+    if blocker is LAB.limits[3]:
+        amounts["credits"] = 91
+    before = await lab.figures()
+
+    looks = await lab.refusal("second", **amounts)
+
+    assert [limit_id for limit_id, look in looks.items() if not look.fits] == [blocker.id]  # type: ignore[attr-defined]  # a limit
+    assert await lab.figures() == before
+    assert (await lab.find("second")).hold is None
+
+
+async def test_all_blockers_named(tenant: Tenants) -> None:
+    lab = tenant(policy(window("rpm", 1), window("tpm", 10, "tokens"), slots("jobs", 1), balance("credits")))
+    await lab.grant("first", tokens=5)
+
+    looks = await lab.refusal(tokens=6, credits=1)
+
+    assert [look.wait_ms for look in looks.values()] == [MINUTE_MS, MINUTE_MS, -1, -1]
+
+
+async def test_zero_never_blocks(tenant: Tenants) -> None:
+    """An amount of 0 passes a limit that has nothing left, and even one that allows nothing."""
+    lab = tenant(
+        policy(
+            window("tpm", 0, "tokens"), slots("jobs", 0, "frames"), balance("credits"), slots("spare", 1, "frames")
+        )
+    )
+
+    granted = await lab.grant("h", tokens=0, frames=0, credits=0)
+
+    assert [(look.used, look.wait_ms) for look in granted.looks] == [(0, 0)] * 4
+
+
+async def test_room_must_be_there_and_is_not_taken(tenant: Tenants) -> None:
+    lab = tenant(policy(balance("credits", room=40), slots("jobs", 3, room=2)))
+    await lab.open(credits=40)
+
+    granted = await lab.grant("h", credits=999)
+    lab.policy = policy(balance("credits", room=41))
+    looks = await lab.refusal()
+
+    assert [look.used for look in granted.looks] == [0, 0]
+    assert not looks["credits"].fits
+    lab.policy = policy(balance("credits"))
+    await lab.grant("all", credits=40)
+
+
+async def test_a_limit_without_a_value_for_the_plan_does_not_apply(tenant: Tenants) -> None:
+    lab = tenant(policy(window("rpm", {"free": 1, "pro": None})))
+    await lab.open(plan="pro")
+
+    for _ in range(3):
+        assert (await lab.grant()).looks == ()
+
+
+async def test_unlimited_still_gives_hold(tenant: Tenants) -> None:
+    """No limit matches what is asked for, yet the amounts can be settled."""
+    lab = tenant(policy(only_for(window("rpm", 1), "rest")))
+
+    granted = await lab.grant("h", tokens=50)
+    renewed = await lab.renew("h")
+    settled = await lab.settle("h", {"tokens": 20})
+
+    assert granted.lease_ends_at_ms == renewed.hold.lease_ends_at_ms == START_MS + TERMS.lease_ms
+    assert (settled.state, settled.meters["tokens"].reported) == (State.SETTLED, 20)
+
+
+# identity
+
+
+async def test_retried_reserve_holds_once(tenant: Tenants) -> None:
+    lab = tenant(LAB)
+    await lab.open(credits=100)
+    plan = lab.plan("h", tokens=300, credits=10)
+    granted = await lab.reserve(plan)
+    before = await lab.figures()
+    lab.clock.advance(1000)
+
+    again = await lab.reserve(plan)
+
+    assert isinstance(granted, Granted)
+    assert isinstance(again, Replayed)
+    assert again.hold.fingerprint == plan.operation.fingerprint()
+    assert again.hold.looks == dict(enumerate(granted.looks))
+    assert again.hold.meters["tokens"].reserved == 300
+    assert again.hold.note == plan.note
+    lab.clock.advance(-1000)
+    assert await lab.figures() == before
+    assert (await lab.settle("h")).applied
+
+
+async def test_replay_precedes_limits(tenant: Tenants) -> None:
+    """A duplicate that arrives when every limit is used up gets its grant, as does one at a closed gate."""
+    lab = tenant(policy(window("rpm", 1), slots("jobs", 1), balance("credits"), flag_gate("suspended", expect=True)))
+    open_gate = policy(*lab.policy.limits[:3])
+    lab.policy, closed = open_gate, lab.policy
+    await lab.open(credits=10)
+    await lab.grant("h", credits=10)
+    await lab.refusal("other", credits=10)
+
+    assert isinstance(await lab.reserve(lab.plan("h", credits=10)), Replayed)
+    lab.policy = closed
+    assert isinstance(await lab.reserve(lab.plan("h", credits=10)), Replayed)
+
+
+async def test_a_replay_precedes_the_account_version(tenant: Tenants) -> None:
+    lab = tenant(LAB)
+    await lab.open(credits=10)
+    plan = lab.plan("h", credits=10)
+    await lab.reserve(plan)
+    await lab.open(plan="pro")
+
+    assert isinstance(await lab.reserve(plan), Replayed)
+
+
+async def test_a_replay_precedes_the_bound_on_cells(tenant: Tenants) -> None:
+    lab = tenant(policy(slots("jobs", 2, scope=("project",))))
+    await lab.grant("h", scope={"project": "first"})
+    await lab.release("h")
+    for number in range(MOST_CELLS):
+        await lab.grant(f"h{number}", scope={"project": str(number)})
+
+    assert isinstance(await lab.reserve(lab.plan("h", scope={"project": "first"})), Replayed)
+    with pytest.raises(TooManyCellsError):
+        await lab.grant("new", scope={"project": "first"})
+
+
+@pytest.mark.parametrize("ending", ["settle", "release", "expire"])
+async def test_replay_outlives_hold(ending: str, tenant: Tenants) -> None:
+    lab = tenant(LAB)
+    await lab.open(credits=100)
+    await lab.grant("h", credits=10)
+    if ending == "settle":
+        await lab.settle("h", {"credits": 3})
+    elif ending == "release":
+        await lab.release("h")
+    else:
+        lab.clock.advance(TERMS.lease_ms)
+    before = await lab.figures()
+
+    again = await lab.reserve(lab.plan("h", credits=10))
+
+    assert isinstance(again, Replayed)
+    assert again.hold.state is {"settle": State.SETTLED, "release": State.RELEASED}.get(ending, State.EXPIRED)
+    assert await lab.figures() == before
+
+
+async def test_other_content_under_the_same_id_shows_what_differs(tenant: Tenants) -> None:
+    """The engine answers what stands there; the fingerprints tell the two requests apart, part by part."""
+    lab = tenant(LAB)
+    await lab.open(credits=100)
+    await lab.grant("h", credits=10)
+    before = await lab.figures()
+    asked = lab.plan("h", action="rest", scope={"project": "other"}, credits=11)
+
+    known = await lab.reserve(asked)
+
+    assert isinstance(known, Replayed)
+    assert differing_parts(known.hold.fingerprint, asked.operation.fingerprint()) == ["action", "scope", "amounts"]
+    assert await lab.figures() == before
+
+
+async def test_id_scoped_to_tenant(tenant: Tenants) -> None:
+    lab, other = tenant(LAB), tenant(LAB)
+    other.ref = other.ref._replace(tenant="other")
+    await lab.open(credits=10)
+    await other.open(credits=10)
+
+    await lab.grant("h", credits=10)
+    await other.grant("h", credits=10)
+    await lab.release("h")
+
+    assert (await other.hold("h")).state is State.ACTIVE
+
+
+async def test_a_refusal_is_not_remembered(tenant: Tenants) -> None:
+    """Nothing was taken, so asking again under the same id is a new question."""
+    lab = tenant(LAB)
+    await lab.refusal("h", credits=10)
+    await lab.open(credits=10)
+
+    await lab.grant("h", credits=10)
+
+
+async def test_without_an_id_nothing_is_remembered(tenant: Tenants) -> None:
+    lab = tenant(policy(window("rpm", 3)))
+
+    first, second = await lab.grant(), await lab.grant()
+
+    assert [first.looks[0].used, second.looks[0].used] == [1, 2]
+    assert first.lease_ends_at_ms == 0
+
+
+async def test_windows_alone_leave_a_record_and_no_lease(tenant: Tenants) -> None:
+    lab = tenant(policy(window("rpm", 3)))
+
+    granted = await lab.grant("h")
+    again = await lab.reserve(lab.plan("h"))
+
+    assert granted.lease_ends_at_ms == 0
+    assert isinstance(again, Replayed)
+    assert again.hold.state is State.DONE
+    assert (await lab.figures())["rpm"].used == 1
+
+
+# shadow
+
+
+async def test_a_shadow_limit_takes_what_it_admits_and_never_blocks(tenant: Tenants) -> None:
+    lab = tenant(
+        policy(window("tpm", 10, "tokens", shadow=True), slots("jobs", 1, shadow=True), balance("credits", shadow=True))
+    )
+    await lab.open(credits=5)
+
+    fits = await lab.grant("a", tokens=10, credits=5)
+    exceeds = await lab.grant("b", tokens=10, credits=5)
+
+    assert [look.used for look in fits.looks] == [10, 1, 5]
+    assert [(look.used, look.wait_ms) for look in exceeds.looks] == [(10, MINUTE_MS), (1, -1), (5, -1)]
+
+
+async def test_shadow_changes_nothing(tenant: Tenants) -> None:
+    """The same requests with and without shadow limits: equal answers and equal figures of the real limits."""
+    plain = tenant(LAB)
+    shadowed = tenant(policy(*LAB.limits, window("s1", 1, shadow=True), slots("s2", 1, shadow=True)))
+    shadowed.ref = shadowed.ref._replace(tenant="shadowed")
+    answers = []
+    for lab in (plain, shadowed):
+        await lab.open(credits=100)
+        for number in range(4):
+            plan = lab.plan(f"h{number}", tokens=300, credits=10)
+            answer = await lab.reserve(plan)
+            assert isinstance(answer, Granted | Refused)
+            answers.append((type(answer), answer.looks[:4]))
+        await lab.settle("h0", {"tokens": 1})
+        await lab.release("h1")
+        answers.append((Tenant, tuple((await lab.figures()).values())[:4]))
+
+    assert answers[:5] == answers[5:]
+
+
+async def test_a_shadow_hold_settles_and_releases_its_own_cells(tenant: Tenants) -> None:
+    lab = tenant(policy(window("tpm", 10, "tokens", shadow=True), slots("jobs", 1, shadow=True)))
+    await lab.grant("a", tokens=10)
+    await lab.grant("b", tokens=10)
+
+    await lab.settle("b", {"tokens": 10})
+    await lab.settle("a", {"tokens": 4})
+
+    figures = await lab.figures()
+    assert (figures["tpm"].used, figures["jobs"].used) == (4, 0)
+
+
+# what the account says
+
+
+async def test_a_closed_gate_refuses_with_complete_figures(tenant: Tenants) -> None:
+    lab = tenant(policy(plan_gate("model", {"free": (), "pro": ("big",)}), *LAB.limits))
+    await lab.open(credits=100)
+
+    looks = await lab.refusal("h", scope={"project": "p", "model": "big"}, tokens=5, credits=5)
+
+    assert [look.wait_ms for look in looks.values()] == [0, 0, 0, 0]
+    assert (await lab.figures())["jobs"].used == 0
+
+
+async def test_a_shadow_gate_lets_pass(tenant: Tenants) -> None:
+    lab = tenant(policy(flag_gate("suspended", expect=True, shadow=True), *LAB.limits))
+
+    await lab.grant("h")
+
+
+async def test_a_plan_for_another_version_is_stale_and_gets_the_account(tenant: Tenants) -> None:
+    lab = tenant(LAB)
+    unopened = lab.plan("h", credits=1)
+    await lab.open(credits=100)
+    first = lab.plan("h", credits=1)
+    old, lab.account = lab.account, lab.account
+    await lab.open(plan="pro")
+
+    for plan in (unopened, first):
+        assert await lab.reserve(plan) == Stale(START_MS, lab.account)
+        assert await lab.engine.look(plan, 1) == Stale(START_MS, lab.account)
+    assert old.version == 1
+    assert (await lab.figures())["credits"].used == 0
+
+
+async def test_an_override_ends_at_exactly_its_time(tenant: Tenants) -> None:
+    """One millisecond before, its value counts; at its end the plan is stale, and the usual value is back."""
+    lab = tenant(policy(window("rpm", 1)))
+    await lab.open(overrides=(Override("rpm", 5, START_MS + 100),))
+    plan = lab.plan()
+    lab.clock.advance(99)
+
+    assert isinstance(await lab.reserve(plan), Granted)
+    lab.clock.advance(1)
+    assert await lab.reserve(plan) == Stale(START_MS + 100, lab.account)
+    assert (await lab.refusal())["rpm"].cap == 1
+
+
+async def test_a_plan_made_after_an_overrides_end_is_stale_before_it(tenant: Tenants) -> None:
+    """The store's clock decides, also when the one who planned was ahead of it."""
+    lab = tenant(policy(window("rpm", 1)))
+    await lab.open(overrides=(Override("rpm", 5, START_MS + 100),))
+    lab.clock.advance(100)
+    plan = lab.plan()
+    lab.clock.advance(-1)
+
+    assert await lab.reserve(plan) == Stale(START_MS + 99, lab.account)
+
+
+async def test_lowered_limit_drains(tenant: Tenants) -> None:
+    """Below what is in use nobody new gets in and nobody is thrown out."""
+    lab = tenant(policy(slots("jobs", 3)))
+    for hold_id in ("a", "b", "c"):
+        await lab.grant(hold_id)
+    lab.policy = policy(slots("jobs", 1))
+
+    await lab.refusal("d")
+    await lab.release("a")
+    await lab.release("b")
+    await lab.refusal("d")
+    await lab.release("c")
+
+    await lab.grant("d")
+
+
+# cells
+
+
+async def test_each_value_of_a_dimension_has_a_cell_of_its_own(tenant: Tenants) -> None:
+    lab = tenant(policy(window("rpm", 1, scope=("project", "model")), slots("jobs", 1, scope=("model",))))
+    await lab.grant("a", scope={"project": "x", "model": "y"})
+
+    both = await lab.refusal("b", scope={"project": "x", "model": "y"})
+    pool = await lab.refusal("b", scope={"project": "z", "model": "y"})
+    await lab.grant("b", scope={"project": "x,model=y", "model": "z"})
+
+    assert [look.fits for look in both.values()] == [False, False]
+    assert [look.fits for look in pool.values()] == [True, False]
+
+
+async def test_a_tenant_has_a_bounded_number_of_cells(tenant: Tenants) -> None:
+    lab = tenant(policy(slots("jobs", 5, scope=("project",)), balance("credits")))
+    await lab.open(credits=10)
+    for number in range(MOST_CELLS - 1):
+        await lab.grant(f"h{number}", scope={"project": str(number)})
+    before = await lab.figures({"project": "0"})
+
+    with pytest.raises(TooManyCellsError) as error:
+        await lab.grant("more", scope={"project": "more"}, credits=1)
+
+    assert error.value.metadata == {"limit": str(MOST_CELLS)}
+    assert await lab.figures({"project": "0"}) == before
+    await lab.grant("known", scope={"project": "0"}, credits=1)
+    await lab.release("h1")
+    await lab.grant("more", scope={"project": "more"}, credits=1)
+
+
+async def test_a_tenant_without_an_account_has_the_same_number_of_cells(tenant: Tenants) -> None:
+    lab = tenant(policy(slots("jobs", 5, scope=("project",))))
+    for number in range(MOST_CELLS):
+        await lab.grant(f"h{number}", scope={"project": str(number)})
+
+    with pytest.raises(TooManyCellsError):
+        await lab.grant("more", scope={"project": "more"})
+
+
+async def test_looking_opens_no_cell(tenant: Tenants) -> None:
+    lab = tenant(policy(slots("jobs", 5, scope=("project",)), balance("credits")))
+    for number in range(2 * MOST_CELLS):
+        await lab.figures({"project": str(number)})
+        await lab.refusal(scope={"project": str(number)}, credits=1)
+    for number in range(MOST_CELLS):
+        await lab.grant(f"h{number}", scope={"project": str(number)})
+
+
+async def test_peek_never_charges(tenant: Tenants) -> None:
+    lab = tenant(LAB)
+    await lab.open(credits=100)
+    await lab.grant("h", tokens=1, credits=1)
+    before = await lab.figures()
+
+    for _ in range(5):
+        await lab.look(lab.plan(tokens=500, credits=50))
+
+    assert await lab.figures() == before

@@ -1,0 +1,108 @@
+"""The stores, engines and Hypothesis profiles that all tests share."""
+
+import os
+from collections.abc import AsyncIterator, Callable, Iterator
+
+import pytest
+from hypothesis import HealthCheck, settings
+
+from server.domain.policy import Policy
+from server.engine.base import Engine
+from server.engine.client import StoreConnection
+from server.engine.memory_engine import MemoryEngine
+from server.engine.redis_engine import RedisEngine
+from tests.policies_for_tests import HOUR_MS
+from tests.store_state import broken_rules, leaks, snapshot
+from tests.stores import REDIS, VALKEY, RunningStore, running_store
+from tests.tenants import Clock, Tenant
+
+MOST_CELLS = 6
+"""Few, so that a test reaches the bound."""
+
+PAST_ALL_LEASES_MS = 48 * HOUR_MS
+
+REAL_STORES = (
+    "valkey",
+    pytest.param("redis7", marks=pytest.mark.skipif(REDIS is None, reason="no redis-server on the PATH")),
+    "cluster",
+)
+
+# `default` finds new examples on every run; `ci` gives the same result for the same code; `deep` is for a long
+# look, e.g. HYPOTHESIS_PROFILE=deep make test ARGS="tests/property".
+settings.register_profile(
+    "default", deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture]
+)
+settings.register_profile("ci", settings.get_profile("default"), derandomize=True, database=None)
+settings.register_profile("deep", settings.get_profile("default"), max_examples=2000, stateful_step_count=100)
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci" if os.environ.get("CI") else "default"))
+
+
+@pytest.fixture(scope="session")
+def valkey() -> Iterator[RunningStore]:
+    with running_store() as store:
+        yield store
+
+
+@pytest.fixture(scope="session")
+def redis7() -> Iterator[RunningStore]:
+    with running_store(binary=str(REDIS)) as store:
+        yield store
+
+
+@pytest.fixture(scope="session")
+def cluster() -> Iterator[RunningStore]:
+    with running_store(binary=VALKEY, cluster=True) as store:
+        yield store
+
+
+@pytest.fixture(params=REAL_STORES)
+def store(request: pytest.FixtureRequest) -> RunningStore:
+    """A real store, empty."""
+    store: RunningStore = request.getfixturevalue(request.param)
+    store.command("FLUSHALL")
+    return store
+
+
+@pytest.fixture
+async def connection(store: RunningStore) -> AsyncIterator[StoreConnection]:
+    connection = StoreConnection(store.url)
+    await connection.connect()
+    yield connection
+    await connection.close()
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture(params=["memory", *REAL_STORES])
+async def engine(request: pytest.FixtureRequest, clock: Clock) -> AsyncIterator[Engine]:
+    """An empty engine on an injected clock; on a real store, one that must leave nothing behind."""
+    if request.param == "memory":
+        yield MemoryEngine(clock, most_cells=MOST_CELLS)
+        return
+    store: RunningStore = request.getfixturevalue(request.param)
+    store.command("FLUSHALL")
+    connection = StoreConnection(store.url)
+    await connection.connect()
+    engine = RedisEngine(connection, clock=clock, most_cells=MOST_CELLS)
+    yield engine
+    await must_leave_nothing(store, engine, clock)
+    await connection.close()
+
+
+async def must_leave_nothing(store: RunningStore, engine: Engine, clock: Clock) -> None:
+    """Fails when the store breaks a rule now, or keeps anything of a hold once every lease has ended."""
+    assert broken_rules(snapshot(store)) == []
+    clock.advance(PAST_ALL_LEASES_MS)
+    await engine.sweep()
+    state = snapshot(store)
+    assert leaks(state) == []
+    assert broken_rules(state) == []
+
+
+@pytest.fixture
+def tenant(engine: Engine, clock: Clock) -> Callable[[Policy], Tenant]:
+    """Makes the tenant of a test, for a policy."""
+    return lambda policy: Tenant(engine, clock, policy)

@@ -1,0 +1,173 @@
+"""What stands in a real store, read past the engine: snapshots, and the rules that it must keep at every moment.
+
+Decodes holds and cells by itself instead of asking `server.engine.wire`, so that one mistake cannot hide another.
+"""
+
+import struct
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, Final
+
+import msgpack
+
+from tests.stores import RunningStore
+
+ACTIVE: Final = 1
+SLOTS: Final = 4
+BALANCE: Final = 5
+BALANCE_FIELDS: Final = ("granted", "reversed", "charged", "held", "expired", "uncollected", "debt")
+METERS_AT: Final = 9
+TAKE_SIZE: Final = 9
+
+Snapshot = dict[bytes, tuple[bytes, object, bool]]
+"""Per key: type, content in an order that does not depend on its encoding, whether it has a TTL."""
+
+READ: Final = {
+    b"string": ("GET", "{key}"),
+    b"hash": ("HGETALL", "{key}"),
+    b"zset": ("ZRANGE", "{key}", 0, -1, "WITHSCORES"),
+    b"set": ("SMEMBERS", "{key}"),
+    b"list": ("LRANGE", "{key}", 0, -1),
+}
+
+
+def snapshot(store: RunningStore) -> Snapshot:
+    """Everything in the store."""
+    state: Snapshot = {}
+    for key in sorted(store.command("KEYS", "*")):
+        kind = store.command("TYPE", key)
+        content = store.command(*(key if word == "{key}" else word for word in READ[kind]))
+        if kind in {b"hash", b"zset"}:
+            content = dict(zip(content[::2], content[1::2], strict=True))
+        state[key] = (kind, content, store.command("PTTL", key) >= 0)
+    return state
+
+
+@dataclass(frozen=True)
+class StoredHold:
+    """A hold's record, as far as the rules need it."""
+
+    state: int
+    lease_end: int
+    meters: list[tuple[bytes, int, int, int]]
+    takes: list[tuple[Any, ...]]
+
+    @classmethod
+    def parse(cls, raw: bytes) -> "StoredHold":
+        unpacker = msgpack.Unpacker(raw=True)
+        unpacker.feed(raw)
+        values = list(unpacker)
+        meters_end = METERS_AT + 1 + values[METERS_AT] * 4
+        takes = values[meters_end + 1 :]
+        assert len(takes) == values[meters_end] * TAKE_SIZE
+        return cls(
+            state=values[0],
+            lease_end=values[2],
+            meters=[tuple(values[at : at + 4]) for at in range(METERS_AT + 1, meters_end, 4)],
+            takes=[tuple(takes[at : at + TAKE_SIZE]) for at in range(0, len(takes), TAKE_SIZE)],
+        )
+
+    def kept(self) -> Iterator[tuple[int, bytes, int]]:
+        """Kind, field and units of each standing cell that it still holds."""
+        for kind, meter, _, field, amount, _, base, last, _ in self.takes:
+            reported = max(self.meters[meter - 1][2], 0) if meter else 0
+            beyond = max(reported - base, 0)
+            charged = beyond if last else min(beyond, amount)
+            if kind in {SLOTS, BALANCE}:
+                yield kind, field, amount if kind == SLOTS else max(amount - charged, 0)
+
+
+def balance_of(raw: bytes) -> dict[str, int]:
+    """A balance cell by the names of its totals."""
+    assert len(raw) == 7 * len(BALANCE_FIELDS)
+    numbers = [struct.unpack(">Q", b"\0" + raw[at : at + 7])[0] for at in range(0, len(raw), 7)]
+    return dict(zip(BALANCE_FIELDS, numbers, strict=True))
+
+
+def broken_rules(state: Snapshot) -> list[str]:
+    """What is wrong with a store, at any moment."""
+    broken = [f"{key!r} is a window without a TTL" for key in state if b"}:w:" in key and not state[key][2]]
+    tenants = {key[: key.index(b"}:") + 2] for key in state if b"/" in key.partition(b"}:")[0]}
+    for prefix in sorted(tenants):
+        broken += _broken_in_tenant(state, prefix)
+    return broken
+
+
+def _broken_in_tenant(state: Snapshot, prefix: bytes) -> Iterator[str]:
+    cells: dict[bytes, bytes] = state.get(prefix + b"cells", (b"", {}, False))[1]  # type: ignore[assignment]  # a hash
+    due: dict[bytes, bytes] = state.get(prefix + b"due", (b"", {}, False))[1]  # type: ignore[assignment]  # same
+    holds = {
+        key.removeprefix(prefix + b"h:"): (StoredHold.parse(content), has_ttl)  # type: ignore[arg-type]  # a string
+        for key, (_, content, has_ttl) in state.items()
+        if key.startswith(prefix + b"h:")
+    }
+    live = {hold_id: hold for hold_id, (hold, _) in holds.items() if hold.state == ACTIVE}
+    for hold_id, (hold, has_ttl) in holds.items():
+        if has_ttl == (hold.state == ACTIVE):
+            yield f"hold {hold_id!r} is in state {hold.state} and {'has' if has_ttl else 'lacks'} a TTL"
+    if {hold_id: hold.lease_end for hold_id, hold in live.items()} != {i: int(s) for i, s in due.items()}:
+        yield f"{prefix!r}: live holds {sorted(live)} and due entries {due} differ"
+    yield from _broken_due_times(state, prefix, cells, due)
+
+    expected: Counter[tuple[int, bytes]] = Counter()
+    for hold in live.values():
+        for kind, field, units in hold.kept():
+            expected[kind, field] += units
+    for field, raw in cells.items():
+        if field in {b"v", b"due"}:
+            continue
+        is_balance = len(raw) == 7 * len(BALANCE_FIELDS)
+        held = balance_of(raw)["held"] if is_balance else int(raw)
+        kept = expected.pop((BALANCE if is_balance else SLOTS, field), 0)
+        if held != kept:
+            yield f"{prefix!r}: cell {field!r} has {held} held, its live holds {kept}"
+        if is_balance and not _adds_up(balance_of(raw)):
+            yield f"{prefix!r}: balance {field!r} does not add up: {balance_of(raw)}"
+        if not is_balance and held <= 0:
+            yield f"{prefix!r}: pool {field!r} is empty and should be gone"
+    if any(expected.values()):
+        yield f"{prefix!r}: live holds took {expected} from cells that do not exist"
+
+
+def _broken_due_times(
+    state: Snapshot, prefix: bytes, cells: dict[bytes, bytes], due: dict[bytes, bytes]
+) -> Iterator[str]:
+    """The earliest lease end, noted beside the cells and in the slot's index, may be too early, never too late."""
+    member = prefix.removeprefix(b"hg:{").removesuffix(b"}:")
+    indexed = [
+        int(content[member])  # type: ignore[index]  # a sorted set is a dict
+        for key, (kind, content, _) in state.items()
+        if kind == b"zset" and b"/" not in key and member in content  # type: ignore[operator]  # same
+    ]
+    if not due:
+        return
+    first = min(map(int, due.values()))
+    if int(cells.get(b"due", b"9" * 16)) > first:
+        yield f"{prefix!r}: cells.due is {cells.get(b'due')!r}, and a lease ends at {first}"
+    if len(indexed) != 1 or indexed[0] > first:
+        yield f"{prefix!r}: the index says {indexed}, and a lease ends at {first}"
+
+
+def _adds_up(b: dict[str, int]) -> bool:
+    """No total is below zero, and what is held and charged is covered."""
+    available = b["granted"] - b["reversed"] + b["debt"] - b["held"] - b["charged"] - b["expired"]
+    return available >= 0
+
+
+def leaks(state: Snapshot) -> list[str]:
+    """What is left of a store in which every lease has ended and been swept, and should not be."""
+    left: list[str] = []
+    for key, (kind, content, has_ttl) in state.items():
+        name = key.rpartition(b"}:")[2]
+        if name in {b"acct", b"ids"} or (has_ttl and name[:2] in {b"h:", b"w:"}):
+            continue
+        if name == b"cells" and kind == b"hash":
+            left += [
+                f"{key!r} has {field!r}"
+                for field, raw in content.items()  # type: ignore[attr-defined]  # a hash is a dict
+                if field == b"due" or (field != b"v" and len(raw) != 7 * len(BALANCE_FIELDS))
+            ]
+            continue
+        left.append(f"{key!r} ({kind.decode()}{'' if has_ttl else ', without TTL'})")
+    return left
