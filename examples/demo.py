@@ -66,7 +66,8 @@ async def until_ready(address: str, server: asyncio.subprocess.Process) -> bool:
         health = health_pb2_grpc.HealthStub(channel)
         while server.returncode is None:
             try:
-                answer = await health.Check(health_pb2.HealthCheckRequest(), wait_for_ready=True, timeout=1)
+                ask = health_pb2.HealthCheckRequest()
+                answer = await health.Check(ask, wait_for_ready=True, timeout=1)  # type: ignore[attr-defined]  # stub lacks it
                 if answer.status == health_pb2.HealthCheckResponse.SERVING:
                     return True
             except grpc.aio.AioRpcError:
@@ -110,7 +111,8 @@ async def play(address: str, console: Console) -> int:
         stub = quota_service_pb2_grpc.QuotaServiceStub(channel)
         opening = (await balance(stub)).remaining
 
-        channels = [grpc.aio.insecure_channel(address) for _ in range(CONNECTIONS)]
+        own_connection = (("grpc.use_local_subchannel_pool", 1),)
+        channels = [grpc.aio.insecure_channel(address, options=own_connection) for _ in range(CONNECTIONS)]
         stubs = [quota_service_pb2_grpc.QuotaServiceStub(one) for one in channels]
         calls = [stubs[number % CONNECTIONS].CheckAndReserve(render(number)) for number in range(RENDERS)]
         decisions = [(await call).decision for call in calls]

@@ -13,7 +13,8 @@ import grpc
 import uvloop
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from server import bootstrap, logs, policy_commands, settings
+from loadtest import cli as load
+from server import bootstrap, logs, policy_commands, settings, workers
 
 OK: Final = 0
 FAILED: Final = 1
@@ -48,7 +49,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _serve(chosen: argparse.Namespace) -> int:
     found = settings.from_flags(vars(chosen))
     logs.configure(found.log_level)
-    uvloop.run(bootstrap.serve(found, _say))
+    uvloop.run((workers if found.workers > 1 else bootstrap).serve(found, _say))
     return OK
 
 
@@ -108,6 +109,14 @@ def _parser() -> argparse.ArgumentParser:
     _add_policy(commands.add_parser("policy", help="check and explain policy files, without a server"))
     _add_store(commands.add_parser("store", help="look after the store"))
     _add_health(commands.add_parser("health", help="ask a server whether it is serving: exit status 0 if it is"))
+    load_parser = commands.add_parser(
+        "load",
+        help="measure a server under load, and audit what it says",
+        description=load.DESCRIPTION,
+        epilog=load.EPILOG,
+    )
+    load.add_arguments(load_parser)
+    load_parser.set_defaults(run=load.run)
     commands.add_parser("version", help="print the version").set_defaults(run=_version)
     return parser
 

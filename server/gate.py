@@ -2,13 +2,20 @@
 
 import secrets
 from collections import OrderedDict
-from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from time import monotonic
 from typing import Final, TypeVar
 
 from server.domain.account import Account
-from server.domain.decision import Decision, Lease, LimitResult, grant, refuse, results_of
-from server.domain.errors import AccountChangedError, InvalidRequestError, StoreLostError
+from server.domain.decision import Decision, Lease, LimitResult, LimitResults, grant, refuse
+from server.domain.errors import (
+    AccountChangedError,
+    HoldNotFoundError,
+    InvalidRequestError,
+    StoreLostError,
+    StoreUnavailableError,
+)
 from server.domain.hold import Delivered, HoldNote, HoldView, State
 from server.domain.limits import Gate, Kind
 from server.domain.limits.base import Limit
@@ -20,7 +27,17 @@ from server.domain.operation import (
     scope_violations,
     text_violations,
 )
-from server.domain.plan import Plan, Source, Value, account_or_default, make_plan, usage_plan, value_of
+from server.domain.plan import (
+    Plan,
+    Shape,
+    Source,
+    Value,
+    account_or_default,
+    make_plan,
+    make_shape,
+    usage_plan,
+    value_of,
+)
 from server.domain.policy import Policy, Product
 from server.domain.pricing import price
 from server.engine.base import Engine, Extended, Found, Granted, HoldOutcome, Looked, Refused, Replayed, Stale
@@ -33,6 +50,9 @@ PLANNING_ROUNDS: Final = 4
 ACCOUNTS_CACHED: Final = 100_000
 """Accounts kept by this process; the script checks the version, so a stale one costs a round trip, never more."""
 
+SHAPES_CACHED: Final = 10_000
+"""Shapes of requests kept by this process; made anew when there are more."""
+
 _Answer = TypeVar("_Answer")
 
 
@@ -40,7 +60,7 @@ _Answer = TypeVar("_Answer")
 class UsageView:
     """Current figures of a tenant's limits."""
 
-    results: tuple[LimitResult, ...]
+    results: Sequence[LimitResult]
     policy_version: str
 
 
@@ -71,6 +91,7 @@ class QuotaGate:
         self._engine = engine
         self._why_untrusted = trusted
         self._accounts: OrderedDict[TenantRef, Account | None] = OrderedDict()
+        self._shapes: dict[tuple[object, ...], Shape] = {}
         self._last_seen_ms = 0
 
     def resolve(self, ref: TenantRef) -> tuple[Policy, TenantRef]:
@@ -86,15 +107,15 @@ class QuotaGate:
         policy, operation = self._prepared(operation)
         hold_id = operation.request_id
 
-        async def attempt(plan: Plan) -> Decision | Stale:
-            self._must_trust(plan)
+        async def attempt(plan: Plan, left_s: float) -> Decision | Stale:
+            self._must_trust_for(plan)
             if plan.guarded:
-                return await self._guarded(plan, hold_id, within_s)
+                return await self._guarded(plan, hold_id, left_s)
             if operation.check_only:
-                answer: Looked | Stale = await self._engine.look(plan, within_s)
+                answer: Looked | Stale = await self._engine.look(plan, left_s)
                 return answer if isinstance(answer, Stale) else _would(plan, answer)
             named = hold_id or (secrets.token_hex(16) if plan.leaves_hold else "")
-            match await self._engine.reserve(plan, named, within_s):
+            match await self._engine.reserve(plan, named, left_s):
                 case Stale() as stale:
                     return stale
                 case Granted(now_ms, looks, lease_ends_at_ms):
@@ -104,7 +125,7 @@ class QuotaGate:
                 case Replayed(now_ms, hold):
                     return _replayed(plan, hold, now_ms)
 
-        return await self._planned(policy, operation, attempt, within_s)
+        return await self._planned(policy, operation, attempt, within_s, self._plan)
 
     async def settle(
         self, ref: TenantRef, hold_id: str, delivered: Delivered, *, final: bool, within_s: float
@@ -113,12 +134,12 @@ class QuotaGate:
         policy, ref = self._held(ref, hold_id)
         if isinstance(delivered, Mapping):
             _must_be_amounts("usage.used", delivered, policy)
-        return await self._engine.settle(ref, hold_id, delivered, final=final, within_s=within_s)
+        return await self._known(self._engine.settle(ref, hold_id, delivered, final=final, within_s=within_s))
 
     async def release(self, ref: TenantRef, hold_id: str, *, within_s: float) -> HoldOutcome:
         """Gives back what no report has charged and ends the hold."""
         _, ref = self._held(ref, hold_id)
-        return await self._engine.release(ref, hold_id, within_s)
+        return await self._known(self._engine.release(ref, hold_id, within_s))
 
     async def extend(
         self,
@@ -133,17 +154,19 @@ class QuotaGate:
         policy, ref = self._held(ref, hold_id)
         _must_be_amounts("used", used, policy)
         _must_be_amounts("amounts", amounts, policy)
+        started_s = monotonic()
         found = await self._find(ref, hold_id, within_s)
         if found.hold is None:
+            self.must_trust()
             raise no_such_hold(ref, hold_id)
         operation = _operation_of(ref, found.hold.note, amounts, policy)
 
-        async def attempt(plan: Plan) -> Decision | Stale:
-            self._must_trust(plan)
-            answer = await self._engine.extend(ref, hold_id, used, plan if amounts else None, within_s)
+        async def attempt(plan: Plan, left_s: float) -> Decision | Stale:
+            self._must_trust_for(plan)
+            answer = await self._engine.extend(ref, hold_id, used, plan if amounts else None, left_s)
             return answer if isinstance(answer, Stale) else _extended(plan, answer)
 
-        return await self._planned(policy, operation, attempt, within_s)
+        return await self._planned(policy, operation, attempt, within_s - (monotonic() - started_s))
 
     async def estimate(
         self, operation: Operation, *, within_s: float
@@ -151,9 +174,9 @@ class QuotaGate:
         """What the operation would be answered now, and the price of each item."""
         policy, operation = self._prepared(operation)
 
-        async def attempt(plan: Plan) -> Decision | Stale:
-            self._must_trust(plan)
-            answer = await self._engine.look(plan, within_s)
+        async def attempt(plan: Plan, left_s: float) -> Decision | Stale:
+            self._must_trust_for(plan)
+            answer = await self._engine.look(plan, left_s)
             return answer if isinstance(answer, Stale) else _would(plan, answer)
 
         decision = await self._planned(policy, operation, attempt, within_s)
@@ -167,12 +190,12 @@ class QuotaGate:
             raise InvalidRequestError(bad)
         operation = Operation(ref=ref, action="", scope=scope)
 
-        async def attempt(plan: Plan) -> UsageView | Stale:
-            self._must_trust(plan)
-            answer = await self._engine.look(plan, within_s)
+        async def attempt(plan: Plan, left_s: float) -> UsageView | Stale:
+            self._must_trust_for(plan)
+            answer = await self._engine.look(plan, left_s)
             if isinstance(answer, Stale):
                 return answer
-            return UsageView(results_of(plan, answer.looks), policy.version)
+            return UsageView(LimitResults(plan, answer.looks), policy.version)
 
         return await self._planned(policy, operation, attempt, within_s, usage_plan)
 
@@ -193,6 +216,11 @@ class QuotaGate:
             policy_version=policy.version,
         )
 
+    def must_trust(self) -> None:
+        """Raises StoreLostError while the store has not the state that money stands on."""
+        if why := self._why_untrusted():
+            raise StoreLostError(why)
+
     def forget(self, ref: TenantRef) -> None:
         """Drops a cached account after this process changed it."""
         self._accounts.pop(ref, None)
@@ -210,9 +238,31 @@ class QuotaGate:
             raise InvalidRequestError(bad)
         return policy, ref
 
-    def _must_trust(self, plan: Plan) -> None:
-        if plan.closed and (why := self._why_untrusted()):
-            raise StoreLostError(why)
+    def _plan(self, policy: Policy, operation: Operation, account: Account, now_ms: int) -> Plan:
+        """The operation's plan; requests that differ in amounts alone share their shape."""
+        if operation.items:
+            return make_plan(policy, operation, account, now_ms)
+        names = tuple(operation.amounts)
+        scope = tuple(operation.scope.items())
+        key = (policy.version, operation.action, scope, names, account.plan, account.overrides, account.flags_key)
+        shape = self._shapes.get(key)
+        if shape is None or not shape.valid_from_ms <= now_ms < shape.valid_until_ms:
+            if len(self._shapes) >= SHAPES_CACHED:
+                self._shapes.clear()
+            shape = self._shapes[key] = make_shape(policy, operation, names, account, now_ms)
+        return Plan(shape, operation, account, tuple(operation.amounts.values()))
+
+    def _must_trust_for(self, plan: Plan) -> None:
+        if plan.closed:
+            self.must_trust()
+
+    async def _known(self, outcome: Awaitable[HoldOutcome]) -> HoldOutcome:
+        """The outcome; that there is no such hold is an answer only from a store that has lost none."""
+        try:
+            return await outcome
+        except HoldNotFoundError:
+            self.must_trust()
+            raise
 
     async def _guarded(self, plan: Plan, hold_id: str, within_s: float) -> Decision | Stale:
         """A guard is about to refuse: the caller's id may name a grant, and the account may have moved on."""
@@ -228,17 +278,24 @@ class QuotaGate:
         self,
         policy: Policy,
         operation: Operation,
-        attempt: Callable[[Plan], Awaitable[_Answer | Stale]],
+        attempt: Callable[[Plan, float], Awaitable[_Answer | Stale]],
         within_s: float,
         planner: Callable[[Policy, Operation, Account, int], Plan] = make_plan,
     ) -> _Answer:
-        """Plans with the account as cached, and again with what the store says until the two agree."""
+        """Plans with the account as cached, and again with what the store says until the two agree.
+
+        `attempt` gets a plan and the seconds that are left for it.
+        """
+        started_s = monotonic()
         ref = operation.ref
         if ref not in self._accounts:
             await self._find(ref, "", within_s)
         for _ in range(PLANNING_ROUNDS):
             account = account_or_default(policy, ref, self._accounts.get(ref))
-            answer = await attempt(planner(policy, operation, account, self._last_seen_ms))
+            left_s = within_s - (monotonic() - started_s)
+            if left_s <= 0:
+                raise StoreUnavailableError("the store is slow: no time was left to decide; nothing was done, retry")
+            answer = await attempt(planner(policy, operation, account, self._last_seen_ms), left_s)
             if not isinstance(answer, Stale):
                 return answer
             self._remember(ref, answer.account, answer.now_ms)
@@ -295,11 +352,14 @@ def _replayed(plan: Plan, hold: HoldView, now_ms: int) -> Decision:
 
 
 def _extended(plan: Plan, answer: Extended) -> Decision:
-    looks = answer.looks
+    reserved = {meter: totals.reserved for meter, totals in answer.hold.meters.items()}
     lease = _lease(answer.hold.hold_id, answer.hold.lease_ends_at_ms, answer.now_ms, answer.hold.lease_ms)
     if answer.raised:
-        return grant(plan, looks, lease).having({m: t.reserved for m, t in answer.hold.meters.items()}, lease)
-    return refuse(plan, looks).having({m: t.reserved for m, t in answer.hold.meters.items()}, lease)
+        return grant(plan, answer.looks, lease).having(reserved, lease)
+    if not plan.guarded:  # a guard bounds the total; what else blocks, lacks room for the difference
+        named = zip(plan.shape.names, plan.units, strict=True)
+        plan = replace(plan, units=tuple(max(units - reserved.get(meter, 0), 0) for meter, units in named))
+    return refuse(plan, answer.looks).having(reserved, lease)
 
 
 def _operation_of(ref: TenantRef, note: HoldNote, amounts: Mapping[str, int], policy: Policy) -> Operation:

@@ -44,6 +44,14 @@ class LogLevel(StrEnum):
     ERROR = "error"
 
 
+class Transport(StrEnum):
+    """What carries the calls."""
+
+    AUTO = "auto"
+    ASGI = "asgi"
+    GRPCIO = "grpcio"
+
+
 class SettingsError(Exception):
     """A setting cannot be used; the message is one line for each, naming the flag or variable."""
 
@@ -54,6 +62,14 @@ class Settings(BaseSettings):
     model_config = SettingsConfigDict(env_prefix=ENVIRONMENT_PREFIX, env_ignore_empty=True, frozen=True, extra="forbid")
 
     listen: str = Field("127.0.0.1:50051", description="address and port to serve on; port 0 takes a free one")
+    transport: Transport = Field(
+        Transport.AUTO,
+        description="what carries the calls: asgi (h2corn, the fast one), grpcio (the reference), or auto: asgi where "
+        "h2corn is installed",
+    )
+    workers: int = Field(
+        1, ge=1, le=64, description="server processes on the one address; the kernel spreads connections over them"
+    )
     policies: Annotated[tuple[Path, ...], NoDecode] = Field(
         (Path("policies"),), description=f"policy files, or folders of *.yaml, separated by {os.pathsep!r}"
     )
@@ -114,6 +130,14 @@ class Settings(BaseSettings):
             raise ValueError(f"--store redis needs --redis-url or {ENVIRONMENT_PREFIX}REDIS_URL")
         if self.test_clock and not is_loopback(self.listen):
             raise ValueError(f"--test-clock lets anybody set the time: it needs a loopback address, not {self.listen}")
+        return self
+
+    @model_validator(mode="after")
+    def _workers_share(self) -> Self:
+        if self.workers > 1 and self.store_kind is Store.MEMORY:
+            raise ValueError("--store memory is one process's own: it needs --workers 1")
+        if self.workers > 1 and self.test_clock:
+            raise ValueError("--test-clock sets the time of one process: it needs --workers 1")
         return self
 
     @property

@@ -1,7 +1,7 @@
 """The stores, engines and Hypothesis profiles that all tests share."""
 
 import os
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -20,6 +20,8 @@ MOST_CELLS = 6
 """Few, so that a test reaches the bound."""
 
 PAST_ALL_LEASES_MS = 48 * HOUR_MS
+
+Connect = Callable[[RunningStore], Awaitable[StoreConnection]]
 
 REAL_STORES = (
     "valkey",
@@ -64,11 +66,30 @@ def store(request: pytest.FixtureRequest) -> RunningStore:
 
 
 @pytest.fixture
-async def connection(store: RunningStore) -> AsyncIterator[StoreConnection]:
-    connection = StoreConnection(store.url)
-    await connection.connect()
-    yield connection
-    await connection.close()
+async def connect() -> AsyncIterator[Connect]:
+    """Opens connections to stores, which are closed when the test is over."""
+    opened: list[StoreConnection] = []
+
+    async def connect_to(store: RunningStore) -> StoreConnection:
+        opened.append(StoreConnection(store.url))
+        await opened[-1].connect()
+        return opened[-1]
+
+    yield connect_to
+    for connection in opened:
+        await connection.close()
+
+
+@pytest.fixture
+async def connection(store: RunningStore, connect: Connect) -> StoreConnection:
+    """A connection to the real store of the test."""
+    return await connect(store)
+
+
+@pytest.fixture
+async def connect_valkey(valkey: RunningStore, connect: Connect) -> StoreConnection:
+    """A connection to the store that the server embeds, for what need not be seen on others."""
+    return await connect(valkey)
 
 
 @pytest.fixture
@@ -77,19 +98,16 @@ def clock() -> Clock:
 
 
 @pytest.fixture(params=["memory", *REAL_STORES])
-async def engine(request: pytest.FixtureRequest, clock: Clock) -> AsyncIterator[Engine]:
+async def engine(request: pytest.FixtureRequest, clock: Clock, connect: Connect) -> AsyncIterator[Engine]:
     """An empty engine on an injected clock; on a real store, one that must leave nothing behind."""
     if request.param == "memory":
         yield MemoryEngine(clock, most_cells=MOST_CELLS)
         return
     store: RunningStore = request.getfixturevalue(request.param)
     store.command("FLUSHALL")
-    connection = StoreConnection(store.url)
-    await connection.connect()
-    engine = RedisEngine(connection, clock=clock, most_cells=MOST_CELLS)
+    engine = RedisEngine(await connect(store), clock=clock, most_cells=MOST_CELLS)
     yield engine
     await must_leave_nothing(store, engine, clock)
-    await connection.close()
 
 
 async def must_leave_nothing(store: RunningStore, engine: Engine, clock: Clock) -> None:

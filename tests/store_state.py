@@ -29,6 +29,7 @@ READ: Final = {
     b"zset": ("ZRANGE", "{key}", 0, -1, "WITHSCORES"),
     b"set": ("SMEMBERS", "{key}"),
     b"list": ("LRANGE", "{key}", 0, -1),
+    b"stream": ("XRANGE", "{key}", "-", "+"),
 }
 
 

@@ -29,3 +29,8 @@ class Account:
     overrides: tuple[Override, ...] = ()
     lifetime_purchased_usd_micros: int = 0
     version: int = 0
+
+    @property
+    def flags_key(self) -> tuple[tuple[str, bool], ...]:
+        """The flags as something that can be compared and hashed."""
+        return tuple(sorted(self.flags.items())) if self.flags else ()

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import NamedTuple
+from typing import NamedTuple, overload
 
 from server.domain.limits import PRECEDENCE
 from server.domain.limits.base import Kind, Limit, Look
@@ -76,7 +76,7 @@ class Decision:
 
     granted: bool
     policy_version: str
-    results: tuple[LimitResult, ...]
+    results: Sequence[LimitResult]
     amounts: Mapping[str, int]
     lease: Lease | None = None
     replayed: bool = False
@@ -88,8 +88,41 @@ class Decision:
         return replace(self, amounts=amounts, lease=lease)
 
 
-def results_of(plan: Plan, looks: Sequence[Look]) -> tuple[LimitResult, ...]:
-    """All limits of the plan with their figures; `looks` are those of `plan.checks`, in order."""
+class LimitResults(Sequence[LimitResult]):
+    """All limits of a plan with their figures, guards and gates first; each is made when it is asked for.
+
+    `looks` are those of `plan.checks`, in order; empty when they are no longer known, and then there are no results.
+    """
+
+    __slots__ = ("_made", "looks", "plan")
+
+    def __init__(self, plan: Plan, looks: Sequence[Look]) -> None:
+        self.plan = plan
+        self.looks = looks
+        self._made: tuple[LimitResult, ...] | None = None
+
+    @property
+    def are_known(self) -> bool:
+        """Whether there are figures for every check of the plan."""
+        return len(self.looks) == len(self.plan.shape.checks)
+
+    def _all(self) -> tuple[LimitResult, ...]:
+        if self._made is None:
+            self._made = _results(self.plan, self.looks) if self.are_known else ()
+        return self._made
+
+    @overload
+    def __getitem__(self, index: int) -> LimitResult: ...
+    @overload
+    def __getitem__(self, index: slice) -> tuple[LimitResult, ...]: ...
+    def __getitem__(self, index: int | slice) -> LimitResult | tuple[LimitResult, ...]:
+        return self._all()[index]
+
+    def __len__(self) -> int:
+        return len(self._all())
+
+
+def _results(plan: Plan, looks: Sequence[Look]) -> tuple[LimitResult, ...]:
     stateless = [
         LimitResult(limit, _named_scope(limit, plan), look.used, look) for limit, look in (*plan.guards, *plan.gates)
     ]
@@ -112,7 +145,7 @@ def _with_estimate(limit: Limit, look: Look) -> Look:
 
 def grant(plan: Plan, looks: Sequence[Look], lease: Lease | None, *, replayed: bool = False) -> Decision:
     """A grant with its figures; a replay whose figures are no longer known has none."""
-    results = results_of(plan, looks) if looks or not plan.checks else ()
+    results = LimitResults(plan, looks)
     http = _http(plan, results, None)
     return Decision(
         granted=True,
@@ -129,9 +162,11 @@ def refuse(plan: Plan, looks: Sequence[Look]) -> Decision:
     """A refusal that names every blocker. When a guard fails, only failed guards are reported."""
     if plan.guarded:
         failed = tuple(guard for guard in plan.guards if not guard.look.fits)
-        results = tuple(LimitResult(limit, _named_scope(limit, plan), look.used, look) for limit, look in failed)
+        results: Sequence[LimitResult] = tuple(
+            LimitResult(limit, _named_scope(limit, plan), look.used, look) for limit, look in failed
+        )
     else:
-        results = results_of(plan, looks)
+        results = LimitResults(plan, looks)
     refusal = _refusal(plan, results)
     return Decision(
         granted=False,
@@ -233,6 +268,8 @@ def _http(plan: Plan, results: Sequence[LimitResult], refusal: Refusal | None) -
     if envelope is None:
         return None
     status = refusal.http_status if refusal else 200
+    if refusal is None and status not in envelope.headers:
+        return None
     values: dict[str, object] = {"plan": plan.account.plan, **plan.operation.scope, **_rate_values(results)}
     if refusal is not None:
         retry_after = whole_seconds(refusal.retry_after_ms) if refusal.retry_after_ms is not None else None
@@ -269,4 +306,4 @@ def _body(
     return body
 
 
-__all__ = ["Decision", "HttpAnswer", "Lease", "LimitResult", "Refusal", "grant", "refuse", "results_of"]
+__all__ = ["Decision", "HttpAnswer", "Lease", "LimitResult", "LimitResults", "Refusal", "grant", "refuse"]

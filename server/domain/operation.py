@@ -1,7 +1,7 @@
 """What callers ask for, validated against the policy. Bad input raises before anything is looked at."""
 
 import zlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import Final, NamedTuple
@@ -86,13 +86,32 @@ class Operation:
 
     def fingerprint(self) -> bytes:
         """Four digests of 4 bytes: action, scope, amounts (and items), mode. Equal content, equal bytes."""
-        amounts = [
-            *sorted(self.amounts.items()),
-            *sorted((item.id, item.product, item.reused, *sorted(item.quantity.items())) for item in self.items),
-        ]
-        parts = (self.action, sorted(self.scope.items()), amounts, self.check_only)
-        return b"".join(zlib.crc32(repr(part).encode()).to_bytes(4, "big") for part in parts)
+        items = sorted((item.id, item.product, item.reused, *sorted(item.quantity.items())) for item in self.items)
+        names = tuple(sorted(self.amounts))
+        units = tuple(self.amounts[name] for name in names)
+        return (
+            request_digest(self.action, self.scope)
+            + amounts_digest(names, units, items)
+            + (_digest(self.check_only).to_bytes(4, "big") if self.check_only else TAKING)
+        )
 
+
+def _digest(content: object) -> int:
+    return zlib.crc32(repr(content).encode())
+
+
+def request_digest(action: str, scope: Mapping[str, str]) -> bytes:
+    """The digests of an action and of dimensions."""
+    return _digest(action).to_bytes(4, "big") + _digest(sorted(scope.items())).to_bytes(4, "big")
+
+
+def amounts_digest(names: Sequence[str], units: Sequence[int], items: Sequence[object] = ()) -> bytes:
+    """The digest of amounts, by sorted names, and of items."""
+    return _digest((names, units, items) if items else (names, units)).to_bytes(4, "big")
+
+
+TAKING: Final = _digest(content=False).to_bytes(4, "big")
+"""The digest of the mode of a request that takes what it asks for."""
 
 FINGERPRINT_PARTS: Final = ("action", "scope", "amounts", "mode")
 

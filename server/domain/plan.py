@@ -1,9 +1,9 @@
 """Which limits apply to a request, with what amounts and bounds: policy + account + request, no I/O, no clock."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from enum import IntEnum
-from typing import NamedTuple
+from typing import Any, Final, NamedTuple
 
 from server.domain.account import Account
 from server.domain.errors import AccountNotFoundError, InvalidRequestError
@@ -11,7 +11,7 @@ from server.domain.hold import HoldNote
 from server.domain.limits.balance import Balance
 from server.domain.limits.base import Check, Kind, Limit, Look
 from server.domain.limits.gate import Gate
-from server.domain.operation import Operation, TenantRef
+from server.domain.operation import TAKING, Operation, TenantRef, amounts_digest, request_digest
 from server.domain.policy import HoldTerms, Policy
 from server.domain.pricing import price, total
 from server.domain.units import FOREVER_MS, MAX_AMOUNT
@@ -24,30 +24,149 @@ class Stateless(NamedTuple):
     look: Look
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Plan:
-    """Everything one decision needs, in the policy's order.
+FINGERPRINT: Final = "plan.fingerprint"
+"""Where a shape's memo has the constant parts of the fingerprint."""
 
-    Valid for this account version while valid_from_ms <= now < valid_until_ms. `amounts` is what the decision
-    is about; `meters` the part of it that a hold keeps and a settle may report on.
+
+class CheckForm(NamedTuple):
+    """A limit with state as it applies to every request of one shape: all of a `Check` but the amount.
+
+    `meter` is the amount's place in the shape's names, or -1 for a `fixed` amount; `asks_room` takes nothing.
+    """
+
+    place: int
+    limit: Limit
+    scope: tuple[str, ...]
+    cap: int
+    settles: bool
+    meter: int
+    fixed: int
+    asks_room: bool
+
+    def check(self, units: Sequence[int]) -> Check:
+        """The check of a request with these units, by the shape's names."""
+        amount = self.fixed if self.meter < 0 else units[self.meter]
+        take = 0 if self.asks_room else amount
+        return Check(self.place, self.limit, self.scope, amount, take, self.cap, self.settles)
+
+
+class GuardForm(NamedTuple):
+    """A bound on one request; `meter` and `fixed` as in `CheckForm`."""
+
+    limit: Limit
+    bound: int
+    meter: int
+    fixed: int
+
+    def judged(self, units: Sequence[int]) -> "Stateless":
+        """The guard's figures for a request with these units."""
+        amount = self.fixed if self.meter < 0 else units[self.meter]
+        return Stateless(self.limit, Look(self.bound, amount, 0, -1, 0 if amount <= self.bound else -1))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Shape:
+    """What requests have in common that differ in amounts, id and tenant alone: compiled once, used by all of them.
+
+    For a policy, an account's plan, flags and overrides, an action, dimensions, and the names of the amounts. Valid
+    while valid_from_ms <= now < valid_until_ms. `kept` are the places in `names` of what a hold keeps. `memo` is for
+    what other layers derive from a shape once, each under its own name.
     """
 
     policy: Policy
-    operation: Operation
-    account: Account
+    action: str
+    scope: Mapping[str, str]
+    names: tuple[str, ...]
+    kept: tuple[int, ...]
     valid_from_ms: int
     valid_until_ms: int
-    amounts: Mapping[str, int]
-    meters: Mapping[str, int]
-    guards: tuple[Stateless, ...]
+    guards: tuple[GuardForm, ...]
     gates: tuple[Stateless, ...]
-    checks: tuple[Check, ...]
-    note: HoldNote
+    checks: tuple[CheckForm, ...]
+    gated: bool
+    closed: bool
+    memo: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Plan:
+    """Everything one decision needs: the shape of the request, and what is the request's own.
+
+    `units` are the amounts that the decision is about, by the shape's names. The plan holds for the account's
+    version and the shape's span of time.
+    """
+
+    shape: Shape
+    operation: Operation
+    account: Account
+    units: tuple[int, ...]
+
+    @property
+    def policy(self) -> Policy:
+        """The policy that decides."""
+        return self.shape.policy
+
+    @property
+    def valid_from_ms(self) -> int:
+        """The first instant for which the plan holds."""
+        return self.shape.valid_from_ms
+
+    @property
+    def valid_until_ms(self) -> int:
+        """The first instant for which it no longer holds."""
+        return self.shape.valid_until_ms
+
+    @property
+    def amounts(self) -> dict[str, int]:
+        """What the decision is about, by meter."""
+        return dict(zip(self.shape.names, self.units, strict=True))
+
+    @property
+    def meters(self) -> dict[str, int]:
+        """The part of the amounts that a hold keeps and a settle may report on."""
+        names, units = self.shape.names, self.units
+        return {names[place]: units[place] for place in self.shape.kept}
+
+    @property
+    def guards(self) -> tuple[Stateless, ...]:
+        """The guards, judged."""
+        return tuple(guard.judged(self.units) for guard in self.shape.guards)
+
+    @property
+    def gates(self) -> tuple[Stateless, ...]:
+        """The gates, judged."""
+        return self.shape.gates
+
+    @property
+    def checks(self) -> tuple[Check, ...]:
+        """The limits with state, measured, in the policy's order."""
+        return tuple(form.check(self.units) for form in self.shape.checks)
+
+    @property
+    def fingerprint(self) -> bytes:
+        """The operation's fingerprint; what its shape has in common is digested once."""
+        if self.operation.items or self.operation.check_only:
+            return self.operation.fingerprint()
+        memo, names = self.shape.memo, self.shape.names
+        known = memo.get(FINGERPRINT)
+        if known is None:
+            order = sorted(range(len(names)), key=names.__getitem__)
+            digest = request_digest(self.shape.action, self.shape.scope)
+            known = memo[FINGERPRINT] = digest, tuple(names[at] for at in order), order
+        digest, in_order, order = known
+        return digest + amounts_digest(in_order, tuple([self.units[at] for at in order])) + TAKING
+
+    @property
+    def note(self) -> HoldNote:
+        """What a hold remembers of the request."""
+        shape = self.shape
+        prices = {item.id: price(item, shape.policy) for item in self.operation.items}
+        return HoldNote(shape.action, shape.policy.version, shape.scope, prices)
 
     @property
     def terms(self) -> HoldTerms:
         """How long what this action takes is kept."""
-        return self.policy.actions[self.operation.action].hold
+        return self.policy.actions[self.shape.action].hold
 
     @property
     def guarded(self) -> bool:
@@ -57,17 +176,19 @@ class Plan:
     @property
     def gated(self) -> bool:
         """Whether a gate refuses."""
-        return any(not gate.look.fits and not gate.limit.shadow for gate in self.gates)
+        return self.shape.gated
 
     @property
     def leaves_hold(self) -> bool:
         """Whether a grant leaves something to settle or give back."""
-        return bool(self.meters) or any(check.limit.kind is not Kind.WINDOW and check.take for check in self.checks)
+        if self.shape.kept:
+            return True
+        return any(check.limit.kind is not Kind.WINDOW and check.take for check in self.checks)
 
     @property
     def closed(self) -> bool:
         """Whether money stands behind it, so that a store that lost its state must not decide."""
-        return any(check.limit.kind is Kind.BALANCE for check in self.checks)
+        return self.shape.closed
 
 
 class Source(IntEnum):
@@ -118,11 +239,18 @@ def account_or_default(policy: Policy, ref: TenantRef, account: Account | None) 
 def make_plan(policy: Policy, operation: Operation, account: Account, now_ms: int) -> Plan:
     """Selects and measures the limits for a validated operation. `now_ms` picks overrides only."""
     amounts = total(operation.amounts, operation.items, policy)
-    meters = _kept_meters(policy, operation, amounts)
+    shape = make_shape(policy, operation, tuple(amounts), account, now_ms)
+    return Plan(shape, operation, account, tuple(amounts.values()))
+
+
+def make_shape(policy: Policy, operation: Operation, names: tuple[str, ...], account: Account, now_ms: int) -> Shape:
+    """What all requests share that differ from the operation in amounts alone."""
+    measured = {meter for item in operation.items for meter in item.quantity} - set(operation.amounts)
+    kept = _kept_meters(policy, names, measured)
     from_ms, until_ms = 0, FOREVER_MS
-    guards: list[Stateless] = []
+    guards: list[GuardForm] = []
     gates: list[Stateless] = []
-    checks: list[Check] = []
+    checks: list[CheckForm] = []
     for place, limit in enumerate(policy.limits):
         if not limit.applies(operation.action, operation.scope):
             continue
@@ -134,46 +262,41 @@ def make_plan(policy: Policy, operation: Operation, account: Account, now_ms: in
         from_ms, until_ms = max(from_ms, value.from_ms), min(until_ms, value.until_ms)
         if value.value is None and not isinstance(limit, Balance):
             continue
-        amount = _amount(policy, limit, amounts)
+        meter, fixed = _amount(policy, limit, names)
         if limit.kind is Kind.GUARD:
-            bound = value.value or 0
-            fits = amount <= bound
-            guards.append(Stateless(limit, Look(bound, amount, 0, -1, 0 if fits else -1)))
+            guards.append(GuardForm(limit, value.value or 0, meter, fixed))
             continue
         checks.append(
-            Check(
+            CheckForm(
                 place=place,
                 limit=limit,
                 scope=_scope_values(limit, operation.scope),
-                amount=amount if limit.room is None else limit.room,
-                take=amount if limit.room is None else 0,
                 cap=MAX_AMOUNT if value.value is None else value.value,
-                settles=limit.kind is not Kind.SLOTS and limit.meter in meters,
+                settles=limit.kind is not Kind.SLOTS and limit.meter in kept,
+                meter=meter if limit.room is None else -1,
+                fixed=fixed if limit.room is None else limit.room,
+                asks_room=limit.room is not None,
             )
         )
-    return Plan(
+    return Shape(
         policy=policy,
-        operation=operation,
-        account=account,
+        action=operation.action,
+        scope=operation.scope,
+        names=names,
+        kept=tuple(place for place, name in enumerate(names) if name in kept),
         valid_from_ms=from_ms,
         valid_until_ms=until_ms,
-        amounts=amounts,
-        meters=meters,
         guards=tuple(guards),
         gates=tuple(gates),
         checks=tuple(checks),
-        note=HoldNote(
-            action=operation.action,
-            policy_version=policy.version,
-            scope=operation.scope,
-            item_prices={item.id: price(item, policy) for item in operation.items},
-        ),
+        gated=any(not gate.look.fits and not gate.limit.shadow for gate in gates),
+        closed=any(form.limit.kind is Kind.BALANCE for form in checks),
     )
 
 
 def usage_plan(policy: Policy, operation: Operation, account: Account, now_ms: int) -> Plan:
     """A look at every limit with state whose dimensions are named, for whatever action; asks for nothing."""
-    checks: list[Check] = []
+    checks: list[CheckForm] = []
     from_ms, until_ms = 0, FOREVER_MS
     for place, limit in enumerate(policy.limits):
         if limit.kind in {Kind.GUARD, Kind.GATE} or any(name not in operation.scope for name in limit.scope):
@@ -183,48 +306,45 @@ def usage_plan(policy: Policy, operation: Operation, account: Account, now_ms: i
         if value.value is None and not isinstance(limit, Balance):
             continue
         cap = MAX_AMOUNT if value.value is None else value.value
-        checks.append(Check(place, limit, _scope_values(limit, operation.scope), 0, 0, cap, settles=False))
-    return Plan(
+        scope = _scope_values(limit, operation.scope)
+        checks.append(CheckForm(place, limit, scope, cap, settles=False, meter=-1, fixed=0, asks_room=False))
+    shape = Shape(
         policy=policy,
-        operation=operation,
-        account=account,
+        action=operation.action,
+        scope=operation.scope,
+        names=(),
+        kept=(),
         valid_from_ms=from_ms,
         valid_until_ms=until_ms,
-        amounts={},
-        meters={},
         guards=(),
         gates=(),
         checks=tuple(checks),
-        note=HoldNote("", policy.version, operation.scope, {}),
+        gated=False,
+        closed=any(form.limit.kind is Kind.BALANCE for form in checks),
     )
+    return Plan(shape, operation, account, ())
 
 
-def _kept_meters(policy: Policy, operation: Operation, amounts: Mapping[str, int]) -> dict[str, int]:
+def _kept_meters(policy: Policy, names: tuple[str, ...], measured: set[str]) -> frozenset[str]:
     """What a hold keeps: all that was named or priced, but neither what each request counts by itself nor what
     items merely measure, unless a limit with state counts it.
     """
-    measured = {meter for item in operation.items for meter in item.quantity} - set(operation.amounts)
     counted = {limit.meter for limit in policy.limits if limit.kind not in {Kind.GUARD, Kind.GATE}}
-    return {
-        meter: amount
-        for meter, amount in amounts.items()
-        if not policy.meters[meter].per_request and (meter not in measured or meter in counted)
-    }
+    return frozenset(
+        name for name in names if not policy.meters[name].per_request and (name not in measured or name in counted)
+    )
 
 
-def _amount(policy: Policy, limit: Limit, amounts: Mapping[str, int]) -> int:
-    """Units of the limit's meter that the request asks for."""
-    if limit.meter in amounts:
-        return amounts[limit.meter]
-    if limit.kind is Kind.SLOTS:
-        return 1
-    return policy.meters[limit.meter].per_request
+def _amount(policy: Policy, limit: Limit, names: tuple[str, ...]) -> tuple[int, int]:
+    """Where the units of the limit's meter come from: their place among the names, or -1 and a fixed amount."""
+    if limit.meter in names:
+        return names.index(limit.meter), 0
+    return -1, 1 if limit.kind is Kind.SLOTS else policy.meters[limit.meter].per_request
 
 
 def _scope_values(limit: Limit, scope: Mapping[str, str]) -> tuple[str, ...]:
     missing = [name for name in limit.scope if name not in scope]
     if missing:
-        raise InvalidRequestError.of(
-            f"scope[{missing[0]}]", f"is required: limit {limit.id!r} is kept per {missing[0]}"
-        )
+        description = f"is required: limit {limit.id!r} is kept per {missing[0]}"
+        raise InvalidRequestError.of(f"scope[{missing[0]}]", description)
     return tuple(scope[name] for name in limit.scope)

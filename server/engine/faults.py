@@ -38,9 +38,9 @@ def no_such_hold(ref: TenantRef, hold_id: str) -> HoldNotFoundError:
     return HoldNotFoundError(message)
 
 
-def no_such_meter(hold_id: str, meter: str) -> InvalidRequestError:
-    """The error for a report on a meter that the hold lacks."""
-    return InvalidRequestError.of(f"used[{meter}]", f"hold {hold_id!r} holds nothing of meter {meter!r}")
+def no_such_meter(field: str, hold_id: str, meter: str) -> InvalidRequestError:
+    """The error for a total, in this field of the request, of a meter that the hold lacks."""
+    return InvalidRequestError.of(f"{field}[{meter}]", f"hold {hold_id!r} holds nothing of meter {meter!r}")
 
 
 def not_active(hold: HoldView) -> HoldgateError:

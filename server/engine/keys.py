@@ -18,8 +18,9 @@ from functools import lru_cache
 from typing import Final, NamedTuple
 from urllib.parse import quote, unquote
 
-from server.domain.limits.base import Check
+from server.domain.errors import CorruptStateError
 from server.domain.operation import TenantRef
+from server.domain.plan import CheckForm
 
 SLOTS: Final = 16384
 EPOCH_KEY: Final = b"hg:epoch"
@@ -66,8 +67,10 @@ def tenant_keys(ref: TenantRef) -> TenantKeys:
 
 
 def tenant_of(member: bytes) -> TenantRef:
-    """The tenant that an index member names."""
-    policy, tenant = member.decode().split("/")
+    """The tenant that an index member names; CorruptStateError if it names none."""
+    policy, slash, tenant = member.decode(errors="replace").partition("/")
+    if not slash:
+        raise CorruptStateError(f"the index of tenants has a member that names no tenant: {member!r}; remove it")
     return TenantRef(unquote(policy), unquote(tenant))
 
 
@@ -93,11 +96,11 @@ def index_keys() -> Iterable[bytes]:
     return (index_key(slot) for slot in range(SLOTS))
 
 
-def scope_text(check: Check) -> str:
+def scope_text(check: CheckForm) -> str:
     """The scope of a window's key: its dimensions with their values; empty for the tenant as a whole."""
     return ",".join(f"{name}={_quoted(value)}" for name, value in zip(check.limit.scope, check.scope, strict=True))
 
 
-def standing_field(check: Check) -> str:
+def standing_field(check: CheckForm) -> str:
     """The field of a standing cell: the cell's name, and the values of its dimensions."""
     return ":".join([check.limit.cell, *map(_quoted, check.scope)])

@@ -5,7 +5,7 @@ last change, so each is atomic.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from server.domain.account import Account
@@ -129,13 +129,13 @@ class MemoryEngine:
             return Replayed(now_ms, known.view())
         if not _is_current(plan, tenant, now_ms):
             return Stale(now_ms, tenant.account)
-        looks = _look_all(plan, tenant, now_ms)
-        if plan.gated or _blocked(plan, looks):
-            _follow_clock(plan, tenant, looks, now_ms)
+        looks = _look_all(plan.checks, tenant, now_ms)
+        if plan.gated or _blocked(plan.checks, looks):
+            _follow_clock(plan.checks, tenant, looks, now_ms)
             return Refused(now_ms, looks)
         self._check_cells(plan, tenant, now_ms)
-        _follow_clock(plan, tenant, looks, now_ms)
-        takes, looks = _take_all(plan, tenant, looks, now_ms, {})
+        _follow_clock(plan.checks, tenant, looks, now_ms)
+        takes, looks = _take_all(plan.checks, tenant, looks, now_ms, {})
         if not hold_id:
             return Granted(now_ms, looks, 0)
         terms = plan.terms
@@ -168,7 +168,7 @@ class MemoryEngine:
         tenant, now_ms = self._enter(plan.operation.ref)
         if not _is_current(plan, tenant, now_ms):
             return Stale(now_ms, tenant.account)
-        return Looked(now_ms, _look_all(plan, tenant, now_ms))
+        return Looked(now_ms, _look_all(plan.checks, tenant, now_ms))
 
     async def settle(
         self,
@@ -235,7 +235,7 @@ class MemoryEngine:
             return Stale(now_ms, tenant.account)
         for meter in (*used, *(raised.meters if raised is not None else ())):
             if meter not in hold.meters:
-                raise no_such_meter(hold_id, meter)
+                raise no_such_meter("used" if meter in used else "amounts", hold_id, meter)
         reports = {meter: total for meter, total in used.items() if total >= (hold.meters[meter].reported or 0)}
         if reports:
             _finish(tenant, hold, _Step(Ending.REPORT, State.ACTIVE, reports), now_ms)
@@ -270,7 +270,7 @@ class MemoryEngine:
         if any(balance.granted + write.grants[cell] > MAX_AMOUNT for cell, balance in balances.items()):
             raise balance_too_large()
         for cell, balance in balances.items():
-            balance.granted += write.grants[cell]
+            balance.grant(write.grants[cell])
             tenant.cells[cell, ()] = balance
         if write.account is not None:
             tenant.account = write.account
@@ -323,26 +323,26 @@ def _cell(tenant: _Tenant, check: Check) -> Cell:
     return tenant.cells[name]
 
 
-def _look_all(plan: Plan, tenant: _Tenant, now_ms: int) -> tuple[Look, ...]:
-    return tuple(_cell(tenant, check).look(check, now_ms) for check in plan.checks)
+def _look_all(checks: Sequence[Check], tenant: _Tenant, now_ms: int) -> tuple[Look, ...]:
+    return tuple(_cell(tenant, check).look(check, now_ms) for check in checks)
 
 
-def _follow_clock(plan: Plan, tenant: _Tenant, looks: Sequence[Look], now_ms: int) -> None:
-    for check, look in zip(plan.checks, looks, strict=True):
+def _follow_clock(checks: Sequence[Check], tenant: _Tenant, looks: Sequence[Look], now_ms: int) -> None:
+    for check, look in zip(checks, looks, strict=True):
         if not look.fits:
             _cell(tenant, check).follow(now_ms)
 
 
-def _blocked(plan: Plan, looks: Sequence[Look]) -> bool:
-    return any(not look.fits and not check.limit.shadow for check, look in zip(plan.checks, looks, strict=True))
+def _blocked(checks: Sequence[Check], looks: Sequence[Look]) -> bool:
+    return any(not look.fits and not check.limit.shadow for check, look in zip(checks, looks, strict=True))
 
 
 def _take_all(
-    plan: Plan, tenant: _Tenant, looks: Sequence[Look], now_ms: int, bases: Mapping[str, int]
+    checks: Sequence[Check], tenant: _Tenant, looks: Sequence[Look], now_ms: int, bases: Mapping[str, int]
 ) -> tuple[list[_Take], tuple[Look, ...]]:
     takes: list[_Take] = []
     after: list[Look] = []
-    for check, look in zip(plan.checks, looks, strict=True):
+    for check, look in zip(checks, looks, strict=True):
         if not look.fits or not (check.take or check.settles):
             after.append(look)
             continue
@@ -361,12 +361,11 @@ def _raise(tenant: _Tenant, hold: _Hold, plan: Plan, now_ms: int) -> tuple[bool,
     for check in plan.checks:
         more = max(check.amount - reserved[check.limit.meter], 0) if check.settles else 0
         checks.append(check._replace(amount=more, take=more, settles=more > 0))
-    difference = replace(plan, checks=tuple(checks))
-    looks = _look_all(difference, tenant, now_ms)
-    _follow_clock(difference, tenant, looks, now_ms)
-    if plan.gated or plan.guarded or _blocked(difference, looks):
+    looks = _look_all(checks, tenant, now_ms)
+    _follow_clock(checks, tenant, looks, now_ms)
+    if plan.gated or plan.guarded or _blocked(checks, looks):
         return False, looks
-    takes, looks = _take_all(difference, tenant, looks, now_ms, reserved)
+    takes, looks = _take_all(checks, tenant, looks, now_ms, reserved)
     for new in takes:
         same = [take for take in hold.takes if take.name == new.name]
         for take in same:
@@ -411,7 +410,7 @@ def _named_totals(hold: _Hold, delivered: Mapping[str, int] | Fraction | None) -
         return {meter: delivered.of(totals.reserved) for meter, totals in hold.meters.items()}
     for meter in delivered or ():
         if meter not in hold.meters:
-            raise no_such_meter(hold.hold_id, meter)
+            raise no_such_meter("usage.used", hold.hold_id, meter)
     return delivered or {}
 
 

@@ -6,6 +6,7 @@ there is the answer.
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from time import monotonic
 from typing import Any, Final, NamedTuple, Protocol
 
 from server.domain.errors import (
@@ -149,10 +150,12 @@ class RedisEngine:
     ) -> HoldOutcome:
         """Charges what was delivered. Named items cost one read more: their prices stand in the hold."""
         tenant = keys.tenant_keys(ref)
+        started_s = monotonic()
         if isinstance(delivered, tuple):
             delivered = item_totals((await self._hold(ref, hold_id, within_s)), delivered)
         args = (wire.pack_settle(self._clock(), hold_id, delivered, final=final),)
-        reply = await self._run(_Call("settle", tenant, hold_id, args), within_s)
+        left_s = within_s - (monotonic() - started_s)
+        reply = await self._run(_Call("settle", tenant, hold_id, args), left_s)
         return _hold_outcome("settle", ref, hold_id, reply)
 
     async def release(self, ref: TenantRef, hold_id: str, within_s: float) -> HoldOutcome:
@@ -168,16 +171,19 @@ class RedisEngine:
         """Renews the lease, reports totals, and raises amounts where that fits."""
         tenant = keys.tenant_keys(ref)
         meters: Sequence[str] = ()
+        started_s = monotonic()
         if raised is None:
-            packed = wire.PackedPlan(wire.pack([self._clock(), 0, 0, 0, self._most_cells, 0, 0]), [], [])
+            packed, argument = None, wire.pack([self._clock(), 0, 0, 0, self._most_cells, 0, 0])
         else:
             meters = tuple((await self._hold(ref, hold_id, within_s)).meters)
             packed = wire.pack_plan(raised, tenant, self._clock(), self._most_cells)
-        args = (packed.argument, wire.pack_extend(hold_id, used, raised, packed, meters))
-        reply = await self._run(_Call("extend", tenant, hold_id, args, packed.window_keys), within_s)
+            argument = packed.argument
+        args = (argument, wire.pack_extend(hold_id, used, raised, packed, meters))
+        call = _Call("extend", tenant, hold_id, args, packed.window_keys if packed else ())
+        reply = await self._run(call, within_s - (monotonic() - started_s))
         match reply:
             case [0 | 1 as raised_all, now_ms, record, rows]:
-                looks = packed.looks(rows) if wire.rows_to_looks(rows) else ()
+                looks = packed.looks(rows) if packed and wire.rows_to_looks(rows) else ()
                 return Extended(now_ms, wire.hold_of(hold_id, record), looks, bool(raised_all))
             case [3, now_ms, record]:
                 return Stale(now_ms, wire.account_of(record))
@@ -186,7 +192,7 @@ class RedisEngine:
             case [6, _]:
                 raise no_such_hold(ref, hold_id)
             case [7, _, meter]:
-                raise no_such_meter(hold_id, meter.decode())
+                raise no_such_meter("used" if meter.decode() in used else "amounts", hold_id, meter.decode())
         raise _unreadable("extend", reply)
 
     async def find(self, ref: TenantRef, hold_id: str, within_s: float) -> Found:
@@ -237,10 +243,14 @@ class RedisEngine:
         return found[:count]
 
     async def sweep(self) -> int:
-        """Expires overdue holds of idle tenants, slot by slot, by the index of tenants by earliest due."""
+        """Expires overdue holds of idle tenants, slot by slot, by the index of tenants by earliest due.
+
+        A tenant whose state cannot be read is passed over; when all others are swept, its CorruptStateError comes.
+        """
         now_ms = self._clock() or await self._store_time_ms()
         index = list(keys.index_keys())
         expired = 0
+        corrupt: CorruptStateError | None = None
         for start in range(0, len(index), SWEEP_BATCH):
             batch = index[start : start + SWEEP_BATCH]
             calls = [self._store.call("ZRANGEBYSCORE", key, "-inf", now_ms, "LIMIT", 0, 100) for key in batch]
@@ -251,7 +261,12 @@ class RedisEngine:
                 if isinstance(answer, BaseException):
                     raise answer
                 for member in answer:
-                    expired += await self._reap(keys.tenant_keys(keys.tenant_of(member)), 1.0)
+                    try:
+                        expired += await self._reap(keys.tenant_keys(keys.tenant_of(member)), 1.0)
+                    except CorruptStateError as error:
+                        corrupt = error
+        if corrupt is not None:
+            raise corrupt
         return expired
 
     async def close(self) -> None:
@@ -290,7 +305,7 @@ class RedisEngine:
                 return reply
             await self._reap(call.tenant, left_s)
         whose = call.tenant.member.decode()
-        message = f"{call.name}: tenant {whose!r} has more overdue holds than could be ended in time; retry"
+        message = f"{call.name}: no time was left for tenant {whose!r}, whose holds are overdue or whose store is slow"
         raise StoreUnavailableError(message)
 
     async def _evalsha(
@@ -331,7 +346,7 @@ def _hold_outcome(operation: str, ref: TenantRef, hold_id: str, reply: list[Any]
         case [6, _, record]:
             raise decreased(wire.hold_of(hold_id, record))
         case [7, _, meter]:
-            raise no_such_meter(hold_id, meter.decode())
+            raise no_such_meter("usage.used", hold_id, meter.decode())
     raise _unreadable(operation, reply)
 
 

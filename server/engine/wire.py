@@ -5,7 +5,7 @@ Arguments and records are msgpack values one behind the other (`cmsgpack` in Lua
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple, cast
 
 import msgpack
 import orjson
@@ -14,9 +14,9 @@ from server.domain.account import Account, Override
 from server.domain.errors import CorruptStateError
 from server.domain.hold import Delivered, Fraction, HoldNote, HoldView, MeterTotals, State
 from server.domain.limits.balance import Balance
-from server.domain.limits.base import Check, Kind, Limit, Look
+from server.domain.limits.base import Kind, Limit, Look
 from server.domain.limits.window import Window
-from server.domain.plan import Plan
+from server.domain.plan import CheckForm, Plan, Shape
 from server.domain.policy import Policy
 from server.engine import keys
 from server.engine.base import AccountWrite
@@ -27,6 +27,12 @@ FIXARRAY_MOST: Final = 15
 ROW: Final = 5
 METER_SIZE: Final = 4
 TAKE_SIZE: Final = 9
+TAKE_AMOUNT: Final = 4
+"""Where a take has its amount."""
+
+SHAPE: Final = "wire.form"
+NOTE: Final = "wire.note"
+"""Names in a shape's memo."""
 
 
 def pack(values: Sequence[object]) -> bytes:
@@ -43,72 +49,134 @@ def unpack(raw: bytes) -> list[Any]:
 
 
 class PackedPlan(NamedTuple):
-    """A plan for the scripts: the argument, the keys of its window scopes, and which check each row belongs to."""
+    """A plan for the scripts: the argument, the keys of its window scopes, and the form of its shape."""
 
     argument: bytes
     window_keys: list[bytes]
-    order: list[int]
+    form: "ShapeForm"
 
     def looks(self, rows: bytes) -> tuple[Look, ...]:
         """The script's rows as looks, in the plan's order."""
-        looks: list[Look | None] = [None] * len(self.order)
-        for index, look in zip(self.order, rows_to_looks(rows), strict=True):
-            looks[index] = look
-        return tuple(look for look in looks if look is not None)
+        flat = msgpack.unpackb(rows)
+        return tuple([Look._make(flat[at : at + ROW]) for at in self.form.rows])
+
+
+class ShapeForm:
+    """What all plans of a shape have in common on the wire; `SHAPE` finds it in the shape's memo.
+
+    Lists with the shape's constants, and the places in them that a request's own amounts go to: filling and packing
+    a list costs less than making it.
+    """
+
+    __slots__ = ("_fills", "_take_fills", "checks", "content", "order", "rows", "scopes", "shadows", "takes", "values")
+
+    def __init__(self, shape: Shape, most_cells: int) -> None:
+        checks = shape.checks
+        standing = [index for index, check in enumerate(checks) if check.limit.kind is not Kind.WINDOW]
+        scopes: dict[str, list[int]] = {}
+        for index, check in enumerate(checks):
+            if check.limit.kind is Kind.WINDOW:
+                scopes.setdefault(keys.scope_text(check), []).append(index)
+        self.order = standing + [index for indices in scopes.values() for index in indices]
+        self.checks = [checks[index] for index in self.order]
+        self.rows = [self.order.index(index) * ROW for index in range(len(checks))]
+        self.scopes = list(scopes)
+        self.values: list[object] = [
+            0,
+            0,
+            shape.valid_from_ms,
+            shape.valid_until_ms,
+            most_cells,
+            len(standing),
+            len(scopes),
+        ]
+        for indices in scopes.values():
+            self.values += [len(indices), _windows_ttl_ms(shape.policy, checks[indices[0]].limit.scope)]
+        self._fills: list[tuple[int, int, int | bool]] = []
+        self.content: list[object] = []
+        self.takes: list[object] = []
+        self._take_fills: list[tuple[int, int]] = []
+        self.shadows: list[tuple[int, list[object], int]] = []
+        numbers = {shape.names[place]: number for number, place in enumerate(shape.kept, start=1)}
+        for number, check in enumerate(self.checks, start=1):
+            self._add_check(check)
+            self._add_take(number, check, numbers)
+
+    def _add_check(self, check: CheckForm) -> None:
+        limit = check.limit
+        window_ms = limit.window_ms if isinstance(limit, Window) else 0
+        # A window whose meter is settled keeps an entry even for 0, so that a report finds it.
+        nothing = 0 if check.settles and window_ms else False
+        if check.meter >= 0 and not check.asks_room:
+            self._fills.append((len(self.values) + 2, check.meter, nothing))
+        take = nothing if check.asks_room else check.fixed or nothing
+        self.values += [int(limit.kind), _field(check), check.fixed, take, check.cap, window_ms, int(limit.shadow)]
+
+    def _add_take(self, number: int, check: CheckForm, numbers: Mapping[str, int]) -> None:
+        if not _is_kept(check):
+            return
+        amount = 0 if check.asks_room else check.fixed
+        settled = numbers[check.limit.meter] if check.settles else 0
+        take = [int(check.limit.kind), settled, _scope(check), _field(check), amount, 0, 0, 1, _hold_param(check.limit)]
+        if check.limit.shadow:
+            self.shadows.append((number, take, check.meter))
+            return
+        if check.meter >= 0:
+            self._take_fills.append((len(self.takes) + TAKE_AMOUNT, check.meter))
+        self.takes += take
+
+    def plan_values(self, now_ms: int, version: int, units: Sequence[int]) -> list[object]:
+        """The plan's argument."""
+        values = self.values.copy()
+        values[0], values[1] = now_ms, version
+        for at, meter, nothing in self._fills:
+            unit = units[meter]
+            values[at] = unit
+            values[at + 1] = unit or nothing
+        return values
+
+    def take_values(self, units: Sequence[int]) -> list[object]:
+        """What a hold remembers of its takes."""
+        takes = self.takes.copy()
+        for at, meter in self._take_fills:
+            takes[at] = units[meter]
+        return takes
+
+    def shadow_values(self, units: Sequence[int]) -> list[object]:
+        """The takes of shadow checks, each behind the number of its check."""
+        values: list[object] = []
+        for number, take, meter in self.shadows:
+            amount = take[TAKE_AMOUNT] if meter < 0 else units[meter]
+            values += [number, pack([*take[:TAKE_AMOUNT], amount, *take[TAKE_AMOUNT + 1 :]])]
+        return values
+
+
+def form_of(shape: Shape, most_cells: int) -> ShapeForm:
+    """The shape's form, made at its first use."""
+    form = shape.memo.get(SHAPE)
+    if form is None:
+        form = shape.memo[SHAPE] = ShapeForm(shape, most_cells)
+    return cast("ShapeForm", form)
 
 
 def rows_to_looks(rows: bytes) -> list[Look]:
     """Rows of five numbers, as the scripts pack them."""
     flat = msgpack.unpackb(rows)
-    return [Look(*flat[at : at + ROW]) for at in range(0, len(flat), ROW)]
+    return [Look._make(flat[at : at + ROW]) for at in range(0, len(flat), ROW)]
 
 
 def pack_plan(plan: Plan, tenant: keys.TenantKeys, now_ms: int, most_cells: int) -> PackedPlan:
     """A plan as the scripts' first argument."""
-    standing = [index for index, check in enumerate(plan.checks) if check.limit.kind is not Kind.WINDOW]
-    scopes: dict[str, list[int]] = {}
-    for index, check in enumerate(plan.checks):
-        if check.limit.kind is Kind.WINDOW:
-            scopes.setdefault(keys.scope_text(check), []).append(index)
-    values: list[object] = [
-        now_ms,
-        plan.account.version,
-        plan.valid_from_ms,
-        plan.valid_until_ms,
-        most_cells,
-        len(standing),
-        len(scopes),
-    ]
-    for indices in scopes.values():
-        values += [
-            len(indices),
-            _windows_ttl_ms(plan.policy, plan.checks[indices[0]].limit.scope),
-        ]
-    order = standing + [index for indices in scopes.values() for index in indices]
-    for index in order:
-        values += _packed_check(plan.checks[index])
-    return PackedPlan(pack(values), [tenant.windows(text) for text in scopes], order)
+    form = form_of(plan.shape, most_cells)
+    values = form.plan_values(now_ms, plan.account.version, plan.units)
+    return PackedPlan(pack(values), [tenant.windows(text) for text in form.scopes], form)
 
 
-def _packed_check(check: Check) -> list[object]:
-    limit = check.limit
-    window_ms = limit.window_ms if isinstance(limit, Window) else 0
-    return [
-        int(limit.kind),
-        _field(check),
-        check.amount,
-        check.take if check.take or (check.settles and window_ms) else False,
-        check.cap,
-        window_ms,
-        int(limit.shadow),
-    ]
-
-
-def _field(check: Check) -> str:
+def _field(check: CheckForm) -> str:
     return check.limit.cell if check.limit.kind is Kind.WINDOW else keys.standing_field(check)
 
 
-def _scope(check: Check) -> str:
+def _scope(check: CheckForm) -> str:
     """Where a take's cell is: '' for standing cells, '/' and the scope's text for windows (`keys.lua`)."""
     return "/" + keys.scope_text(check) if check.limit.kind is Kind.WINDOW else ""
 
@@ -129,32 +197,18 @@ def _windows_ttl_ms(policy: Policy, scope: tuple[str, ...]) -> int:
 
 def pack_reserve(plan: Plan, packed: PackedPlan, tenant: keys.TenantKeys, hold_id: str) -> list[bytes]:
     """What `reserve.lua` needs beside the plan: the request and the hold's record, then takes of shadow checks."""
+    form, shape, units = packed.form, plan.shape, plan.units
     terms = plan.terms
-    numbers = {meter: number for number, meter in enumerate(plan.meters, start=1)}
-    content: list[object] = [
-        plan.operation.fingerprint(),
-        terms.lease_ms if plan.leaves_hold else 0,
-        terms.tombstone_ms,
-        _pack_note(plan.note, [plan.checks[index].place for index in packed.order]),
-        len(plan.meters),
-    ]
-    for meter, reserved in plan.meters.items():
-        content += [meter, reserved, -1, 0]
-    takes: list[object] = []
-    shadows: list[object] = []
-    for number, index in enumerate(packed.order, start=1):
-        check = plan.checks[index]
-        if _is_kept(check):
-            take = _packed_take(check, numbers)
-            if check.limit.shadow:
-                shadows += [number, pack(take)]
-            else:
-                takes += take
+    lease_ms = terms.lease_ms if plan.leaves_hold else 0
+    content: list[object] = [plan.fingerprint, lease_ms, terms.tombstone_ms, _note_of(plan, form), len(shape.kept)]
+    for place in shape.kept:
+        content += (shape.names[place], units[place], -1, 0)
+    takes = form.take_values(units)
     request = pack(
         [
-            int(plan.gated),
+            int(shape.gated),
             hold_id,
-            terms.lease_ms if plan.leaves_hold else 0,
+            lease_ms,
             terms.longest_ms,
             terms.replay_ms,
             tenant.member,
@@ -163,28 +217,26 @@ def pack_reserve(plan: Plan, packed: PackedPlan, tenant: keys.TenantKeys, hold_i
             pack(takes),
         ]
     )
-    return [request, pack(shadows)] if shadows else [request]
+    return [request, pack(form.shadow_values(units))] if form.shadows else [request]
 
 
-def _is_kept(check: Check) -> bool:
+def _is_kept(check: CheckForm) -> bool:
     """Whether a hold must remember the take: something may give it back or change it."""
+    takes = not check.asks_room and (check.meter >= 0 or check.fixed > 0)
     if isinstance(check.limit, Window):
-        return check.settles or bool(check.take and check.limit.returns)
-    return check.settles or bool(check.take)
+        return check.settles or (takes and check.limit.returns)
+    return check.settles or takes
 
 
-def _packed_take(check: Check, numbers: Mapping[str, int]) -> list[object]:
-    return [
-        int(check.limit.kind),
-        numbers[check.limit.meter] if check.settles else 0,
-        _scope(check),
-        _field(check),
-        check.take,
-        0,
-        0,
-        1,
-        _hold_param(check.limit),
-    ]
+def _note_of(plan: Plan, form: ShapeForm) -> bytes:
+    """The note; without items all plans of a shape have the same."""
+    places = [check.place for check in form.checks]
+    if plan.operation.items:
+        return _pack_note(plan.note, places)
+    note = plan.shape.memo.get(NOTE)
+    if note is None:
+        note = plan.shape.memo[NOTE] = _pack_note(plan.note, places)
+    return cast("bytes", note)
 
 
 def _pack_note(note: HoldNote, places: Iterable[int]) -> bytes:
@@ -211,7 +263,7 @@ def pack_settle(now_ms: int, hold_id: str, delivered: Delivered, *, final: bool)
 
 
 def pack_extend(
-    hold_id: str, used: Mapping[str, int], raised: Plan | None, packed: PackedPlan, meters: Iterable[str]
+    hold_id: str, used: Mapping[str, int], raised: Plan | None, packed: PackedPlan | None, meters: Iterable[str]
 ) -> bytes:
     """What `extend.lua` needs beside the plan. `meters` are the hold's, in its order."""
     numbers = {meter: number for number, meter in enumerate(meters, start=1)}
@@ -225,11 +277,9 @@ def pack_extend(
         len(totals),
         *(value for total in totals.items() for value in total),
     ]
-    for index in packed.order:
-        check = raised.checks[index] if raised is not None else None
-        if check is not None:
-            meter = numbers.get(check.limit.meter, 0) if check.settles else 0
-            values += [meter, _scope(check), _hold_param(check.limit)]
+    for check in packed.form.checks if packed is not None else ():
+        meter = numbers.get(check.limit.meter, 0) if check.settles else 0
+        values += [meter, _scope(check), _hold_param(check.limit)]
     return pack(values)
 
 
@@ -300,7 +350,7 @@ def hold_of(hold_id: str, record: bytes) -> HoldView:
             looks=dict(zip(places, rows_to_looks(rows), strict=True)),
             note=HoldNote(action=action, policy_version=version, scope=scope, item_prices=prices),
         )
-    except (ValueError, TypeError, msgpack.UnpackException) as error:
+    except (ValueError, TypeError, AttributeError, msgpack.UnpackException) as error:
         message = f"hold {hold_id!r} is not readable: {error!r}"
         raise CorruptStateError(message) from error
 

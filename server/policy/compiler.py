@@ -10,6 +10,7 @@ from server.policy import fields
 from server.policy.answers import compile_envelope, compile_refusals
 from server.policy.context import Context
 from server.policy.document import Document, Path, shown
+from server.policy.kinds import BalanceModel
 from server.policy.schema import HoldModel, PolicyModel, PriceModel, shaped
 
 _VERSION_LENGTH: Final = 12
@@ -131,8 +132,12 @@ def _product(context: Context, path: Path, price: PriceModel) -> Product:
 def _limits(context: Context, model: PolicyModel) -> tuple[Limit, ...]:
     limits: list[Limit] = []
     seen: set[str] = set()
+    balances: dict[str, str] = {}
     for index, limit in enumerate(model.limits):
         path: Path = ("limits", index)
+        if isinstance(limit, BalanceModel) and (first := balances.setdefault(limit.meter, limit.id)) != limit.id:
+            problem = f"{shown(limit.meter)} is the meter of balance {first}; a meter has one balance"
+            context.reject((*path, "meter"), problem)
         if limit.id in seen:
             context.reject((*path, "id"), f"{shown(limit.id)} is the id of an earlier limit; ids are unique")
         seen.add(limit.id)

@@ -7,7 +7,7 @@ A servicer's method is written as `async def Method(self, request, within_s) -> 
 import functools
 import uuid
 from collections.abc import Awaitable, Callable, Coroutine
-from typing import Any, Final, Protocol, TypeVar
+from typing import Any, Final, Protocol, TypeVar, cast
 
 from google.protobuf.message import Message
 from grpc import StatusCode
@@ -60,14 +60,17 @@ def answering(
         try:
             return await _in_time(method, servicer, request, context)
         except HoldgateError as error:
-            _tell(method.__name__, request, error)
+            tell(method.__name__, request, error)
             await errors.abort(context, error)
         except Exception:  # noqa: BLE001  # whatever it was, the caller is told and the log has it
-            correlation_id = uuid.uuid4().hex
-            log.exception("rpc.failed", rpc=method.__name__, correlation_id=correlation_id, **_whose(request))
-            await errors.abort_internal(context, correlation_id)
+            await errors.abort_internal(context, tell_failure(method.__name__, request))
 
     return call
+
+
+def as_written(method: Callable[..., Any]) -> Callable[..., Awaitable[Any]]:
+    """The method that `answering` decorated, for a caller that deals with time and faults itself."""
+    return cast("Callable[..., Awaitable[Any]]", method.__wrapped__)  # type: ignore[attr-defined]  # set by wraps
 
 
 async def _in_time(
@@ -92,10 +95,18 @@ async def _in_time(
         raise DeadlineError(text) from error
 
 
-def _tell(rpc: str, request: Message, error: HoldgateError) -> None:
+def tell_failure(rpc: str, request: Message) -> str:
+    """Logs the exception being handled, a defect of the server; the correlation id that the caller is given."""
+    correlation_id = uuid.uuid4().hex
+    log.exception("rpc.failed", rpc=rpc, correlation_id=correlation_id, **_whose(request))
+    return correlation_id
+
+
+def tell(rpc: str, request: Message, error: HoldgateError) -> None:
+    """Logs a call that ended with an error."""
     outcome = errors.mapped(error)
-    tell = log.warning if outcome.status in _OUR_FAULTS else log.info
-    tell(
+    write = log.warning if outcome.status in _OUR_FAULTS else log.info
+    write(
         "rpc.failed",
         rpc=rpc,
         status=outcome.status.name,

@@ -83,22 +83,34 @@ def mapped(error: errors.HoldgateError) -> Mapped:
 
 async def abort(context: Abortable, error: errors.HoldgateError) -> Never:
     """Ends the call with the error's status, message and details."""
-    await _end(context, mapped(error), error.message, _details(error))
+    await _end(context, mapped(error).status, status_of(error))
 
 
 async def abort_internal(context: Abortable, correlation_id: str) -> Never:
     """Ends the call for a defect of the server; what it was stands in the log under `correlation_id`."""
+    await _end(context, INTERNAL.status, internal_status(correlation_id))
+
+
+def status_of(error: errors.HoldgateError) -> Status:
+    """The error with its details."""
+    return _status(mapped(error), error.message, _details(error))
+
+
+def internal_status(correlation_id: str) -> Status:
+    """A defect of the server."""
     text = f"the server failed; its log has the cause under correlation id {correlation_id}"
-    await _end(context, INTERNAL, text, [_info(INTERNAL, {"correlation_id": correlation_id})])
+    return _status(INTERNAL, text, [_info(INTERNAL, {"correlation_id": correlation_id})])
 
 
-async def _end(context: Abortable, outcome: Mapped, message: str, details: list[Message]) -> Never:
-    message = clipped(message, MAX_MESSAGE_BYTES)
-    status = Status(code=outcome.status.value[0], message=message)
+def _status(outcome: Mapped, message: str, details: list[Message]) -> Status:
+    status = Status(code=outcome.status.value[0], message=clipped(message, MAX_MESSAGE_BYTES))
     for detail in details:
         status.details.add().Pack(detail)
-    trailers = ((DETAILS_KEY, status.SerializeToString()),)
-    await context.abort(outcome.status, message, trailers)
+    return status
+
+
+async def _end(context: Abortable, code: StatusCode, status: Status) -> Never:
+    await context.abort(code, status.message, ((DETAILS_KEY, status.SerializeToString()),))
 
 
 def _details(error: errors.HoldgateError) -> list[Message]:

@@ -1,5 +1,7 @@
 """The data plane: each method turns its message into a domain value, asks the gate, and turns the answer back."""
 
+from collections.abc import AsyncIterator
+from functools import partial
 from time import perf_counter
 
 from quota.v1 import quota_service_pb2, quota_service_pb2_grpc
@@ -8,7 +10,8 @@ from server.domain.operation import TenantRef
 from server.gate import QuotaGate
 from server.logs import DecisionLog
 from server.rpc import convert
-from server.rpc.calls import answering
+from server.rpc.calls import CallContext, answering, as_written
+from server.rpc.operations import Operations
 
 
 class QuotaService(quota_service_pb2_grpc.QuotaServiceServicer):
@@ -18,6 +21,15 @@ class QuotaService(quota_service_pb2_grpc.QuotaServiceServicer):
         self._gate = gate
         self._decisions = decisions
         self.store_timeout_s = store_timeout_s
+        self._operations = Operations(
+            {
+                "check_and_reserve": partial(as_written(QuotaService.CheckAndReserve), self),
+                "settle": partial(as_written(QuotaService.Settle), self),
+                "release": partial(as_written(QuotaService.Release), self),
+                "extend": partial(as_written(QuotaService.Extend), self),
+                "estimate": partial(as_written(QuotaService.Estimate), self),
+            }
+        )
 
     @answering
     async def CheckAndReserve(
@@ -28,9 +40,7 @@ class QuotaService(quota_service_pb2_grpc.QuotaServiceServicer):
         operation = convert.operation(request)
         decision = await self._gate.check_and_reserve(operation, within_s=within_s)
         self._decisions.decided(operation, decision, started_s)
-        answer = quota_service_pb2.CheckAndReserveResponse()
-        convert.fill_decision(answer.decision, decision)
-        return answer
+        return convert.reserve_response(decision)
 
     @answering
     async def Settle(
@@ -105,3 +115,15 @@ class QuotaService(quota_service_pb2_grpc.QuotaServiceServicer):
             prices=convert.product_prices(view.products),
             policy_version=view.policy_version,
         )
+
+    @answering
+    async def Batch(self, request: quota_service_pb2.BatchRequest, within_s: float) -> quota_service_pb2.BatchResponse:
+        """Answers many operations, each as if it were alone."""
+        return quota_service_pb2.BatchResponse(results=await self._operations.batch(request.operations, within_s))
+
+    async def Stream(
+        self, request_iterator: AsyncIterator[quota_service_pb2.StreamRequest], _context: CallContext
+    ) -> AsyncIterator[quota_service_pb2.StreamResponse]:
+        """Answers operations as they come, each as if it were alone."""
+        async for response in self._operations.stream(request_iterator, self.store_timeout_s):
+            yield response

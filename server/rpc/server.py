@@ -3,7 +3,7 @@
 from typing import Final
 
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
-from grpc_reflection.v1alpha import reflection
+from grpc_reflection.v1alpha import reflection, reflection_pb2_grpc
 from quota.v1 import (
     admin_service_pb2,
     admin_service_pb2_grpc,
@@ -17,7 +17,7 @@ from server.rpc.admin_service import AdminService
 from server.rpc.health import Health
 from server.rpc.quota_service import QuotaService
 from server.rpc.test_clock_service import TestClockService
-from server.rpc.transports.grpcio import GrpcioTransport
+from server.rpc.transports.base import Transport
 
 GRACE_S: Final = 5.0
 """How long calls in work may still take once the server has stopped taking new ones."""
@@ -28,12 +28,12 @@ TEST_CLOCK_SERVICE: Final = test_clock_service_pb2.DESCRIPTOR.services_by_name["
 
 
 class RpcServer:
-    """Serves on `listen`, `host:port`. `clock` is the service that sets the time, only ever given for tests."""
+    """Serves over `transport`. `clock` is the service that sets the time, only ever given for tests."""
 
     def __init__(
-        self, listen: str, quota: QuotaService, admin: AdminService, clock: TestClockService | None = None
+        self, transport: Transport, quota: QuotaService, admin: AdminService, clock: TestClockService | None = None
     ) -> None:
-        self._transport = GrpcioTransport(listen)
+        self._transport = transport
         self._health = Health()
         server = self._transport.server
         quota_service_pb2_grpc.add_QuotaServiceServicer_to_server(quota, server)
@@ -43,7 +43,10 @@ class RpcServer:
             test_clock_service_pb2_grpc.add_TestClockServiceServicer_to_server(clock, server)
             self._names.append(TEST_CLOCK_SERVICE)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
-        reflection.enable_server_reflection([*self._names, health.SERVICE_NAME, reflection.SERVICE_NAME], server)
+        names = [*self._names, health.SERVICE_NAME, reflection.SERVICE_NAME]
+        reflections = reflection.aio.ReflectionServicer(names)
+        add = reflection_pb2_grpc.add_ServerReflectionServicer_to_server
+        add(reflections, server)  # type: ignore[no-untyped-call]  # the package's stubs leave it out
 
     async def start(self) -> str:
         """Begins to serve, with health NOT_SERVING; the address. Raises ListenError."""

@@ -198,7 +198,8 @@ async def test_a_report_on_a_meter_that_the_hold_lacks_is_invalid_and_named(tena
     with pytest.raises(InvalidRequestError) as renewed:
         await lab.renew("h", frames=1)
 
-    assert settled.value.violations[0].field == renewed.value.violations[0].field == "used[frames]"
+    assert settled.value.violations[0].field == "usage.used[frames]"
+    assert renewed.value.violations[0].field == "used[frames]"
     assert await lab.hold("h") == before
 
 

@@ -55,7 +55,7 @@ async def test_same_id_and_content_gets_the_first_answer_again(gateway: Gateway)
     assert (first.replayed, again.replayed) == (False, True)
     assert first.granted
     assert again.granted
-    assert again.results == first.results
+    assert list(again.results) == list(first.results)
     assert again.amounts == first.amounts
     assert first.lease is not None
     assert again.lease is not None
@@ -95,7 +95,7 @@ async def test_a_replay_passes_a_guard_that_has_become_narrower(gateway: Gateway
     again = await gateway.ask()
     refused = await gateway.ask("another id")
 
-    assert (again.granted, again.replayed, again.results) == (True, True, ())
+    assert (again.granted, again.replayed, list(again.results)) == (True, True, [])
     assert not refused.granted
     assert [result.limit.id for result in refused.results] == ["size"]
 

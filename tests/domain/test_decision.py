@@ -32,7 +32,9 @@ def plan_for(rules: Policy, **amounts: int) -> Plan:
     return make_plan(rules, operation, Account(plan="free"), 0)
 
 
-def decide(limits: Sequence[Limit], looks: Sequence[Look], precedence: tuple[str, ...] = (), **amounts: int) -> Decision:
+def decide(
+    limits: Sequence[Limit], looks: Sequence[Look], precedence: tuple[str, ...] = (), **amounts: int
+) -> Decision:
     return refuse(plan_for(policy(*limits, precedence=precedence), **amounts), looks)
 
 
@@ -194,7 +196,11 @@ def test_a_field_without_a_value_is_left_out() -> None:
 
 def test_a_gate_on_a_dimension_tells_what_was_asked_and_what_is_allowed() -> None:
     gate = plan_gate("model", {"free": ("s", "m"), "pro": ("xl",)})
-    told = {"asked": Template.parse("{requested}"), "best": Template.parse("{allowed}"), "plan": Template.parse("{plan}")}
+    told = {
+        "asked": Template.parse("{requested}"),
+        "best": Template.parse("{allowed}"),
+        "plan": Template.parse("{plan}"),
+    }
     rules = policy(gate)
     rule = RefusalRule("model", 403, retryable=False, message=Template.parse("{model} is not in {plan}"), fields=told)
     rules = replace(rules, refusals={"model": rule})
@@ -309,7 +315,9 @@ def test_a_shadow_window_is_not_told() -> None:
 
 
 def test_a_grant_has_every_limit_with_its_figures() -> None:
-    rules = policy(guard("size", 50, "tokens"), flag_gate("suspended", expect=False), RPM, window("m", 9, scope=("model",)))
+    rules = policy(
+        guard("size", 50, "tokens"), flag_gate("suspended", expect=False), RPM, window("m", 9, scope=("model",))
+    )
 
     decision = grant(plan_for(rules, tokens=9), [FITS, FITS], Lease(hold_id="h"))
 
@@ -323,7 +331,7 @@ def test_a_grant_has_every_limit_with_its_figures() -> None:
 
 
 def test_a_replay_whose_figures_are_no_longer_known_has_none() -> None:
-    assert grant(plan_for(policy(RPM)), (), Lease(hold_id="h"), replayed=True).results == ()
+    assert list(grant(plan_for(policy(RPM)), (), Lease(hold_id="h"), replayed=True).results) == []
 
 
 def test_an_answer_about_a_hold_has_that_holds_amounts() -> None:

@@ -108,7 +108,11 @@ def test_room_must_fit_and_is_not_taken() -> None:
 
 def test_items_add_their_measure_and_their_price() -> None:
     rules = policy(window("frames", 99, "frames"), balance("credits"), products=[FILM])
-    items = (Item("a", "film", {"frames": 11}), Item("b", "film", {"frames": 10}), Item("c", "film", {"frames": 99}, reused=True))
+    items = (
+        Item("a", "film", {"frames": 11}),
+        Item("b", "film", {"frames": 10}),
+        Item("c", "film", {"frames": 99}, reused=True),
+    )
 
     plan = plan_for(rules, items=items, amounts={"credits": 1})
 

@@ -15,7 +15,7 @@ from quota.v1.quota_service_pb2_grpc import QuotaServiceStub
 from server.bootstrap import SWEEPER, App, StartError, running
 from server.rpc import server as rpc_server
 from server.rpc.server import ADMIN_SERVICE, QUOTA_SERVICE, TEST_CLOCK_SERVICE
-from server.rpc.transports.grpcio import MAX_REQUEST_BYTES
+from server.rpc.transports.base import MAX_REQUEST_BYTES
 from tests.rpc.conftest import MakeSettings
 from tests.rpc.faults import fault_of
 from tests.rpc.healths import health_turns, health_watch

@@ -20,9 +20,7 @@ NOT_OURS = {"gen", "build", "dist", "__pycache__"}
 IMPURE = {"asyncio", "os", "pathlib", "random", "secrets", "socket", "subprocess", "threading", "time"}
 
 EXEMPTION = re.compile(r"#\s*(?:ruff:|mypy:|noqa|type:\s*ignore|pragma:)")
-REASONED_EXEMPTION = re.compile(
-    r"#\s*(?:noqa: [A-Z0-9, ]+?|type: ignore\[[\w, -]+\]|pragma: no cover)\s+#\s*\w+"
-)
+REASONED_EXEMPTION = re.compile(r"#\s*(?:noqa: [A-Z0-9, ]+?|type: ignore\[[\w, -]+\]|pragma: no cover)\s+#\s*\w+")
 SETTING = re.compile(r'\s*(?:"(?:[A-Z]+[0-9]*|ignore:.*)",|(?:ignore_\w+|follow_untyped_imports) = true)')
 LUA_HEADER = re.compile(r"--\[\[.*?\]\]|(?:--[^\n]*\n)+", re.DOTALL)
 MACHINE_PATH = re.compile(r"(?<![\w.])/(?:work|root|home/\w+)/")

@@ -363,8 +363,8 @@ class Decision(message.Message):
 
     @builtins.property
     def amounts(self) -> containers.ScalarMap[builtins.str, builtins.int]:
-        """Units per meter that the decision was about: what the caller named, what items were priced at, and what
-        each request counts by itself. On a grant with a hold, what the hold keeps.
+        """Units per meter that the decision was about: what the caller named, what items measure, and what they were
+        priced at. Of an Extend, what the hold keeps.
         """
 
     def __init__(

@@ -40,6 +40,11 @@ class BalanceCell:
         """What may still be held."""
         return self.granted - self.reversed + self.debt - self.charged - self.held - self.expired
 
+    def grant(self, units: int) -> None:
+        """Adds units; they pay back what is owed before they can be held."""
+        self.granted += units
+        self.debt -= min(self.debt, units)
+
     def look(self, check: Check, now_ms: int) -> Look:
         """The figures now; waiting brings no money."""
         available = max(self.available, 0)

@@ -34,7 +34,8 @@ end
 local set = {}
 for grant = 1, grants do
   local b = balance_open(read[grant + 1])
-  b[1] = b[1] + args[6 + grant * 2]
+  local units = args[6 + grant * 2]
+  b[1], b[7] = b[1] + units, b[7] - math.min(b[7], units) -- what comes in pays back what is owed
   if b[1] >= 9007199254740992 then
     return { 5, stored }
   end

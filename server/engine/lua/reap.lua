@@ -20,8 +20,8 @@ redis.call('ZSCORE', KEYS[4], member)
 local ids = redis.call('ZRANGEBYSCORE', KEYS[3], '-inf', int(now), 'LIMIT', 0, most)
 for _, id in ipairs(ids) do
   local raw = redis.call('GET', hold_key(id))
-  if raw then
-    local hold = hold_read(raw)
+  local hold = raw and hold_read(raw)
+  if hold and hold[1] == ACTIVE then
     finish(id, hold, EXPIRE, EXPIRED, reported(hold), now)
   else
     redis.call('ZREM', KEYS[3], id)

@@ -24,7 +24,7 @@ local gated, id, lease_ms, longest_ms, replay_ms, member, content, count, takes 
 local now = clock(plan[1])
 
 local standing = read_standing(plan)
-local earliest = tonumber(standing[2] or nil)
+local earliest = standing[2] and (tonumber(standing[2]) or error('CORRUPT the earliest lease end'))
 if earliest and earliest <= now then
   return { 4, now }
 end

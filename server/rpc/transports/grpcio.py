@@ -4,16 +4,10 @@ from typing import Final
 
 from grpc import aio
 
-MAX_REQUEST_BYTES: Final = 4 * 1024 * 1024
-"""Largest request; an import of 1000 rows, the largest that the contract allows, needs about a quarter of it."""
-
-MAX_CONCURRENT_CALLS: Final = 4096
-"""Calls in work at once; beyond that the caller gets RESOURCE_EXHAUSTED at once, which keeps the others quick."""
+from server.rpc.transports.base import MAX_CONCURRENT_CALLS, MAX_REQUEST_BYTES, ListenError
 
 OPTIONS: Final = (
     ("grpc.max_receive_message_length", MAX_REQUEST_BYTES),
-    # A second server on a port shall fail to start; with SO_REUSEPORT it would silently take half of the calls.
-    ("grpc.so_reuseport", 0),
     # Clients that ping idle connections are kept; by default they are sent away with GOAWAY too_many_pings.
     ("grpc.keepalive_permit_without_calls", 1),
     ("grpc.http2.min_recv_ping_interval_without_data_ms", 1000),
@@ -24,16 +18,17 @@ OPTIONS: Final = (
 )
 
 
-class ListenError(Exception):
-    """The address cannot be served on."""
-
-
 class GrpcioTransport:
-    """One server on one address, `host:port`; services are added to `server` before `start`."""
+    """One server on one address, `host:port`; services are added to `server` before `start`.
 
-    def __init__(self, listen: str) -> None:
+    With `reuse_port`, other processes may serve on the same port. Without it a second server on the port fails to
+    start: it would silently take half of the calls.
+    """
+
+    def __init__(self, listen: str, *, reuse_port: bool = False) -> None:
         self._listen = listen
-        self.server: Final = aio.server(options=OPTIONS, maximum_concurrent_rpcs=MAX_CONCURRENT_CALLS)
+        options = (*OPTIONS, ("grpc.so_reuseport", int(reuse_port)))
+        self.server: Final = aio.server(options=options, maximum_concurrent_rpcs=MAX_CONCURRENT_CALLS)
 
     async def start(self) -> str:
         """Begins to serve; the address with the port that was taken. Raises ListenError."""

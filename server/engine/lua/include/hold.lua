@@ -16,8 +16,17 @@ local function hold_read(raw)
     error('CORRUPT a hold of ' .. #raw .. ' bytes')
   end
   for _, number in ipairs({ 1, 2, 3, 4, 7, 8 }) do
-    if type(hold[number]) ~= 'number' or hold[number] < 0 then
+    local value = hold[number]
+    if type(value) ~= 'number' or value < 0 or value % 1 ~= 0 or (number == 8 and value == 0) then
       error('CORRUPT a hold in its field ' .. number)
+    end
+  end
+  if hold[1] < ACTIVE or hold[1] > DONE then
+    error('CORRUPT a hold in state ' .. hold[1])
+  end
+  for at = METERS + 1, METERS + meters * METER_SIZE, METER_SIZE do
+    if type(hold[at]) ~= 'string' or type(hold[at + 1] + hold[at + 2] + hold[at + 3]) ~= 'number' then
+      error('CORRUPT a meter of a hold')
     end
   end
   return hold

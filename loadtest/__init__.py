@@ -1,0 +1,1 @@
+"""Load for a Holdgate deployment, measured from the caller's side, with an audit of every unit at the end."""

@@ -1,0 +1,138 @@
+"""Many operations in one call: each answered as if it were alone, those on one hold in the order received."""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from functools import partial
+from typing import Any, Final
+
+from google.rpc.status_pb2 import Status
+from quota.v1 import quota_service_pb2 as quota
+
+from server.domain.errors import HoldgateError, InvalidRequestError
+from server.rpc import errors
+from server.rpc.calls import tell, tell_failure
+
+MAX_OPERATIONS: Final = 256
+"""Most operations in a Batch."""
+
+MAX_UNANSWERED: Final = 1024
+"""Operations of a stream in work at once; the stream is not read while there are so many."""
+
+Answer = Callable[[Any, float], Awaitable[Any]]
+"""A servicer's way to answer one request within some seconds; raises HoldgateError."""
+
+
+class Operations:
+    """Answers operations through the same methods that answer the calls alone.
+
+    `answers` has them by the operation's field name.
+    """
+
+    def __init__(self, answers: Mapping[str, Answer]) -> None:
+        self._answers = answers
+
+    async def batch(self, operations: Sequence[quota.Operation], within_s: float) -> list[quota.OperationResult]:
+        """One result per operation, in their order."""
+        if len(operations) > MAX_OPERATIONS:
+            text = f"has {len(operations)} entries; at most {MAX_OPERATIONS} are allowed"
+            raise InvalidRequestError.of("operations", text)
+        chains: dict[object, list[int]] = {}
+        for index, operation in enumerate(operations):
+            chains.setdefault(_hold_of(operation) or index, []).append(index)
+        results: list[quota.OperationResult | None] = [None] * len(operations)
+
+        async def run(chain: list[int]) -> None:
+            for index in chain:
+                results[index] = await self.result(operations[index], within_s)
+
+        await asyncio.gather(*map(run, chains.values()))
+        return [result for result in results if result is not None]
+
+    async def stream(
+        self, requests: AsyncIterator[quota.StreamRequest], within_s: float
+    ) -> AsyncIterator[quota.StreamResponse]:
+        """Answers as they are ready, until the caller has closed its side and everything is answered."""
+        work = _StreamWork(requests, lambda operation: self.result(operation, within_s))
+        reader = asyncio.create_task(work.read())
+        try:
+            while (response := await work.ready.get()) is not None:
+                yield response
+                work.places.release()
+            await reader
+        finally:
+            reader.cancel()
+            for task in work.running:
+                task.cancel()
+            await asyncio.gather(reader, *work.running, return_exceptions=True)
+
+    async def result(self, operation: quota.Operation, within_s: float) -> quota.OperationResult:
+        """The answer to one operation, or how it failed."""
+        name = operation.WhichOneof("operation")
+        if name is None:
+            return _failure(errors.status_of(InvalidRequestError.of("operation", "is missing; name one")))
+        try:
+            answer = await self._answers[name](getattr(operation, name), within_s)
+        except HoldgateError as error:
+            tell(name, getattr(operation, name), error)
+            return _failure(errors.status_of(error))
+        except Exception:  # noqa: BLE001  # as for a call alone: told, logged, and the neighbours unharmed
+            return _failure(errors.internal_status(tell_failure(name, getattr(operation, name))))
+        return quota.OperationResult(**{name: answer})
+
+
+class _StreamWork:
+    """The operations of one stream: read, in work, ready to be sent. None in `ready` ends the stream."""
+
+    def __init__(
+        self,
+        requests: AsyncIterator[quota.StreamRequest],
+        answer: Callable[[quota.Operation], Awaitable[quota.OperationResult]],
+    ) -> None:
+        self._requests = requests
+        self._answer = answer
+        self._last_of: dict[object, asyncio.Task[None]] = {}
+        self.ready: asyncio.Queue[quota.StreamResponse | None] = asyncio.Queue()
+        self.places = asyncio.Semaphore(MAX_UNANSWERED)
+        self.running: set[asyncio.Task[None]] = set()
+
+    async def read(self) -> None:
+        """Starts operations as they come, while there are places, until the caller has closed its side."""
+        try:
+            async for request in self._requests:
+                await self.places.acquire()
+                hold = _hold_of(request.operation)
+                task = asyncio.create_task(self._run(request, self._last_of.get(hold)))
+                self.running.add(task)
+                task.add_done_callback(self.running.discard)
+                if hold is not None:
+                    self._last_of[hold] = task
+                    task.add_done_callback(partial(self._forget, hold))
+            while self.running:
+                await asyncio.wait(self.running)
+        finally:
+            self.ready.put_nowait(None)
+
+    async def _run(self, request: quota.StreamRequest, before: asyncio.Task[None] | None) -> None:
+        if before is not None:
+            await asyncio.wait({before})
+        result = await self._answer(request.operation)
+        self.ready.put_nowait(quota.StreamResponse(sequence=request.sequence, result=result))
+
+    def _forget(self, hold: object, done: asyncio.Task[None]) -> None:
+        if self._last_of.get(hold) is done:
+            del self._last_of[hold]
+
+
+def _failure(status: Status) -> quota.OperationResult:
+    details = status.SerializeToString()
+    return quota.OperationResult(error=quota.OperationError(code=status.code, message=status.message, details=details))
+
+
+def _hold_of(operation: quota.Operation) -> tuple[str, str, str] | None:
+    """What operations must not overtake each other about; None for those about no hold known to the caller."""
+    name = operation.WhichOneof("operation")
+    if name is None or name == "estimate":
+        return None
+    request = getattr(operation, name)
+    hold_id = request.request_id if name == "check_and_reserve" else request.hold_id
+    return (request.policy, request.tenant, hold_id) if hold_id else None

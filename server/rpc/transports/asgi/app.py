@@ -1,0 +1,128 @@
+"""gRPC as an ASGI application. It knows HTTP and gRPC, and nothing of the server that runs it."""
+
+import asyncio
+from collections.abc import Iterable, Mapping
+from typing import Any, Final, TypeAlias
+
+import grpc
+from grpc import StatusCode, aio
+
+from server.logs import log
+from server.rpc.transports.asgi.call import Call, Method
+from server.rpc.transports.asgi.framing import Disconnected, Event, Receive
+from server.rpc.transports.asgi.metadata import Headers
+from server.rpc.transports.asgi.reply import Reply, Send
+from server.rpc.transports.asgi.status import CallFailed
+from server.rpc.transports.base import MAX_CONCURRENT_CALLS
+
+Handlers: TypeAlias = Mapping[str, "grpc.RpcMethodHandler[Any, Any]"]
+
+_MEDIA_TYPE: Final = b"application/grpc"
+_MEDIA_TYPES: Final = frozenset({_MEDIA_TYPE, b"application/grpc+proto"})
+
+
+class GrpcApp:
+    """Serves generated servicers; they register themselves as with `grpc.aio.Server`."""
+
+    def __init__(self) -> None:
+        self._methods: Final[dict[str, Method]] = {}
+        self._tasks: Final[set[asyncio.Task[Any]]] = set()
+        self._over = False
+
+    def add_registered_method_handlers(self, service_name: str, method_handlers: Handlers) -> None:
+        """Serves these methods, by their names within the service."""
+        for name, handler in method_handlers.items():
+            self._methods[f"/{service_name}/{name}"] = _method(handler)
+
+    def add_generic_rpc_handlers(self, generic_rpc_handlers: Iterable[grpc.GenericRpcHandler]) -> None:
+        """Does nothing: generated code registers the same methods by name as well."""
+
+    def cut(self) -> None:
+        """Ends every call that is in work, with UNAVAILABLE."""
+        self._over = True
+        for task in self._tasks:
+            task.cancel()
+
+    async def __call__(self, scope: Event, receive: Receive, send: Send) -> None:
+        """Answers one HTTP request."""
+        if scope["type"] != "http":
+            await send({"type": "websocket.close"})
+            return
+        if scope["method"] != "POST":
+            await _refuse(send, 405, b"a gRPC call is a POST", (b"allow", b"POST"))
+        elif not _is_grpc(scope["headers"]):
+            await _refuse(send, 415, b"expected the content-type application/grpc", (b"accept", _MEDIA_TYPE))
+        else:
+            await self._serve(scope, receive, Reply(send))
+
+    async def _serve(self, scope: Event, receive: Receive, reply: Reply) -> None:
+        task = asyncio.current_task()
+        assert task is not None  # noqa: S101  # an application always runs in one
+        self._tasks.add(task)
+        try:
+            message = await self._work(task, scope, receive, reply)
+            if message is None:
+                await reply.end()
+            else:
+                await reply.end_with(message)
+        except Disconnected:
+            pass  # nobody is there to be told anything
+        finally:
+            self._tasks.discard(task)
+
+    async def _work(self, task: asyncio.Task[Any], scope: Event, receive: Receive, reply: Reply) -> bytes | None:
+        """Has the servicer answer; the response still to be sent. A call that failed has its status in the reply."""
+        try:
+            return await Call(task, self._admitted(scope), scope, receive, reply).answer()
+        except aio.AbortError:
+            return None
+        except CallFailed as failure:
+            reply.fail(failure.code, failure.message, failure.headers)
+        except Disconnected:
+            raise
+        except asyncio.CancelledError:
+            if not self._over or task.cancelling() > 1:
+                raise
+            reply.fail(StatusCode.UNAVAILABLE, "the server is stopping")
+        except Exception:  # noqa: BLE001  # whatever it was, the caller is told and the log has it
+            log.exception("rpc.failed", rpc=scope["path"])
+            reply.fail(StatusCode.UNKNOWN, "the server failed; its log has the cause")
+        return None
+
+    def _admitted(self, scope: Event) -> Method:
+        """The method that is called, if there is room for one more call."""
+        if len(self._tasks) > MAX_CONCURRENT_CALLS:
+            raise CallFailed(StatusCode.RESOURCE_EXHAUSTED, "Concurrent RPC limit exceeded!")
+        method = self._methods.get(scope["path"])
+        if method is None:
+            raise CallFailed(StatusCode.UNIMPLEMENTED, "Method not found!")
+        if "http.response.trailers" not in scope["extensions"]:
+            raise CallFailed(StatusCode.INTERNAL, "the request lacks te: trailers, without which it cannot be answered")
+        return method
+
+
+def _method(handler: "grpc.RpcMethodHandler[Any, Any]") -> Method:
+    behaviour: Any = handler.unary_unary or handler.unary_stream or handler.stream_unary or handler.stream_stream
+    if behaviour is None or handler.request_deserializer is None or handler.response_serializer is None:
+        raise TypeError(f"{handler} lacks its method or how to read and write its messages")
+    return Method(
+        behaviour=behaviour,
+        deserialize=handler.request_deserializer,
+        serialize=handler.response_serializer,
+        takes_stream=handler.request_streaming,
+        gives_stream=handler.response_streaming,
+    )
+
+
+def _is_grpc(headers: Headers) -> bool:
+    for name, value in headers:
+        if name == b"content-type":
+            return value == _MEDIA_TYPE or value.partition(b";")[0].strip().lower() in _MEDIA_TYPES
+    return False
+
+
+async def _refuse(send: Send, status: int, text: bytes, header: tuple[bytes, bytes]) -> None:
+    """Answers what is no gRPC call in plain HTTP."""
+    headers = [(b"content-type", b"text/plain"), header]
+    await send({"type": "http.response.start", "status": status, "headers": headers})
+    await send({"type": "http.response.body", "body": text})

@@ -1,0 +1,94 @@
+"""What goes back to the caller: headers, messages, and trailers that say how the call ended."""
+
+from collections.abc import Awaitable, Callable, Iterable
+from typing import Final, TypeAlias
+
+from grpc import StatusCode
+
+from server.rpc.transports.asgi.framing import Disconnected, Event, framed, framed_gzip
+from server.rpc.transports.asgi.metadata import Headers
+from server.rpc.transports.asgi.status import CODES, escaped
+
+Send: TypeAlias = Callable[[Event], Awaitable[None]]
+
+_HEADERS: Final[Headers] = [(b"content-type", b"application/grpc")]
+_GZIP: Final = (b"grpc-encoding", b"gzip")
+
+# Nearly every call sends these, so they are built once; nobody changes them.
+_START: Final[Event] = {"type": "http.response.start", "status": 200, "headers": _HEADERS, "trailers": True}
+_NO_MORE: Final[Event] = {"type": "http.response.body", "body": b""}
+_OK: Final[Event] = {"type": "http.response.trailers", "headers": [(b"grpc-status", CODES[StatusCode.OK])]}
+
+
+class Reply:
+    """The answer to one call. Sending raises Disconnected where the caller is no longer there to take it."""
+
+    __slots__ = ("_frame", "_send", "code", "ended", "initial", "message", "started", "trailing")
+
+    def __init__(self, send: Send) -> None:
+        self._send: Final = send
+        self._frame = framed
+        self.code = StatusCode.OK
+        self.message = ""
+        self.initial: Headers = []
+        self.trailing: Headers = []
+        self.started = False
+        self.ended = False
+
+    def compress(self) -> None:
+        """Lets messages go out as gzip, to a caller who reads it."""
+        self._frame = framed_gzip
+        self.initial.append(_GZIP)
+
+    def fail(self, code: StatusCode, message: str, headers: Iterable[tuple[bytes, bytes]] = ()) -> None:
+        """The call ends with this status, whatever it was to end with."""
+        self.code = code
+        self.message = message
+        self.initial += headers
+        self.trailing = []
+
+    async def start(self) -> None:
+        """Sends the headers, if they are not sent yet."""
+        if not self.started:
+            self.started = True
+            await self._tell({**_START, "headers": _HEADERS + self.initial} if self.initial else _START)
+
+    async def write(self, message: bytes) -> None:
+        """Sends one of several messages; returns when there is room for the next."""
+        await self.start()
+        await self._tell({"type": "http.response.body", "body": self._frame(message), "more_body": True})
+
+    async def end_with(self, message: bytes) -> None:
+        """Sends the only message, and the status."""
+        await self.start()
+        self.ended = True
+        await self._tell({"type": "http.response.body", "body": self._frame(message)})
+        await self._tell({**_OK, "headers": self._status()} if self.trailing else _OK)
+
+    async def end(self) -> None:
+        """Sends the status, if it is not sent yet."""
+        if self.ended:
+            return
+        if not self.started and self.code is not StatusCode.OK:
+            # Headers and trailers in one, which is how an error without a message travels.
+            self.started = self.ended = True
+            headers = _HEADERS + self.initial + self._status()
+            await self._tell({"type": "http.response.start", "status": 200, "headers": headers})
+            await self._tell(_NO_MORE)
+            return
+        await self.start()
+        self.ended = True
+        await self._tell(_NO_MORE)
+        await self._tell({**_OK, "headers": self._status()})
+
+    async def _tell(self, event: Event) -> None:
+        try:
+            await self._send(event)
+        except OSError as error:
+            raise Disconnected from error
+
+    def _status(self) -> Headers:
+        status = [(b"grpc-status", CODES[self.code])]
+        if self.message:
+            status.append((b"grpc-message", escaped(self.message)))
+        return status + self.trailing

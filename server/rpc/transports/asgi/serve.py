@@ -1,0 +1,70 @@
+"""Runs the application on h2corn, within the loop that the rest of the server runs in."""
+
+import asyncio
+from contextlib import suppress
+from typing import TYPE_CHECKING, Final, cast
+
+from h2corn import Config, Server
+
+from server.rpc.transports.asgi.app import GrpcApp
+from server.rpc.transports.base import ListenError
+
+if TYPE_CHECKING:
+    from grpc import aio
+
+_LONGEST_GRACE_S: Final = 3600.0
+"""h2corn's own bound on a stop; it only has to be longer than any grace that `stop` is given."""
+
+_CUT_S: Final = 1.0
+"""What calls that were cut off may still take to say so."""
+
+
+class AsgiTransport:
+    """One server on one address, `host:port`; services are added to `server` before `start`.
+
+    With `reuse_port`, other processes may serve on the same port, and the kernel spreads connections over them.
+    """
+
+    def __init__(self, listen: str, *, reuse_port: bool = False) -> None:
+        self._listen = listen
+        self._app = GrpcApp()
+        # Generated code needs no more of a server than its two methods to add handlers.
+        self.server: Final = cast("aio.Server", self._app)
+        self._http = Server(self._app, _config(listen, reuse_port=reuse_port))
+        self._serving: asyncio.Task[None] | None = None
+
+    async def start(self) -> str:
+        """Begins to serve; the address with the port that was taken. Raises ListenError."""
+        self._serving = asyncio.create_task(self._http.serve())
+        try:
+            await self._http.wait_started()
+        except OSError as error:
+            with suppress(OSError):
+                await self._serving
+            raise ListenError(f"cannot listen on {self._listen}: is another server using the port?") from error
+        port = self._http.addresses[0].rpartition(":")[2]
+        return f"{self._listen.rpartition(':')[0]}:{port}"
+
+    async def stop(self, grace_s: float) -> None:
+        """Takes no more calls, lets those in work finish for up to `grace_s` seconds, and ends."""
+        if self._serving is None:
+            return
+        self._http.shutdown()
+        await asyncio.wait({self._serving}, timeout=grace_s)
+        self._app.cut()
+        await asyncio.wait({self._serving}, timeout=_CUT_S)
+
+
+def _config(listen: str, *, reuse_port: bool) -> Config:
+    return Config(
+        bind=(listen,),
+        reuse_port=reuse_port,
+        grpc=True,
+        http1=False,
+        lifespan="off",
+        access_log=False,
+        log_format="json",
+        date_header=False,
+        runtime_threads=1,  # the work is in Python's one thread; a second one here only adds switches
+        timeout_graceful_shutdown=_LONGEST_GRACE_S,
+    )

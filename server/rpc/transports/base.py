@@ -1,0 +1,29 @@
+"""What the server asks of a transport, whichever it is."""
+
+from typing import Final, Protocol
+
+from grpc import aio
+
+MAX_REQUEST_BYTES: Final = 4 * 1024 * 1024
+"""Largest request; an import of 1000 rows, the largest that the contract allows, needs about a quarter of it."""
+
+MAX_CONCURRENT_CALLS: Final = 4096
+"""Calls in work at once; beyond that the caller gets RESOURCE_EXHAUSTED at once, which keeps the others quick."""
+
+
+class ListenError(Exception):
+    """The address cannot be served on."""
+
+
+class Transport(Protocol):
+    """Serves on one address, `host:port`."""
+
+    @property
+    def server(self) -> aio.Server:
+        """Where the generated `add_…Servicer_to_server` put their servicers, before `start`."""
+
+    async def start(self) -> str:
+        """Begins to serve; the address with the port that was taken. Raises ListenError."""
+
+    async def stop(self, grace_s: float) -> None:
+        """Takes no more calls, lets those in work finish for up to `grace_s` seconds, and ends."""

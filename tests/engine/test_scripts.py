@@ -1,0 +1,237 @@
+"""The assembler, and what every script promises in its header."""
+
+import hashlib
+import re
+from collections.abc import Sequence
+from itertools import zip_longest
+from pathlib import Path
+from typing import Final
+
+import pytest
+
+from server.engine.client import StoreConnection
+from server.engine.pipeline import Reply, ScriptSource, Word
+from server.engine.redis_engine import RedisEngine
+from server.engine.scripts import LUA, SCRIPT_NAMES, assemble, script
+from server.engine.store_errors import StoreError
+from tests.conftest import Connect
+from tests.policies_for_tests import TERMS, balance, policy, slots, window
+from tests.stores import RunningStore
+from tests.tenants import Clock, Tenant
+
+FILES: Final = sorted(LUA.rglob("*.lua"))
+
+
+def folder_with(tmp_path: Path, **files: str) -> Path:
+    """A folder of scripts; a name with a leading `_` is an include."""
+    (tmp_path / "include").mkdir()
+    for name, text in files.items():
+        place = tmp_path / "include" / f"{name[1:]}.lua" if name.startswith("_") else tmp_path / f"{name}.lua"
+        place.write_text(text)
+    return tmp_path
+
+
+# the assembler
+
+
+def test_an_include_stands_where_it_is_asked_for(tmp_path: Path) -> None:
+    folder = folder_with(tmp_path, main="#!lua\n--@include a\nreturn a\n", _a="local a = 1\n")
+
+    assert assemble("main", folder) == "#!lua\nlocal a = 1\nreturn a\n"
+
+
+def test_an_include_may_need_others_which_come_first_and_once(tmp_path: Path) -> None:
+    folder = folder_with(
+        tmp_path,
+        main="--@include a\n--@include b\n--@include base\nreturn a + b\n",
+        _a="--@include base\nlocal a = base\n",
+        _b="--@include base\nlocal b = base\n",
+        _base="local base = 1\n",
+    )
+
+    assert assemble("main", folder) == "local base = 1\nlocal a = base\nlocal b = base\nreturn a + b\n"
+
+
+def test_a_missing_include_is_named_with_the_line_that_asks_for_it(tmp_path: Path) -> None:
+    folder = folder_with(tmp_path, main="#!lua\n--@include a\n", _a="\n\n--@include b\n")
+
+    with pytest.raises(ValueError, match=r"a\.lua:3: there is no b\.lua in include/"):
+        assemble("main", folder)
+
+
+def test_an_include_that_needs_itself_is_named(tmp_path: Path) -> None:
+    folder = folder_with(tmp_path, main="--@include a\n", _a="--@include b\n", _b="local b\n--@include a\n")
+
+    with pytest.raises(ValueError, match=r"b\.lua:2: a\.lua includes itself"):
+        assemble("main", folder)
+
+
+def test_only_a_whole_line_is_an_include(tmp_path: Path) -> None:
+    folder = folder_with(tmp_path, main="-- see --@include a\n")
+
+    assert assemble("main", folder) == "-- see --@include a\n"
+
+
+@pytest.mark.parametrize("name", SCRIPT_NAMES)
+def test_a_script_is_named_by_the_digest_of_what_is_sent(name: str) -> None:
+    ready = script(name)
+
+    assert ready.source == assemble(name).encode()
+    assert ready.sha == hashlib.sha1(ready.source, usedforsecurity=False).hexdigest().encode()
+
+
+def test_every_script_is_listed_and_every_include_used() -> None:
+    assert {path.stem for path in LUA.glob("*.lua")} == set(SCRIPT_NAMES)
+    wanted = {
+        line.split()[1] for path in FILES for line in path.read_text().splitlines() if line.startswith("--@include ")
+    }
+    assert {path.stem for path in (LUA / "include").glob("*.lua")} == wanted
+
+
+# rules of the scripts
+
+
+FLAGS: Final = {
+    "settle": " flags=allow-oom",
+    "release": " flags=allow-oom",
+    "reap": " flags=allow-oom",
+    "usage": " flags=no-writes",
+    "find": " flags=no-writes",
+}
+
+
+@pytest.mark.parametrize("name", SCRIPT_NAMES)
+def test_the_first_line_says_what_the_store_may_do_when_it_is_full(name: str) -> None:
+    """Giving back works in a full store, taking does not, reading never writes."""
+    assert assemble(name).splitlines()[0] == "#!lua" + FLAGS.get(name, "")
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
+@pytest.mark.parametrize("word", ["tostring", "cjson", "pcall", "loadstring", "redis.pcall", "math.random"])
+def test_what_loses_digits_or_hides_errors_is_not_used(path: Path, word: str) -> None:
+    code = "\n".join(line.partition("--")[0] for line in path.read_text().splitlines())
+
+    assert not re.search(rf"(?<![\w.]){re.escape(word)}\b", code)
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
+def test_only_one_include_builds_keys(path: Path) -> None:
+    if path.stem != "keys":
+        assert not re.search(r"PREFIX|'hg:|\"hg:", path.read_text())
+
+
+# the header of each script and the engine's calls
+
+
+class Header:
+    """What a script's first comment promises."""
+
+    def __init__(self, name: str) -> None:
+        text = (LUA / f"{name}.lua").read_text().partition("--[[")[2].partition("]]")[0]
+        sections = re.split(r"^(Keys|Args|Reply|Writes|Example)\b", text, flags=re.MULTILINE)
+        parts = dict(zip(sections[1::2], sections[2::2], strict=True))
+        self.kinds: list[str | None] = []
+        """What each key is, None where the script does not look at it."""
+        self.further: str | None = None
+        """What all keys beyond those are."""
+        for first, last, open_end, what in re.findall(r"(\d+)(?:-(\d+))?(\.\.)? (.+?)(?=  |,|\n|$)", parts["Keys"]):
+            kind = re.search(r"\((string|hash|sorted set)\)", what)
+            if open_end:
+                self.further = kind[1] if kind else None
+            else:
+                self.kinds += [kind[1] if kind else None] * (int(last or first) - int(first) + 1)
+        args = re.findall(r"^ *(?:Args +)?(\d) +(when )?", "Args" + parts["Args"], flags=re.MULTILINE)
+        self.args = {sum(not optional for _, optional in args), len(args)}
+        self.replies = {
+            (int(first) if first.isdigit() else None, 1 + len(rest.split(",")) if rest else 1)
+            for first, rest in re.findall(r"\{(\w+)(?:, ([^{}]*))?\}", parts["Reply"])
+        }
+        self.writes = parts["Writes"]
+
+
+class Recorder:
+    """Passes calls on to a store and keeps what was sent and answered."""
+
+    def __init__(self, store: StoreConnection) -> None:
+        self.store = store
+        self.calls: list[tuple[str, Sequence[bytes], Sequence[Word], list[Reply]]] = []
+
+    async def evalsha(
+        self, script: ScriptSource, keys: Sequence[bytes], args: Sequence[Word], timeout_s: float
+    ) -> Reply:
+        reply = await self.store.evalsha(script, keys, args, timeout_s)
+        name = next(name for name in SCRIPT_NAMES if assemble(name).encode() == script.source)
+        self.calls.append((name, keys, args, reply))
+        return reply
+
+    async def call(self, *words: Word, timeout_s: float = 1.0) -> Reply:
+        return await self.store.call(*words, timeout_s=timeout_s)
+
+    async def close(self) -> None:
+        await self.store.close()
+
+
+async def play(tenant: Tenant) -> None:
+    """A little of everything, so that each script is called and answers in several ways."""
+    await tenant.open(credits=100)
+    await tenant.grant("a", tokens=5, credits=10)
+    await tenant.grant("b", tokens=5, credits=10)
+    await tenant.refusal("c", tokens=5, credits=10)
+    await tenant.reserve(tenant.plan("a", tokens=5, credits=10))
+    await tenant.renew("a", credits=1)
+    await tenant.raise_to("a", tokens=9, credits=11)
+    await tenant.raise_to("a", tokens=9999)
+    await tenant.settle("a", {"credits": 3})
+    await tenant.settle("a", {"credits": 3})
+    await tenant.release("b")
+    await tenant.find("a")
+    await tenant.grant("late", tokens=1, credits=1)
+    tenant.clock.advance(TERMS.lease_ms)
+    await tenant.figures()
+
+
+async def test_headers_tell_the_keys_arguments_and_replies_that_pass(
+    store: RunningStore, clock: Clock, connect: Connect
+) -> None:
+    recorder = Recorder(await connect(store))
+    lab = policy(
+        window("rpm", 50), window("tpm", 50, "tokens", scope=("project",)), slots("jobs", 2), balance("credits")
+    )
+    await play(Tenant(RedisEngine(recorder, clock=clock), clock, lab))
+
+    assert {name for name, *_ in recorder.calls} == set(SCRIPT_NAMES)
+    for name, keys, args, reply in recorder.calls:
+        header = Header(name)
+        assert len(keys) == len(header.kinds) or (header.further and len(keys) > len(header.kinds)), (name, keys)
+        assert len(args) in header.args, (name, args)
+        first = reply[0] if (reply[0], len(reply)) in header.replies else None
+        assert (first, len(reply)) in header.replies, (name, reply, header.replies)
+        assert not any(part is None or isinstance(part, float) for part in reply)
+        for key, kind in zip_longest(keys, header.kinds, fillvalue=header.further):
+            stored = {"zset": "sorted set"}.get(found := store.command("TYPE", key).decode(), found)
+            assert kind is None or stored in {kind, "none"}, (name, key)
+
+
+async def test_the_store_holds_exactly_our_scripts(valkey: RunningStore, clock: Clock, connect: Connect) -> None:
+    valkey.command("FLUSHALL")
+    valkey.command("SCRIPT", "FLUSH")
+    connection = await connect(valkey)
+    await play(
+        Tenant(
+            RedisEngine(connection, clock=clock),
+            clock,
+            policy(slots("jobs", 2), balance("credits"), window("tpm", 50, "tokens")),
+        )
+    )
+
+    assert valkey.command("SCRIPT", "EXISTS", *(script(name).sha for name in SCRIPT_NAMES)) == [1] * len(SCRIPT_NAMES)
+    assert b"number_of_cached_scripts:%d\r" % len(SCRIPT_NAMES) in valkey.command("INFO", "memory")
+
+
+@pytest.mark.parametrize("name", ["usage", "find"])
+async def test_a_reading_script_cannot_write(name: str, valkey: RunningStore, connect: Connect) -> None:
+    """The flag in its first line is what the store enforces."""
+    connection = await connect(valkey)
+    spoilt = assemble(name).split("\n", 1)[0] + "\nreturn redis.call('SET', KEYS[1], 'x')\n"
+    with pytest.raises(StoreError, match="read-only"):
+        await connection.call("EVAL", spoilt, 1, "key")

@@ -1,0 +1,84 @@
+"""What the fast transport does beyond the reference."""
+
+import logging
+import zlib
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+from grpc import StatusCode
+
+from server.rpc.transports.asgi import metadata
+from server.rpc.transports.asgi.app import GrpcApp
+from server.rpc.transports.asgi.call import Call, Method
+from server.rpc.transports.asgi.reply import Reply
+from tests.rpc.transport.conftest import Served, serving
+from tests.rpc.transport.probe import SERVICE
+from tests.rpc.transport.raw import RawClient, frame, text
+
+LONG = text("x" * 5000)
+GZIPPED = [("grpc-encoding", "gzip"), ("grpc-accept-encoding", "identity,gzip")]
+
+
+@pytest.fixture
+async def served() -> AsyncIterator[Served]:
+    async with serving("asgi") as served:
+        yield served
+
+
+async def test_a_long_answer_to_a_caller_who_compresses_is_compressed(raw: RawClient) -> None:
+    answer = await raw.call(f"{SERVICE}/Echo", frame(LONG), GZIPPED)
+    assert answer.headers["grpc-encoding"] == "gzip"
+    assert (answer.body[0], zlib.decompress(answer.body[5:], wbits=31)) == (1, LONG)
+
+
+async def test_a_short_answer_is_never_compressed(raw: RawClient) -> None:
+    answer = await raw.call(f"{SERVICE}/Echo", frame(text("x")), GZIPPED)
+    assert answer.body == frame(text("x"))
+
+
+@pytest.mark.parametrize("headers", [[], GZIPPED[:1], GZIPPED[1:]])
+async def test_only_a_caller_who_compresses_and_says_so_gets_gzip(
+    raw: RawClient, headers: list[tuple[str, str]]
+) -> None:
+    answer = await raw.call(f"{SERVICE}/Echo", frame(LONG), headers)
+    assert answer.body == frame(LONG)
+    assert "grpc-encoding" not in answer.headers
+
+
+async def test_an_exception_is_logged_and_not_told(raw: RawClient, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.ERROR):
+        answer = await raw.call(f"{SERVICE}/Crash", frame(text("x")))
+    assert answer.grpc_status == StatusCode.UNKNOWN.value[0]
+    assert "of the inside" not in answer.grpc_message
+    assert "of the inside of the server" in caplog.text
+
+
+async def test_values_that_a_proxy_joined_are_taken_apart() -> None:
+    assert metadata.decoded([(b"x-bin", b"AAA, AAE=")]) == (("x-bin", b"\x00\x00"), ("x-bin", b"\x00\x01"))
+
+
+async def test_a_websocket_is_turned_away() -> None:
+    sent: list[Any] = []
+
+    async def send(event: Any) -> None:  # noqa: ANN401  # ASGI's own shape
+        sent.append(event)
+
+    async def receive() -> Any:  # noqa: ANN401  # as above
+        raise AssertionError("nothing is to be read")
+
+    await GrpcApp()({"type": "websocket"}, receive, send)
+    assert sent == [{"type": "websocket.close"}]
+
+
+async def test_a_servicer_learns_who_the_caller_is_by_its_certificate() -> None:
+    tls = {"client_cert_chain": ("leaf\n", "issuer\n"), "client_cert_name": "CN=gateway"}
+    scope = {"headers": [], "extensions": {"tls": tls}, "client": ("::1", 7)}
+    call = _call(scope)
+    assert call.peer() == "ipv6:[::1]:7"
+    assert call.auth_context() == {
+        "transport_security_type": [b"ssl"],
+        "x509_subject": [b"CN=gateway"],
+        "x509_pem_cert": [b"leaf\n"],
+        "x509_pem_cert_chain": [b"leaf\nissuer\n"],
+    }

@@ -1,0 +1,539 @@
+#!lua flags=allow-oom
+--[[ Charges what was delivered; when final, gives the rest back and ends the hold.
+
+Keys   1 cells (hash)  2 unused  3 due (sorted set)  4 unused  5 hold (string)
+Args   1 msgpack sequence: now_ms (0: ask the store), hold id, final (1 or 0),
+         form (0 nothing said, 1 totals, 2 fraction), then for form 1: number of meters, per meter: name, total;
+         for form 2: delivered, reserved
+Reply  {1, now, hold} applied; {2, now, hold} nothing to apply: a repeat, or not above the last report;
+       {3, now} no such hold; {4, now} holds are overdue: call reap, then ask again; {5, now, hold} does not fit its
+       state; {6, now, hold} a final total below an earlier report; {7, now, meter} the hold has no such meter.
+Writes due, cells and windows of the hold's takes, hold.
+Example {1, 1773144000000, <2,...>} ]]
+-- The one clock of a script: the store's own time in milliseconds, or what a test passes (0 asks the store).
+local function clock(given)
+  if given > 0 then
+    return given
+  end
+  local time = redis.call('TIME')
+  return time[1] * 1000 + math.floor(time[2] / 1000)
+end
+-- Renders an integer for a command. tostring() and .. turn large numbers into exponents.
+local function int(n)
+  return string.format('%.0f', n)
+end
+-- Keys that a script finds in its own data. KEYS[1] is hg:{policy/tenant}:cells; all else of the tenant starts
+-- with the same tag. Mirrors server/engine/keys.py, and nothing else in Lua builds a key.
+local PREFIX = string.sub(KEYS[1], 1, -6)
+
+local function hold_key(id)
+  return PREFIX .. 'h:' .. id
+end
+
+-- '' stands for the standing cells, anything else for the windows of one scope.
+local function cell_key(scope)
+  if scope == '' then
+    return KEYS[1]
+  end
+  return PREFIX .. 'w:' .. string.sub(scope, 2)
+end
+--[[ A hold's record: msgpack values one behind the other.
+1 state  2 created_ms  3 lease_end_ms (0: no lease)  4 longest_end_ms  5 looks (msgpack array of 5 per check, opaque)
+6 fingerprint  7 lease_ms  8 tombstone_ms  9 note (opaque)
+10 number of meters, then per meter: name, reserved, reported (-1: never), uncollected
+then the number of takes, then per take: kind, meter (0: follows no report), scope, field, amount,
+ms since created, base, last, param (a balance's debt bound; a window's length in ms, negative where a release returns
+even the request) ]]
+local ACTIVE, SETTLED, RELEASED, EXPIRED, SETTLED_LATE, DONE = 1, 2, 3, 4, 5, 6
+local METERS, METER_SIZE, TAKE_SIZE = 10, 4, 9
+
+local function hold_read(raw)
+  local hold = { cmsgpack.unpack(raw) }
+  local meters = hold[METERS]
+  local takes = type(meters) == 'number' and hold[METERS + 1 + meters * METER_SIZE]
+  if type(takes) ~= 'number' or #hold ~= METERS + 1 + meters * METER_SIZE + takes * TAKE_SIZE then
+    error('CORRUPT a hold of ' .. #raw .. ' bytes')
+  end
+  for _, number in ipairs({ 1, 2, 3, 4, 7, 8 }) do
+    local value = hold[number]
+    if type(value) ~= 'number' or value < 0 or value % 1 ~= 0 or (number == 8 and value == 0) then
+      error('CORRUPT a hold in its field ' .. number)
+    end
+  end
+  if hold[1] < ACTIVE or hold[1] > DONE then
+    error('CORRUPT a hold in state ' .. hold[1])
+  end
+  for at = METERS + 1, METERS + meters * METER_SIZE, METER_SIZE do
+    if type(hold[at]) ~= 'string' or type(hold[at + 1] + hold[at + 2] + hold[at + 3]) ~= 'number' then
+      error('CORRUPT a meter of a hold')
+    end
+  end
+  return hold
+end
+
+-- Index of the number of takes.
+local function takes_at(hold)
+  return METERS + 1 + hold[METERS] * METER_SIZE
+end
+
+-- Index of a meter's name, from its number.
+local function meter_at(number)
+  return METERS + 1 + (number - 1) * METER_SIZE
+end
+
+local function hold_packed(hold)
+  return cmsgpack.pack(unpack(hold))
+end
+-- Why a take is changed; the numbers are those of domain/limits/base.py.
+local REPORT, SETTLE, RELEASE, EXPIRE = 1, 2, 3, 4
+
+-- The part of a meter's reported total that falls on one take. A raise adds a take that starts at `base`; the
+-- last one carries what is used beyond the reserved total.
+local function share(total, amount, base, last)
+  local beyond = math.max(total - base, 0)
+  if last == 1 then
+    return beyond
+  end
+  return math.min(beyond, amount)
+end
+--[[ window: a rolling-window rate. Twin of server/domain/limits/window.py.
+
+A cell is one string: total (7 bytes), first instant of the newest entry (6), then the entries (instant 6, amount
+7), oldest first. A window of length W at t covers (t - W, t]; an entry made at t0 stops counting at t0 + W.
+Up to 64 entries every instant is kept apart. Beyond that an entry made within W/1000 of the first instant of the
+newest one joins it at the later instant: it counts longer by at most W/1000, never shorter, so that a window has
+at most about 1,064 entries (14 KB) whatever the amounts. ]]
+local WINDOW_HEAD, WINDOW_ENTRY, WINDOW_EXACT = 13, 13, 64
+
+-- Moves all entries back when the clock stepped back behind them, so that nobody is locked out for longer.
+local function window_moved_back(raw, step)
+  local total, first = struct.unpack('>I7I6', raw)
+  local parts = { struct.pack('>I7I6', total, math.max(first - step, 0)) }
+  for at = WINDOW_HEAD + 1, #raw, WINDOW_ENTRY do
+    local instant, amount = struct.unpack('>I6I7', raw, at)
+    parts[#parts + 1] = struct.pack('>I6I7', instant - step, amount)
+  end
+  return table.concat(parts)
+end
+
+--[[ Looks, and works out the cell with `take` added (false: take nothing).
+Returns cap, used, held, reset_ms, wait_ms, new raw value (nil when it takes nothing; when it does not fit, only where
+the clock stepped back: the cell moved with it), and whether the key's TTL should be renewed: the newest entry was
+made in another half of a window's length. ]]
+local function window_check(raw, now, amount, take, cap, length)
+  local size, at, total, first, newest, newest_amount = 0, 1, 0, 0, 0, 0
+  local reset, moved = 0, nil
+  if raw and #raw > WINDOW_HEAD then
+    size = #raw
+    if (size - WINDOW_HEAD) % WINDOW_ENTRY ~= 0 then
+      error('CORRUPT a window cell of ' .. size .. ' bytes')
+    end
+    newest, newest_amount = struct.unpack('>I6I7', raw, size - WINDOW_ENTRY + 1)
+    if newest > now then
+      raw = window_moved_back(raw, newest - now)
+      newest, moved = now, raw
+    end
+    if newest <= now - length then
+      size = 0
+    else
+      local oldest, leaving
+      total, first, oldest, leaving = struct.unpack('>I7I6I6I7', raw)
+      at = WINDOW_HEAD + 1
+      while oldest <= now - length do
+        total = total - leaving
+        at = at + WINDOW_ENTRY
+        oldest, leaving = struct.unpack('>I6I7', raw, at)
+      end
+      -- Entries of 0 wait for usage; `used` falls when the first that counts leaves.
+      local first_at = at
+      while total > 0 and leaving == 0 do
+        first_at = first_at + WINDOW_ENTRY
+        oldest, leaving = struct.unpack('>I6I7', raw, first_at)
+      end
+      reset = total > 0 and oldest + length - now or 0
+    end
+  elseif raw and #raw < WINDOW_HEAD then
+    error('CORRUPT a window cell of ' .. #raw .. ' bytes')
+  end
+
+  local missing = total - (cap - amount)
+  if amount > 0 and missing > 0 then
+    local wait = -1
+    if amount <= cap then
+      for entry = at, size, WINDOW_ENTRY do
+        local instant, leaving = struct.unpack('>I6I7', raw, entry)
+        missing = missing - leaving
+        if missing <= 0 then
+          wait = instant + length - now
+          break
+        end
+      end
+    end
+    return cap, total, 0, reset, wait, moved
+  end
+  if not take then
+    return cap, total, 0, reset, 0
+  end
+
+  local kept = ''
+  if size > 0 then
+    if newest == now or (now - first <= length / 1000 and size - at >= WINDOW_EXACT * WINDOW_ENTRY - 1) then
+      kept = string.sub(raw, at, size - WINDOW_ENTRY)
+      first = math.min(first, now)
+    else
+      kept, first, newest_amount = string.sub(raw, at), now, 0
+    end
+  else
+    first, newest_amount = now, 0
+  end
+  local half = length / 2
+  return cap, total, 0, reset, 0,
+    struct.pack('>I7I6', total + take, first) .. kept .. struct.pack('>I6I7', now, newest_amount + take),
+    size == 0 or math.floor(newest / half) ~= math.floor(now / half)
+end
+
+--[[ Adds `difference` to the entry that counts what was taken at `instant`: the first that is not older, and not later
+than merging explains. The clock may have stepped back and moved the entry: then more usage counts with a neighbour, and
+less changes nothing, so that no other's usage is taken away. ]]
+local function window_adjusted(raw, instant, difference, length)
+  local count = (#raw - WINDOW_HEAD) / WINDOW_ENTRY
+  if count < 1 or count % 1 ~= 0 then
+    error('CORRUPT a window cell of ' .. #raw .. ' bytes')
+  end
+  local low, high = 0, count
+  while low < high do
+    local middle = math.floor((low + high) / 2)
+    if struct.unpack('>I6', raw, WINDOW_HEAD + 1 + middle * WINDOW_ENTRY) < instant then
+      low = middle + 1
+    else
+      high = middle
+    end
+  end
+  local at = WINDOW_HEAD + 1 + math.min(low, count - 1) * WINDOW_ENTRY
+  local total, first = struct.unpack('>I7I6', raw)
+  local entry, amount = struct.unpack('>I6I7', raw, at)
+  if difference < 0 and (low == count or entry - instant > length / 1000) then
+    return raw
+  end
+  local changed = math.max(amount + difference, 0)
+  total = total + (changed - amount)
+  if total < 0 or total >= 9007199254740992 then
+    error('CORRUPT a window outside 0 to 2^53 - 1')
+  end
+  return struct.pack('>I7I6', total, first)
+    .. string.sub(raw, WINDOW_HEAD + 1, at - 1)
+    .. struct.pack('>I6I7', entry, changed)
+    .. string.sub(raw, at + WINDOW_ENTRY)
+end
+
+-- new raw value, uncollected. Entries follow the reported total; one that has left changes no more. `param` is the
+-- window's length, negative where a release returns even the request.
+local function window_finish(raw, ending, _, amount, instant, base, last, param, before, after, now)
+  local was, now_counts
+  if after < 0 then
+    was, now_counts = amount, (ending == RELEASE and param < 0) and 0 or amount
+  else
+    was, now_counts = math.max(amount, share(before, amount, base, last)), share(after, amount, base, last)
+    if ending == REPORT or ending == EXPIRE then
+      now_counts = math.max(amount, now_counts)
+    end
+  end
+  local length = math.abs(param)
+  if not raw or now_counts == was or instant <= now - length then
+    return raw, 0
+  end
+  return window_adjusted(raw, instant, now_counts - was, length), 0
+end
+--[[ slots: a pool of concurrent places. Twin of server/domain/limits/slots.py. A cell is a decimal count; an
+empty pool has no cell. Whose place it is stands in the holds; overdue ones are given back before anybody looks. ]]
+
+local function slots_taken(raw)
+  local taken = tonumber(raw)
+  if not taken or taken < 0 or taken >= 9007199254740992 or taken % 1 ~= 0 then
+    error('CORRUPT a slots cell')
+  end
+  return taken
+end
+
+-- Returns cap, used, held, reset_ms, wait_ms, and the new raw value (nil when it does not fit or takes nothing).
+local function slots_check(raw, _, amount, take, cap)
+  local taken = raw and slots_taken(raw) or 0
+  if amount > 0 and taken + amount > cap then
+    return cap, taken, taken, -1, -1
+  end
+  return cap, taken, taken, -1, 0, take and string.format('%.0f', taken + take) or nil
+end
+
+-- new raw value (false: none), uncollected. Places are freed when the hold ends, however it ends.
+local function slots_finish(raw, ending, live, amount)
+  if not live or ending == REPORT or not raw then
+    return raw, 0
+  end
+  local left = slots_taken(raw) - amount
+  return left > 0 and int(left), 0
+end
+--[[ balance: prepaid units. Twin of server/domain/limits/balance.py. A cell is seven running totals of 7 bytes:
+granted, reversed, charged, held, expired, uncollected, debt.
+granted - reversed + debt = available + held + charged + expired. Subtracted in an order that keeps every
+intermediate result exact. ]]
+local BALANCE = '>I7I7I7I7I7I7I7'
+
+-- Returns cap, used, held, reset_ms, wait_ms, and the new raw value (nil when it does not fit or takes nothing).
+local function balance_check(raw, _, amount, take)
+  if not raw then
+    return 0, 0, 0, -1, amount > 0 and -1 or 0
+  end
+  if #raw ~= 49 then
+    error('CORRUPT a balance cell of ' .. #raw .. ' bytes')
+  end
+  local granted, reversed, charged, held, expired, uncollected, debt = struct.unpack(BALANCE, raw)
+  if math.max(granted, reversed, charged, held, expired, uncollected, debt) >= 9007199254740992 then
+    error('CORRUPT a balance above 2^53 - 1')
+  end
+  local available = math.max(granted - reversed - expired - charged + debt - held, 0)
+  if amount > 0 and amount > available then
+    return available + held, held, held, -1, -1
+  end
+  return available + held, held, held, -1, 0,
+    take and struct.pack(BALANCE, granted, reversed, charged, held + take, expired, uncollected, debt) or nil
+end
+
+-- {granted, reversed, charged, held, expired, uncollected, debt}, available
+local function balance_open(raw)
+  if not raw then
+    return { 0, 0, 0, 0, 0, 0, 0 }, 0
+  end
+  if #raw ~= 49 then
+    error('CORRUPT a balance cell of ' .. #raw .. ' bytes')
+  end
+  local b = { struct.unpack(BALANCE, raw) }
+  return b, b[1] - b[2] - b[5] - b[3] + b[7] - b[4]
+end
+
+local function balance_packed(b)
+  if math.min(unpack(b)) < 0 or math.max(unpack(b)) >= 9007199254740992 then
+    error('CORRUPT a balance outside 0 to 2^53 - 1')
+  end
+  return struct.pack(BALANCE, b[1], b[2], b[3], b[4], b[5], b[6], b[7])
+end
+
+-- new raw value, uncollected. Charges the hold's own units, then unreserved ones, then debt up to `bound`.
+local function balance_finish(raw, ending, live, amount, _, base, last, bound, before, after)
+  local b, available = balance_open(raw)
+  before, after = share(before, amount, base, last), share(after, amount, base, last)
+  local own = live and math.max(amount - before, 0) or 0
+  local from_own = math.min(after - before, own)
+  local rest = after - before - from_own
+  local from_available = math.min(rest, math.max(available, 0))
+  local from_debt = math.min(rest - from_available, math.max(bound - b[7], 0))
+  local uncollected = rest - from_available - from_debt
+  b[4] = b[4] - (ending == REPORT and from_own or own)
+  b[7] = b[7] + from_debt
+  b[3] = b[3] + (after - before - uncollected)
+  b[6] = b[6] + uncollected
+  return balance_packed(b), uncollected
+end
+
+-- The kinds that keep state, by their number in domain/limits/base.py.
+local FINISH = { [3] = window_finish, [4] = slots_finish, [5] = balance_finish }
+
+-- Drops the takes that `keep`, given a take's index, does not want.
+local function drop_takes(hold, keep)
+  local at = takes_at(hold)
+  local kept = 0
+  for from = at + 1, at + hold[at] * TAKE_SIZE, TAKE_SIZE do
+    if keep(from) then
+      local to = at + 1 + kept * TAKE_SIZE
+      for offset = 0, TAKE_SIZE - 1 do
+        hold[to + offset] = hold[from + offset]
+      end
+      kept = kept + 1
+    end
+  end
+  for index = #hold, at + 1 + kept * TAKE_SIZE, -1 do
+    hold[index] = nil
+  end
+  hold[at] = kept
+end
+
+--[[ One step in a hold's life: brings every cell that it took from to the new totals, then stores the record.
+`after` has the reported total of each meter, by its number; `state` is the hold's next state. Reads and works out
+everything before the first write; ZREM comes first because only it could still find a wrong type. ]]
+local function finish(id, hold, ending, state, after, now)
+  local live = hold[1] == ACTIVE
+  local at = takes_at(hold)
+  local scopes, fields, values = {}, {}, {}
+  for take = at + 1, at + hold[at] * TAKE_SIZE, TAKE_SIZE do
+    local scope, field = hold[take + 2], hold[take + 3]
+    if not values[scope] then
+      scopes[#scopes + 1] = scope
+      fields[scope], values[scope] = {}, {}
+    end
+    if values[scope][field] == nil then
+      fields[scope][#fields[scope] + 1] = field
+      values[scope][field] = false
+    end
+  end
+  for _, scope in ipairs(scopes) do
+    local read = redis.call('HMGET', cell_key(scope), unpack(fields[scope]))
+    for index, field in ipairs(fields[scope]) do
+      values[scope][field] = read[index]
+    end
+  end
+  for take = at + 1, at + hold[at] * TAKE_SIZE, TAKE_SIZE do
+    local kind, meter, scope, field = hold[take], hold[take + 1], hold[take + 2], hold[take + 3]
+    local before, total = -1, -1
+    if meter > 0 then
+      before, total = math.max(hold[meter_at(meter) + 2], 0), after[meter]
+    end
+    local new, uncollected = FINISH[kind](
+      values[scope][field], ending, live, hold[take + 4], hold[2] + hold[take + 5],
+      hold[take + 6], hold[take + 7], hold[take + 8], before, total, now
+    )
+    values[scope][field] = new
+    if uncollected > 0 then
+      hold[meter_at(meter) + 3] = hold[meter_at(meter) + 3] + uncollected
+    end
+  end
+  for meter, total in ipairs(after) do
+    -- What was never reported stays so until a final settle: it may yet be charged as reserved.
+    if ending == SETTLE or total > 0 then
+      hold[meter_at(meter) + 2] = total
+    end
+  end
+  hold[1] = state
+  if state ~= ACTIVE then
+    drop_takes(hold, function(take)
+      return state == EXPIRED and hold[take + 1] > 0 -- a late settle still changes it
+    end)
+  end
+  local record, tombstone_ms = hold_packed(hold), int(hold[8])
+  local sets, gone = {}, {}
+  for _, scope in ipairs(scopes) do
+    sets[scope], gone[scope] = {}, {}
+    for _, field in ipairs(fields[scope]) do
+      local value = values[scope][field]
+      if value then
+        table.insert(sets[scope], field)
+        table.insert(sets[scope], value)
+      else
+        table.insert(gone[scope], field)
+      end
+    end
+  end
+
+  if live and state ~= ACTIVE then
+    redis.call('ZREM', KEYS[3], id)
+  end
+  for _, scope in ipairs(scopes) do
+    -- A window cell whose key has left is not brought back: it would have no TTL.
+    if #sets[scope] > 0 then
+      redis.call('HSET', cell_key(scope), unpack(sets[scope]))
+    end
+    if #gone[scope] > 0 then
+      redis.call('HDEL', cell_key(scope), unpack(gone[scope]))
+    end
+  end
+  if state == ACTIVE or not live then
+    redis.call('SET', hold_key(id), record, 'KEEPTTL')
+  else
+    redis.call('SET', hold_key(id), record, 'PX', tombstone_ms)
+  end
+end
+
+-- The reported totals as they stand, by meter number; nothing reported counts as 0.
+local function reported(hold)
+  local totals = {}
+  for meter = 1, hold[METERS] do
+    totals[meter] = math.max(hold[meter_at(meter) + 2], 0)
+  end
+  return totals
+end
+
+local args = { cmsgpack.unpack(ARGV[1]) }
+local id, final, form = args[2], args[3] == 1, args[4]
+local now = clock(args[1])
+
+local due = redis.call('HGET', KEYS[1], 'due')
+if due and tonumber(due) <= now then
+  return { 4, now }
+end
+local raw = redis.call('GET', KEYS[5])
+if not raw then
+  return { 3, now }
+end
+local hold = hold_read(raw)
+local state = hold[1]
+if state == DONE then
+  return { 2, now, raw }
+end
+if state == RELEASED then
+  return { 5, now, raw }
+end
+
+-- A delivered share, rounded down, yet at least 1 when anything was delivered and anything held. Split so that no
+-- product passes 2^53.
+local function fraction_of(amount, delivered, parts)
+  local rest = amount % parts
+  local part = (amount - rest) / parts * delivered + math.floor(rest * delivered / parts)
+  if part == 0 and delivered > 0 and amount > 0 then
+    return 1
+  end
+  return part
+end
+
+local named = {}
+if form == 1 then
+  local numbers = {}
+  for meter = 1, hold[METERS] do
+    numbers[hold[meter_at(meter)]] = meter
+  end
+  for index = 1, args[5] do
+    local name = args[4 + index * 2]
+    if not numbers[name] then
+      return { 7, now, name }
+    end
+    named[numbers[name]] = args[5 + index * 2]
+  end
+elseif form == 2 then
+  for meter = 1, hold[METERS] do
+    named[meter] = fraction_of(hold[meter_at(meter) + 1], args[5], args[6])
+  end
+end
+
+local ended = state == SETTLED or state == SETTLED_LATE
+local totals = reported(hold)
+local rises, falls = false, false
+for meter = 1, hold[METERS] do
+  local last = hold[meter_at(meter) + 2]
+  local total = named[meter]
+  if total == nil then
+    total = (final and last < 0) and hold[meter_at(meter) + 1] or totals[meter]
+  elseif total < totals[meter] then
+    falls = true
+    total = totals[meter]
+  end
+  if total > totals[meter] or (last < 0 and named[meter]) then
+    rises = true
+  end
+  totals[meter] = total
+end
+if ended then
+  return { (rises or (falls and final)) and 5 or 2, now, raw }
+end
+if final and falls then
+  return { 6, now, raw }
+end
+if not final and not rises then
+  return { 2, now, raw }
+end
+
+for meter in pairs(named) do
+  hold[meter_at(meter) + 2] = math.max(hold[meter_at(meter) + 2], 0)
+end
+if not final then
+  finish(id, hold, REPORT, state, totals, now)
+else
+  finish(id, hold, SETTLE, state == ACTIVE and SETTLED or SETTLED_LATE, totals, now)
+end
+return { 1, now, hold_packed(hold) }
