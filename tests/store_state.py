@@ -5,7 +5,7 @@ Decodes holds and cells by itself instead of asking `server.engine.wire`, so tha
 
 import struct
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -111,8 +111,12 @@ def _broken_in_tenant(state: Snapshot, prefix: bytes) -> Iterator[str]:
         yield f"{prefix!r}: live holds {sorted(live)} and due entries {due} differ"
     yield from _broken_due_times(state, prefix, cells, due)
 
+    yield from _broken_cells(prefix, cells, live.values())
+
+
+def _broken_cells(prefix: bytes, cells: dict[bytes, bytes], live: Iterable[StoredHold]) -> Iterator[str]:
     expected: Counter[tuple[int, bytes]] = Counter()
-    for hold in live.values():
+    for hold in live:
         for kind, field, units in hold.kept():
             expected[kind, field] += units
     for field, raw in cells.items():

@@ -51,7 +51,7 @@ class Tenant:
     engine: Engine
     clock: Clock
     policy: Policy
-    ref: TenantRef = TenantRef("lab", "acme & co")
+    ref: TenantRef = field(default_factory=lambda: TenantRef("lab", "acme & co"))
     account: Account = field(default_factory=lambda: Account(plan="free"))
 
     async def open(self, *, plan: str = "free", overrides: tuple[Override, ...] = (), **grants: int) -> None:
@@ -77,9 +77,7 @@ class Tenant:
         scope: Mapping[str, str] = EVERYWHERE,
         **amounts: int,
     ) -> Plan:
-        operation = Operation(
-            ref=self.ref, action=action, request_id=hold_id, scope=dict(scope), amounts=amounts
-        )
+        operation = Operation(ref=self.ref, action=action, request_id=hold_id, scope=dict(scope), amounts=amounts)
         return make_plan(self.policy, operation, self.account, self.clock())
 
     async def reserve(self, plan: Plan) -> Granted | Refused | Replayed | Stale:
@@ -128,14 +126,12 @@ class Tenant:
         assert isinstance(answer, Extended), answer
         return answer
 
-    async def extend(
-        self, hold_id: str, raised: Plan, used: Mapping[str, int] | None = None
-    ) -> Extended | Stale:
+    async def extend(self, hold_id: str, raised: Plan, used: Mapping[str, int] | None = None) -> Extended | Stale:
         return await self.engine.extend(self.ref, hold_id, used or {}, raised, WITHIN_S)
 
     async def raise_to(self, hold_id: str, **amounts: int) -> Extended:
         """Extends the lease and raises the amounts, which may not fit."""
-        answer = await self.extend(hold_id, self.plan(**amounts))
+        answer = await self.extend(hold_id, self.plan("", action="work", scope=EVERYWHERE, **amounts))
         assert isinstance(answer, Extended), answer
         return answer
 

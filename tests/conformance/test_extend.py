@@ -248,7 +248,10 @@ async def test_parts_of_a_raised_window_leave_at_their_own_times(tenant: Tenants
     assert (await used(lab))["tpm"] == 0
 
 
-@pytest.mark.parametrize(("total", "first", "second"), [(0, 0, 0), (25, 25, 0), (55, 40, 15), (70, 40, 30), (95, 40, 55)])
+@pytest.mark.parametrize(
+    ("total", "first", "second"),
+    [(0, 0, 0), (25, 25, 0), (55, 40, 15), (70, 40, 30), (95, 40, 55)],
+)
 async def test_usage_fills_the_parts_in_order_and_the_last_takes_what_is_beyond(
     total: int, first: int, second: int, tenant: Tenants
 ) -> None:

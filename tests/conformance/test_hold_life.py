@@ -1,7 +1,7 @@
 """Every cell of the life-of-a-hold table, on every engine: state x event."""
 
 from collections.abc import Awaitable, Callable
-from typing import Final
+from typing import Any, Final
 
 import pytest
 
@@ -23,7 +23,7 @@ LAB: Final = policy(
     slots("jobs", 3),
     balance("credits"),
 )
-RESERVED: Final = {"tokens": 10, "credits": 10}
+RESERVED: Final[dict[str, Any]] = {"tokens": 10, "credits": 10}
 USED: Final = {"tokens": 4, "credits": 4}
 
 Tenants = Callable[[Policy], Tenant]
@@ -58,9 +58,7 @@ EVENTS: Final[dict[Event, Callable[[Tenant], Awaitable[object]]]] = {
 
 @pytest.mark.parametrize("state", [s for s in State if s is not State.DONE])
 @pytest.mark.parametrize("event", EVENTS)
-async def test_each_event_does_in_each_state_what_the_table_says(
-    state: State, event: Event, tenant: Tenants
-) -> None:
+async def test_each_event_does_in_each_state_what_the_table_says(state: State, event: Event, tenant: Tenants) -> None:
     lab = tenant(LAB)
     await hold_in(state, lab)
     before, figures = await lab.hold("h"), await lab.figures()
@@ -102,9 +100,7 @@ async def test_an_equal_final_gets_the_same_answer(state: State, tenant: Tenants
 
 @pytest.mark.parametrize("state", [State.SETTLED, State.SETTLED_LATE])
 @pytest.mark.parametrize("total", [0, 3, 5])
-async def test_another_final_is_refused_with_the_stored_totals(
-    state: State, total: int, tenant: Tenants
-) -> None:
+async def test_another_final_is_refused_with_the_stored_totals(state: State, total: int, tenant: Tenants) -> None:
     lab = tenant(LAB)
     await hold_in(state, lab)
 
@@ -130,9 +126,7 @@ async def test_a_report_up_to_the_settled_total_is_fine_and_changes_nothing(
 
 
 @pytest.mark.parametrize("state", [State.ACTIVE, State.EXPIRED])
-async def test_a_final_below_an_earlier_report_is_refused_with_the_stored_totals(
-    state: State, tenant: Tenants
-) -> None:
+async def test_a_final_below_an_earlier_report_is_refused_with_the_stored_totals(state: State, tenant: Tenants) -> None:
     lab = tenant(LAB)
     await hold_in(state, lab)
     before, figures = await lab.hold("h"), await lab.figures()

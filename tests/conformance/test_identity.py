@@ -73,9 +73,7 @@ async def test_same_id_and_content_gets_the_first_answer_again(gateway: Gateway)
         ({"action": "rest", "amounts": {}}, "action, amounts"),
     ],
 )
-async def test_same_id_other_payload_conflicts(
-    changed: Mapping[str, object], differs: str, gateway: Gateway
-) -> None:
+async def test_same_id_other_payload_conflicts(changed: Mapping[str, object], differs: str, gateway: Gateway) -> None:
     """The error names what differs, and nothing moved; also where a guard would refuse the other content."""
     await gateway.ask()
     before = await gateway.tenant.figures()

@@ -1,7 +1,7 @@
 """Admission, on every engine: all or nothing, replay before limits, room, shadow, cells, versions."""
 
 from collections.abc import Callable
-from typing import Final
+from typing import Any, Final
 
 import pytest
 
@@ -61,7 +61,7 @@ async def test_denial_moves_nothing(blocker: object, tenant: Tenants) -> None:
     lab = tenant(LAB)
     await lab.open(credits=100)
     await lab.grant("first", tokens=300, credits=10)
-    amounts = {"tokens": 1, "credits": 1}
+    amounts: dict[str, Any] = {"tokens": 1, "credits": 1}
     if blocker is LAB.limits[0]:
         lab.policy = policy(window("rpm", 1), *LAB.limits[1:])
     if blocker is LAB.limits[1]:
@@ -91,9 +91,7 @@ async def test_all_blockers_named(tenant: Tenants) -> None:
 async def test_zero_never_blocks(tenant: Tenants) -> None:
     """An amount of 0 passes a limit that has nothing left, and even one that allows nothing."""
     lab = tenant(
-        policy(
-            window("tpm", 0, "tokens"), slots("jobs", 0, "frames"), balance("credits"), slots("spare", 1, "frames")
-        )
+        policy(window("tpm", 0, "tokens"), slots("jobs", 0, "frames"), balance("credits"), slots("spare", 1, "frames"))
     )
 
     granted = await lab.grant("h", tokens=0, frames=0, credits=0)
@@ -294,7 +292,7 @@ async def test_shadow_changes_nothing(tenant: Tenants) -> None:
     plain = tenant(LAB)
     shadowed = tenant(policy(*LAB.limits, window("s1", 1, shadow=True), slots("s2", 1, shadow=True)))
     shadowed.ref = shadowed.ref._replace(tenant="shadowed")
-    answers = []
+    answers: list[tuple[type[object], tuple[Look, ...]]] = []
     for lab in (plain, shadowed):
         await lab.open(credits=100)
         for number in range(4):

@@ -222,7 +222,9 @@ async def test_nothing_left_in_a_window_resets_nothing(tenant: Tenants) -> None:
 
 @pytest.mark.parametrize(("returns", "left"), [(True, 1), (False, 2)])
 async def test_a_release_returns_the_request_where_the_policy_says_so(
-    returns: bool, left: int, tenant: Tenants  # noqa: FBT001  # a parameter of the table
+    returns: bool,  # noqa: FBT001  # a parameter of the table
+    left: int,
+    tenant: Tenants,
 ) -> None:
     lab = tenant(policy(window("rpm", 2, returns=returns), window("tpm", 100, "tokens")))
     await lab.grant("a", tokens=30)

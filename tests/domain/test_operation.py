@@ -129,7 +129,7 @@ def test_a_fingerprint_is_the_same_in_every_process() -> None:
 
 
 @given(
-    st.dictionaries(st.sampled_from(["tokens", "credits", "frames"]), st.integers(0, MAX_AMOUNT)),
+    st.dictionaries(st.sampled_from(["tokens", "credits", "frames"]), st.integers(0, MAX_AMOUNT // 2)),
     st.dictionaries(st.sampled_from(["project", "model"]), st.text(min_size=1, max_size=5)),
     st.booleans(),
     st.booleans(),

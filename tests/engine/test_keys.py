@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from server.domain.limits.base import Check
 from server.domain.operation import TenantRef
+from server.domain.plan import CheckForm
 from server.engine import keys
 from server.engine.scripts import LUA
 from tests.policies_for_tests import slots, window
@@ -19,10 +19,10 @@ ODD: Final = TenantRef("p/1", "a{b}:c/d%e ü,=\n")
 texts = st.text(min_size=1, max_size=40).filter(lambda text: not any("\ud800" <= c <= "\udfff" for c in text))
 
 
-def check(values: Mapping[str, str], cell: str = "jobs~abc") -> Check:
+def check(values: Mapping[str, str], cell: str = "jobs~abc") -> CheckForm:
     limit = slots("jobs", 1, scope=tuple(values))
     object.__setattr__(limit, "cell", cell)
-    return Check(0, limit, tuple(values.values()), 1, 1, 1, settles=False)
+    return CheckForm(0, limit, tuple(values.values()), 1, settles=False, meter=-1, fixed=1, asks_room=False)
 
 
 def test_the_keys_of_a_tenant_are_pinned() -> None:

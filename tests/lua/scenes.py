@@ -1,0 +1,184 @@
+"""A store in which everything has happened once, and each operation that a script decides.
+
+`Scene.build` gives the same state every time: an account with grants, an open hold, an ended one, windows of two
+scopes, a pool, a balance. `OPERATIONS` act on it; each reaches its script by way of the engine.
+"""
+
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+from server.domain.account import Account
+from server.domain.operation import TenantRef
+from server.engine import keys
+from server.engine.base import AccountWrite
+from server.engine.client import StoreConnection
+from server.engine.pipeline import Reply, ScriptSource, Word
+from server.engine.redis_engine import RedisEngine
+from server.engine.scripts import SCRIPT_NAMES, script
+from tests.policies_for_tests import TERMS, balance, policy, slots, window
+from tests.stores import RunningStore
+from tests.tenants import WITHIN_S, Clock, Tenant
+
+LAB: Final = policy(
+    window("rpm", 50),
+    window("tpm", 500, "tokens", scope=("project",)),
+    window("shadow", 1, shadow=True),
+    slots("jobs", 5),
+    slots("sized", 50, "frames", scope=("model",)),
+    balance("credits", debt=10),
+)
+REF: Final = TenantRef("lab", "acme")
+TENANT: Final = keys.tenant_keys(REF)
+CREDITS: Final = LAB.limits[-1].cell
+AMOUNTS: Final[dict[str, Any]] = {"tokens": 20, "frames": 3, "credits": 10}
+
+KEYS: Final = {
+    "cells": TENANT.cells,
+    "account": TENANT.account,
+    "ids": TENANT.ids,
+    "due": TENANT.due,
+    "due_index": TENANT.due_index,
+    "hold": TENANT.hold("h"),
+    "new hold": TENANT.hold("new"),
+    "windows": TENANT.windows(""),
+    "project's windows": TENANT.windows("project=p 1"),
+}
+"""Every key that a script may touch, by what it is called here."""
+
+
+@dataclass
+class Scene:
+    """The tenant and the store that it lives in."""
+
+    store: RunningStore
+    tenant: Tenant
+    built: dict[bytes, tuple[bytes, int]]
+    """Each key's dump and its TTL, to come back to."""
+    built_at_ms: int
+
+    @classmethod
+    async def build(cls, store: RunningStore, connection: StoreConnection) -> "Scene":
+        store.command("FLUSHALL")
+        clock = Clock()
+        tenant = Tenant(RedisEngine(connection, clock=clock), clock, LAB, REF)
+        await tenant.write(AccountWrite(grants={CREDITS: 7}, write_id="first", fingerprint=b"x"))
+        await tenant.open(credits=93)
+        await tenant.grant("ended", **AMOUNTS)
+        await tenant.settle("ended")
+        clock.advance(1000)
+        await tenant.grant("h", **AMOUNTS)
+        clock.advance(1000)
+        await tenant.report("h", {"tokens": 5, "credits": 4})
+        stored = {key: (store.command("DUMP", key), store.command("PTTL", key)) for key in store.command("KEYS", "*")}
+        return cls(store, tenant, stored, clock.now_ms)
+
+    def rewind(self) -> None:
+        """Everything as it was built, the clock included."""
+        self.store.command("FLUSHALL")
+        for key, (dump, ttl_ms) in self.built.items():
+            self.store.command("RESTORE", key, max(ttl_ms, 0), dump)
+        self.tenant.clock.now_ms = self.built_at_ms
+
+    def make_overdue(self) -> None:
+        """The open hold's lease ends."""
+        self.tenant.clock.advance(TERMS.lease_ms)
+
+
+Operation = Callable[[Tenant], Awaitable[object]]
+
+
+def _replay(tenant: Tenant) -> Awaitable[object]:
+    return tenant.reserve(tenant.plan("h", **AMOUNTS))
+
+
+def _reserve(tenant: Tenant) -> Awaitable[object]:
+    return tenant.reserve(tenant.plan("new", **AMOUNTS))
+
+
+def _refused(tenant: Tenant) -> Awaitable[object]:
+    return tenant.reserve(tenant.plan("new", tokens=501))
+
+
+def _extend(tenant: Tenant) -> Awaitable[object]:
+    """A report above the reserve and a raise in one call."""
+    return tenant.extend("h", tenant.plan(tokens=40, frames=3, credits=30), {"tokens": 25, "credits": 6})
+
+
+def _write_account(tenant: Tenant) -> Awaitable[object]:
+    account = Account(plan="pro", version=tenant.account.version + 1)
+    grants = {CREDITS: 5}
+    write = AccountWrite(
+        account=account,
+        expected_version=tenant.account.version,
+        grants=grants,
+        write_id="second",
+        fingerprint=b"y",
+    )
+    return tenant.write(write)
+
+
+OPERATIONS: Final[dict[str, Operation]] = {
+    "reserve": _reserve,
+    "reserve, refused": _refused,
+    "reserve, repeated": _replay,
+    "look": lambda tenant: tenant.engine.look(tenant.plan(**AMOUNTS), WITHIN_S),
+    "report": lambda tenant: tenant.report("h", {"tokens": 25, "credits": 6}),
+    "settle": lambda tenant: tenant.settle("h", {"tokens": 30, "credits": 30, "frames": 1}),
+    "release": lambda tenant: tenant.release("h"),
+    "renew": lambda tenant: tenant.renew("h", credits=6),
+    "extend": _extend,
+    "find": lambda tenant: tenant.find("h"),
+    "write account": _write_account,
+}
+REAP: Final = "reap"
+"""The one script that acts for time alone; the clock has been moved before it."""
+
+
+class Capture:
+    """A store caller that keeps the one call of a deciding script instead of making it."""
+
+    class Caught(Exception):
+        """Carries nothing; the call stands in `Capture.call`."""
+
+    def __init__(self, store: StoreConnection, *, script_name: str) -> None:
+        self._store = store
+        self._name = script_name
+        self.keys: Sequence[bytes] = ()
+        self.args: Sequence[Word] = ()
+
+    async def evalsha(
+        self, script_source: ScriptSource, keys_: Sequence[bytes], args: Sequence[Word], timeout_s: float
+    ) -> Reply:
+        if script_source is script(self._name):
+            self.keys, self.args = keys_, args
+            raise self.Caught
+        return await self._store.evalsha(script_source, keys_, args, timeout_s)
+
+    async def call(self, *words: Word, timeout_s: float = 1.0) -> Reply:
+        return await self._store.call(*words, timeout_s=timeout_s)
+
+    async def close(self) -> None:
+        await self._store.close()
+
+
+SCRIPT_OF: Final = {
+    **{name: name.partition(",")[0] for name in OPERATIONS},
+    "look": "usage",
+    "report": "settle",
+    "renew": "extend",
+    "write account": "account",
+    REAP: "reap",
+}
+assert set(SCRIPT_OF.values()) == set(SCRIPT_NAMES)
+
+
+async def capture(scene: Scene, operation: str, connection: StoreConnection) -> Capture:
+    """The script call that an operation would make now, not made."""
+    caught = Capture(connection, script_name=SCRIPT_OF[operation])
+    tenant = Tenant(RedisEngine(caught, clock=scene.tenant.clock), scene.tenant.clock, LAB, REF, scene.tenant.account)
+    try:
+        await (tenant.engine.sweep() if operation == REAP else OPERATIONS[operation](tenant))
+    except Capture.Caught:
+        return caught
+    raise AssertionError(f"{operation} did not call its script")
