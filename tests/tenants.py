@@ -66,6 +66,12 @@ class Tenant:
         assert await self.engine.write_account(self.ref, write, WITHIN_S) == Written(account, applied=True)
         self.account = account
 
+    async def top_up(self, write_id: str, **grants: int) -> Written | Conflict:
+        """Grants units by the id of a balance limit, once for each id of a write."""
+        cells = {limit.id: limit.cell for limit in self.policy.limits}
+        by_cell = {cells[limit_id]: units for limit_id, units in grants.items()}
+        return await self.write(AccountWrite(grants=by_cell, write_id=write_id, fingerprint=repr(grants).encode()))
+
     async def write(self, write: AccountWrite) -> Written | Conflict:
         return await self.engine.write_account(self.ref, write, WITHIN_S)
 

@@ -59,6 +59,12 @@ def unfit(hold: HoldView, operation: str) -> HoldStateError:
     return HoldStateError(message, _state_details(hold.state, hold.meters))
 
 
+def raised_too_often(hold: HoldView) -> HoldStateError:
+    """The error for a raise that the hold's record has no room for."""
+    message = f"hold {hold.hold_id!r} has been raised too often within its windows; settle it and reserve anew"
+    return HoldStateError(message, _state_details(hold.state, hold.meters))
+
+
 def decreased(hold: HoldView) -> TotalDecreasedError:
     """The error for a final total below an earlier report."""
     message = f"a final total of hold {hold.hold_id!r} is below what was reported before; totals only grow"

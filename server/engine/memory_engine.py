@@ -356,16 +356,21 @@ def _take_all(
 
 def _raise(tenant: _Tenant, hold: _Hold, plan: Plan, now_ms: int) -> tuple[bool, tuple[Look, ...]]:
     """Takes the difference to the new totals where it fits; the totals only grow."""
-    reserved = {meter: totals.reserved for meter, totals in hold.meters.items()}
+    # Where the raise starts: at the reserved total, or at what was reported beyond it, which has been charged already.
+    floors = {meter: max(totals.reserved, totals.reported or 0) for meter, totals in hold.meters.items()}
     checks = []
     for check in plan.checks:
-        more = max(check.amount - reserved[check.limit.meter], 0) if check.settles else 0
+        more = max(check.take - floors[check.limit.meter], 0) if check.settles else 0
         checks.append(check._replace(amount=more, take=more, settles=more > 0))
     looks = _look_all(checks, tenant, now_ms)
     _follow_clock(checks, tenant, looks, now_ms)
     if plan.gated or plan.guarded or _blocked(checks, looks):
         return False, looks
-    takes, looks = _take_all(checks, tenant, looks, now_ms, reserved)
+    for take in hold.takes:
+        if take.meter and take.taken.last:
+            charged = (hold.meters[take.meter].reported or 0) - take.taken.base
+            take.taken = take.taken._replace(amount=max(take.taken.amount, charged))
+    takes, looks = _take_all(checks, tenant, looks, now_ms, floors)
     for new in takes:
         same = [take for take in hold.takes if take.name == new.name]
         for take in same:
@@ -376,7 +381,7 @@ def _raise(tenant: _Tenant, hold: _Hold, plan: Plan, now_ms: int) -> tuple[bool,
         if not same or new.limit.kind is not Kind.BALANCE:
             hold.takes.append(new)
     for meter, total in plan.meters.items():
-        hold.meters[meter] = hold.meters[meter]._replace(reserved=max(total, reserved[meter]))
+        hold.meters[meter] = hold.meters[meter]._replace(reserved=max(total, hold.meters[meter].reserved))
     return True, looks
 
 

@@ -40,6 +40,7 @@ from server.engine.faults import (
     no_such_hold,
     no_such_meter,
     not_active,
+    raised_too_often,
     too_many_cells,
     unfit,
 )
@@ -193,6 +194,8 @@ class RedisEngine:
                 raise no_such_hold(ref, hold_id)
             case [7, _, meter]:
                 raise no_such_meter("used" if meter.decode() in used else "amounts", hold_id, meter.decode())
+            case [8, _, record]:
+                raise raised_too_often(wire.hold_of(hold_id, record))
         raise _unreadable("extend", reply)
 
     async def find(self, ref: TenantRef, hold_id: str, within_s: float) -> Found:

@@ -218,6 +218,22 @@ async def test_oversettle_each_policy(debt: int, uncollected: int, tenant: Tenan
     assert await purse(lab) == (0, 0)
 
 
+async def test_what_comes_in_pays_back_what_is_owed(tenant: Tenants) -> None:
+    """The account was 40 below zero: of the next 100 units 60 can be held, and it may go as far below again."""
+    lab = tenant(policy(balance("credits", debt=40)))
+    await lab.open(credits=50)
+    await lab.grant("h", credits=20)
+    await lab.settle("h", {"credits": 90})
+
+    await lab.open(credits=25)
+    assert await purse(lab) == (0, 0)
+    await lab.open(credits=75)
+
+    assert await purse(lab) == (60, 0)
+    await lab.grant("next", credits=60)
+    assert (await lab.settle("next", {"credits": 110})).meters["credits"].uncollected == 10
+
+
 async def test_debt_is_bounded_over_several_holds(tenant: Tenants) -> None:
     lab = tenant(policy(balance("credits", debt=30)))
     await lab.open(credits=40)

@@ -235,6 +235,46 @@ async def test_a_report_and_a_raise_in_one_call(tenant: Tenants) -> None:
     assert (await lab.figures())["credits"] == (0, 0, 0, -1, 0)
 
 
+async def test_a_raise_goes_on_from_what_was_reported_beyond_the_reserve(tenant: Tenants) -> None:
+    """It has been charged already: only what lies above it must fit and is held, and it comes back in full."""
+    lab = await opened(tenant)
+    await lab.report("h", {"tokens": 60, "credits": 70})
+
+    assert not (await lab.raise_to("h", credits=101)).raised
+    assert (await lab.raise_to("h", tokens=100, credits=100)).raised
+
+    figures = await lab.figures()
+    assert figures["tpm"].used == 100
+    assert figures["credits"] == (30, 30, 30, -1, 0)
+    await lab.settle("h", {"tokens": 60, "credits": 70})
+    figures = await lab.figures()
+    assert figures["tpm"].used == 60
+    assert figures["credits"] == (30, 0, 0, -1, 0)
+
+
+async def test_a_raise_to_less_than_was_reported_takes_nothing(tenant: Tenants) -> None:
+    lab = await opened(tenant)
+    await lab.report("h", {"tokens": 60, "credits": 70})
+    before = await used(lab)
+
+    assert (await lab.raise_to("h", tokens=55, credits=55)).raised
+
+    assert await used(lab) == before
+    assert (await lab.hold("h")).meters["credits"][:2] == (55, 70)
+
+
+async def test_a_raise_takes_nothing_where_the_policy_asks_for_room(tenant: Tenants) -> None:
+    lab = tenant(policy(window("tpm", 100, "tokens"), balance("credits", room=40)))
+    await lab.open(credits=50)
+    await lab.grant("h", tokens=1, credits=5)
+
+    assert (await lab.raise_to("h", credits=90)).raised
+
+    assert await used(lab) == {"tpm": 1, "credits": 0}
+    await lab.settle("h", {"credits": 20})
+    assert (await lab.figures())["credits"].cap == 30
+
+
 # raised windows: parts made at different times
 
 

@@ -41,8 +41,11 @@ async def serving(name: str, listen: str = "127.0.0.1:0", *, reuse_port: bool = 
     reflections = reflection.aio.ReflectionServicer([SERVICE, health.SERVICE_NAME])
     add = reflection_pb2_grpc.add_ServerReflectionServicer_to_server
     add(reflections, transport.server)  # type: ignore[no-untyped-call]  # the package's stubs leave it out
-    yield Served(name, transport, await transport.start(), probe, healths)
-    await transport.stop(0)
+    address = await transport.start()
+    try:
+        yield Served(name, transport, address, probe, healths)
+    finally:
+        await transport.stop(0)
 
 
 @pytest.fixture(params=TRANSPORTS)

@@ -23,8 +23,9 @@ class Probe:
         self.release = asyncio.Event()
         self.waiting = 0
         self.cancelled = 0
-        self.done: list[bool] = []
+        self.ended = 0
         self.flooded = 0
+        self.flooding = True
         self.metadata: tuple[tuple[str, str | bytes], ...] = ()
         self.peer = ""
         self.auth: dict[str, list[bytes]] = {}
@@ -34,7 +35,7 @@ class Probe:
 
     async def Metadata(self, _request: StringValue, context: Context) -> StringValue:
         """Sends the caller's x-initial… back as initial metadata, and x-trailing… as trailing metadata."""
-        self.metadata = tuple(context.invocation_metadata() or ())  # type: ignore[arg-type]  # pairs, at run time
+        self.metadata = tuple(context.invocation_metadata() or ())
         self.peer = context.peer()
         self.auth = {key: list(values) for key, values in context.auth_context().items()}
         await context.send_initial_metadata(tuple(pair for pair in self.metadata if pair[0].startswith("x-initial")))
@@ -57,12 +58,16 @@ class Probe:
     async def Crash(self, _request: StringValue, _context: Context) -> StringValue:
         raise RuntimeError("of the inside of the server")
 
+    async def GiveUp(self, _request: StringValue, _context: Context) -> StringValue:
+        """Ends as cancelled, though nobody cancelled it."""
+        raise asyncio.CancelledError
+
     async def Remaining(self, _request: StringValue, context: Context) -> StringValue:
         return StringValue(value=str(context.time_remaining()))
 
     async def Wait(self, request: StringValue, context: Context) -> StringValue:
         """Answers when `release` is set."""
-        context.add_done_callback(lambda done: self.done.append(done.cancelled()))
+        context.add_done_callback(self._ended)  # type: ignore[arg-type]  # the stubs want a class of their own
         await self._wait()
         return request
 
@@ -86,17 +91,20 @@ class Probe:
     async def Flood(self, _request: StringValue, _context: Context) -> Stream:
         """Sends far more than fits between the two."""
         message = StringValue(value="x" * FLOOD_MESSAGE_BYTES)
-        for _ in range(FLOOD_MESSAGES):
-            yield message
-            self.flooded += 1
+        try:
+            for _ in range(FLOOD_MESSAGES):
+                self.flooded += 1
+                yield message
+        finally:
+            self.flooding = False
 
     async def Join(self, requests: Stream, _context: Context) -> StringValue:
         return StringValue(value=",".join([request.value async for request in requests]))
 
-    async def Read(self, _requests: Stream, context: Context) -> StringValue:
+    async def Read(self, _requests: Stream, context: Any) -> StringValue:  # noqa: ANN401  # EOF is not in its type
         """As Join, by the context's read."""
         values = []
-        while (request := await context.read()) is not aio.EOF:  # type: ignore[comparison-overlap]  # as documented
+        while (request := await context.read()) is not aio.EOF:
             values.append(request.value)
         return StringValue(value=",".join(values))
 
@@ -109,6 +117,9 @@ class Probe:
     async def Chat(self, requests: Stream, _context: Context) -> Stream:
         async for request in requests:
             yield request
+
+    def _ended(self, *_call: object) -> None:
+        self.ended += 1
 
     async def _wait(self) -> None:
         self.waiting += 1
@@ -136,6 +147,7 @@ _KINDS: Final[dict[Callable[..., Any], tuple[str, ...]]] = {
         "FailWithStatus",
         "SetCode",
         "Crash",
+        "GiveUp",
         "Remaining",
         "Wait",
     ),

@@ -78,7 +78,7 @@ class RawClient:
         finally:
             writer.close()
 
-    def open(
+    def open(  # noqa: PLR0913  # each is something that may be said wrong
         self,
         method: str,
         *,

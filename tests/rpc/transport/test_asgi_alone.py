@@ -1,16 +1,17 @@
 """What the fast transport does beyond the reference."""
 
-import logging
+import asyncio
 import zlib
 from collections.abc import AsyncIterator
-from typing import Any
 
 import pytest
 from grpc import StatusCode
+from structlog.testing import capture_logs
 
 from server.rpc.transports.asgi import metadata
 from server.rpc.transports.asgi.app import GrpcApp
 from server.rpc.transports.asgi.call import Call, Method
+from server.rpc.transports.asgi.framing import Event
 from server.rpc.transports.asgi.reply import Reply
 from tests.rpc.transport.conftest import Served, serving
 from tests.rpc.transport.probe import SERVICE
@@ -46,12 +47,26 @@ async def test_only_a_caller_who_compresses_and_says_so_gets_gzip(
     assert "grpc-encoding" not in answer.headers
 
 
-async def test_an_exception_is_logged_and_not_told(raw: RawClient, caplog: pytest.LogCaptureFixture) -> None:
-    with caplog.at_level(logging.ERROR):
+async def test_an_exception_is_logged_and_not_told(raw: RawClient) -> None:
+    with capture_logs() as logged:
         answer = await raw.call(f"{SERVICE}/Crash", frame(text("x")))
     assert answer.grpc_status == StatusCode.UNKNOWN.value[0]
     assert "of the inside" not in answer.grpc_message
-    assert "of the inside of the server" in caplog.text
+    assert [(entry["event"], entry["rpc"], entry["exc_info"]) for entry in logged] == [
+        ("rpc.failed", f"/{SERVICE}/Crash", True)
+    ]
+
+
+async def test_a_servicer_that_ends_as_cancelled_by_itself_leaves_no_caller_waiting(raw: RawClient) -> None:
+    answer = await raw.call(f"{SERVICE}/GiveUp", frame(text("x")))
+    assert answer.grpc_status == StatusCode.UNAVAILABLE.value[0]
+
+
+async def test_a_request_that_cannot_be_read_is_no_failure_of_the_server(raw: RawClient) -> None:
+    with capture_logs() as logged:
+        answer = await raw.call(f"{SERVICE}/Echo", frame(b"\xff\xff\xff"))
+    assert answer.grpc_status == StatusCode.INTERNAL.value[0]
+    assert logged == []
 
 
 async def test_values_that_a_proxy_joined_are_taken_apart() -> None:
@@ -59,22 +74,22 @@ async def test_values_that_a_proxy_joined_are_taken_apart() -> None:
 
 
 async def test_a_websocket_is_turned_away() -> None:
-    sent: list[Any] = []
+    sent: list[Event] = []
 
-    async def send(event: Any) -> None:  # noqa: ANN401  # ASGI's own shape
+    async def send(event: Event) -> None:
         sent.append(event)
 
-    async def receive() -> Any:  # noqa: ANN401  # as above
-        raise AssertionError("nothing is to be read")
-
-    await GrpcApp()({"type": "websocket"}, receive, send)
+    await GrpcApp()({"type": "websocket"}, _nothing, send)
     assert sent == [{"type": "websocket.close"}]
 
 
 async def test_a_servicer_learns_who_the_caller_is_by_its_certificate() -> None:
     tls = {"client_cert_chain": ("leaf\n", "issuer\n"), "client_cert_name": "CN=gateway"}
     scope = {"headers": [], "extensions": {"tls": tls}, "client": ("::1", 7)}
-    call = _call(scope)
+    task = asyncio.current_task()
+    assert task is not None
+    method = Method(lambda _request, _call: None, bytes, bytes, takes_stream=False, gives_stream=False)
+    call = Call(task, method, scope, _nothing, Reply(_ignore))
     assert call.peer() == "ipv6:[::1]:7"
     assert call.auth_context() == {
         "transport_security_type": [b"ssl"],
@@ -82,3 +97,11 @@ async def test_a_servicer_learns_who_the_caller_is_by_its_certificate() -> None:
         "x509_pem_cert": [b"leaf\n"],
         "x509_pem_cert_chain": [b"leaf\nissuer\n"],
     }
+
+
+async def _nothing() -> Event:
+    raise AssertionError("nothing is to be read")
+
+
+async def _ignore(_event: Event) -> None:
+    pass

@@ -24,9 +24,10 @@ async def test_calls_opened_and_cancelled_by_the_thousand_leave_others_unharmed(
     async def reckless() -> None:
         async with aio.insecure_channel(served.address) as channel:
             wait = ProbeStub(channel).Wait
-            for _ in range(10):
+            for turn in range(10):
                 calls = [wait(StringValue()) for _ in range(100)]
-                await asyncio.sleep(0)
+                if turn % 2:
+                    await until(lambda: served.probe.waiting > 0)
                 for call in calls:
                     call.cancel()
                 await asyncio.wait([asyncio.ensure_future(_ended(call)) for call in calls])
@@ -90,6 +91,7 @@ async def test_a_stream_that_nobody_reads_is_held_back(served: Served, stub: Pro
             before = served.probe.flooded
             for _ in range(50):
                 await stub.Echo(StringValue())
+    await until(lambda: not served.probe.flooding)
     assert before * FLOOD_MESSAGE_BYTES < BETWEEN_THE_TWO_BYTES
 
 

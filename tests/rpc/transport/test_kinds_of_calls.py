@@ -7,10 +7,13 @@ import pytest
 from google.protobuf.descriptor_pb2 import FileDescriptorProto
 from google.protobuf.wrappers_pb2 import StringValue
 from grpc import aio
-from grpc_health.v1 import health_pb2, health_pb2_grpc
-from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
+from grpc_health.v1 import health, health_pb2
+from grpc_reflection.v1alpha import reflection
+from grpc_reflection.v1alpha.reflection_pb2 import ServerReflectionRequest as Request
+from grpc_reflection.v1alpha.reflection_pb2 import ServerReflectionResponse as Response
 
 from server.rpc.transports.base import MAX_REQUEST_BYTES
+from tests.rpc.healths import health_turns, health_watch
 from tests.rpc.transport.conftest import Served
 from tests.rpc.transport.probe import SERVICE, ProbeStub
 
@@ -66,7 +69,7 @@ async def test_many_calls_at_once_on_one_connection_keep_apart(stub: ProbeStub) 
 async def test_metadata_arrives_as_it_was_sent(served: Served, stub: ProbeStub) -> None:
     sent = (("x-one", "1"), ("x-two", "a, b"), ("x-two", "c"), ("x-bytes-bin", bytes(range(256))), ("x-empty-bin", b""))
     await stub.Metadata(StringValue(), metadata=sent)
-    assert [pair for pair in map(tuple, served.probe.metadata) if pair[0].startswith("x-")] == list(sent)
+    assert [(key, value) for key, value in served.probe.metadata if key.startswith("x-")] == list(sent)
 
 
 async def test_the_transports_own_headers_are_no_metadata(served: Served, stub: ProbeStub) -> None:
@@ -103,24 +106,37 @@ async def test_a_client_that_compresses_is_understood_and_understands(served: Se
 
 
 async def test_health_is_served_and_watched(served: Served, channel: aio.Channel) -> None:
-    health = health_pb2_grpc.HealthStub(channel)
     serving = health_pb2.HealthCheckResponse
     await served.health.set("part", serving.NOT_SERVING)
-    assert (await health.Check(health_pb2.HealthCheckRequest(service="part"))).status == serving.NOT_SERVING
-    watch = health.Watch(health_pb2.HealthCheckRequest(service="part"))
-    assert (await watch.read()).status == serving.NOT_SERVING
+    watch = health_watch(channel, "part")
+    assert status_of(await watch.read()) == serving.NOT_SERVING
     await served.health.set("part", serving.SERVING)
-    assert (await watch.read()).status == serving.SERVING
+    assert status_of(await watch.read()) == serving.SERVING
     watch.cancel()
+    await health_turns(channel, serving.SERVING, "part")
+
+
+def status_of(answer: object) -> int:
+    assert isinstance(answer, health_pb2.HealthCheckResponse)
+    return answer.status
 
 
 async def test_reflection_describes_the_services(channel: aio.Channel) -> None:
-    call = reflection_pb2_grpc.ServerReflectionStub(channel).ServerReflectionInfo()
-    await call.write(reflection_pb2.ServerReflectionRequest(list_services=""))
-    names = [service.name for service in (await call.read()).list_services_response.service]
-    assert names == ["grpc.health.v1.Health", SERVICE]
-    await call.write(reflection_pb2.ServerReflectionRequest(file_containing_symbol="grpc.health.v1.Health"))
-    found = (await call.read()).file_descriptor_response.file_descriptor_proto
-    assert FileDescriptorProto.FromString(found[0]).package == "grpc.health.v1"
+    info: aio.StreamStreamMultiCallable[Request, Response] = channel.stream_stream(
+        f"/{reflection.SERVICE_NAME}/ServerReflectionInfo", Request.SerializeToString, Response.FromString
+    )
+    call = info()
+
+    async def ask(request: Request) -> Response:
+        await call.write(request)
+        response = await call.read()
+        assert isinstance(response, Response)
+        return response
+
+    listed = await ask(Request(list_services=""))
+    assert [service.name for service in listed.list_services_response.service] == [health.SERVICE_NAME, SERVICE]
+    found = await ask(Request(file_containing_symbol=health.SERVICE_NAME))
+    file = FileDescriptorProto.FromString(found.file_descriptor_response.file_descriptor_proto[0])
+    assert file.package == "grpc.health.v1"
     await call.done_writing()
     assert await call.read() is aio.EOF

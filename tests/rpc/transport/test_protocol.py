@@ -105,7 +105,8 @@ async def test_what_is_no_grpc_is_not_taken_for_it(served: Served, raw: RawClien
 
 
 @pytest.mark.parametrize(
-    "content_type", ["application/grpc", "application/grpc+proto", "application/grpc; charset=utf-8", "Application/GRPC"]
+    "content_type",
+    ["application/grpc", "application/grpc+proto", "application/grpc; a=b", "Application/GRPC"],
 )
 async def test_grpc_is_known_by_any_of_its_names(raw: RawClient, content_type: str) -> None:
     stream = raw.open(ECHO, content_type=content_type)
@@ -131,6 +132,12 @@ async def test_a_caller_that_takes_no_trailers_gets_no_answer_that_needs_them(se
         assert answer.grpc_status == INTERNAL.value[0]
     else:
         assert answer.reset
+
+
+async def test_metadata_beyond_all_measure_is_refused(served: Served, raw: RawClient) -> None:
+    answer = await raw.call(ECHO, X_FRAMED, [(f"x-{number}", "y" * 8000) for number in range(12)])
+    if served.name == "asgi":
+        assert answer.http_status == 431
 
 
 async def test_a_message_may_come_byte_by_byte(raw: RawClient) -> None:
@@ -163,6 +170,11 @@ async def test_a_side_that_is_left_open_does_not_hold_up_a_unary_answer(raw: Raw
 async def test_a_deadline_of_nothing_is_over_at_once(raw: RawClient) -> None:
     answer = await raw.call(f"{SERVICE}/Wait", X_FRAMED, [("grpc-timeout", "0n")])
     assert answer.grpc_status == StatusCode.DEADLINE_EXCEEDED.value[0]
+
+
+async def test_a_deadline_of_eleven_thousand_years_is_no_trouble(raw: RawClient) -> None:
+    answer = await raw.call(ECHO, X_FRAMED, [("grpc-timeout", "99999999H")])
+    assert (answer.grpc_status, answer.body) == (0, X_FRAMED)
 
 
 async def test_bytes_that_are_no_http2_end_only_their_own_connection(served: Served) -> None:

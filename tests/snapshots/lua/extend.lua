@@ -10,7 +10,7 @@ Args   1 plan (checks.lua); with no checks when nothing is raised. Amounts are t
 Reply  {1, now, hold, rows} renewed and raised, or no raise was asked for; {0, now, hold, rows} renewed, and the raise
        does not fit; {3, now, account} planned for another version or time; {4, now} holds are overdue: call
        reap, then ask again; {5, now, hold} not active; {6, now} no such hold; {7, now, meter} the hold has no such
-       meter.
+       meter; {8, now, hold} raised more often than a record can hold.
 Writes the report as a phase complete in itself; then due, hold, cells, windows.
 Example {1, 1773144000000, <1,...>, <>} ]]
 -- The one clock of a script: the store's own time in milliseconds, or what a test passes (0 asks the store).
@@ -653,52 +653,70 @@ end
 -- Each raise of a window adds a take, and a record must stay small enough to unpack.
 local MOST_TAKES = 400
 
--- Only the difference must fit; what follows no report was taken once and is not taken again.
+-- Where a raise starts: at the reserved total, or at what was reported beyond it, which has been charged already.
+local function floor_of(meter)
+  return math.max(hold[meter_at(meter) + 1], hold[meter_at(meter) + 2])
+end
+
 local FIRST_CHECK, FIRST_MEMO = SCOPES + 1 + plan[SCOPES] * SCOPE_SIZE, at + 1
-local check, memo = FIRST_CHECK, FIRST_MEMO
-while plan[check] do
-  local meter = asked[memo]
-  local more = meter > 0 and math.max(plan[check + 2] - hold[meter_at(meter) + 1], 0) or 0
-  plan[check + 2], plan[check + 3] = more, more > 0 and more
-  check, memo = check + CHECK_SIZE, memo + 3
+local wanted = {}
+for check = FIRST_CHECK, #plan, CHECK_SIZE do
+  wanted[check] = plan[check + 3] or 0
+end
+
+-- Only the difference must fit and is taken; what follows no report was taken once and is not taken again.
+local function check_difference()
+  local memo = FIRST_MEMO
+  for check = FIRST_CHECK, #plan, CHECK_SIZE do
+    local meter = asked[memo]
+    local more = meter > 0 and math.max(wanted[check] - floor_of(meter), 0) or 0
+    plan[check + 2], plan[check + 3] = more, more > 0 and more
+    memo = memo + 3
+  end
+  return check_all(plan, read_standing(plan), now)
 end
 
 local rows, sets, renews, blocked, moves, _ = {}, {}, {}, false, {}, nil
 if higher then
   -- Before a report is written, too: it finds what is corrupt.
-  rows, sets, renews, blocked, _, moves = check_all(plan, read_standing(plan), now)
+  rows, sets, renews, blocked, _, moves = check_difference()
+  drop_takes(hold, function(take)
+    return hold[take] ~= WINDOW or hold[take + 7] == 1 or hold[2] + hold[take + 5] > now - math.abs(hold[take + 8])
+  end)
+  if hold[takes_at(hold)] + #rows / ROW > MOST_TAKES then
+    return { 8, now, raw }
+  end
 end
 redis.call('ZSCORE', KEYS[3], id)
 if reports then
   finish(id, hold, REPORT, ACTIVE, totals, now)
   if higher then
-    rows, sets, renews, blocked, _, moves = check_all(plan, read_standing(plan), now)
+    rows, sets, renews, blocked, _, moves = check_difference()
   end
 end
 
-local fits = true
-if higher then
-  drop_takes(hold, function(take)
-    return hold[take] ~= WINDOW or hold[take + 7] == 1 or hold[2] + hold[take + 5] > now - math.abs(hold[take + 8])
-  end)
-  fits = not (blocked or gated or hold[takes_at(hold)] + #rows / ROW > MOST_TAKES)
-  if fits then
-    local takes = {}
-    check, memo = FIRST_CHECK, FIRST_MEMO
-    for row = ROW, #rows, ROW do
-      local n, meter = #takes, asked[memo]
-      if plan[check + 3] and rows[row] == 0 then
-        takes[n + 1], takes[n + 2], takes[n + 3], takes[n + 4] = plan[check], meter, asked[memo + 1], plan[check + 1]
-        takes[n + 5], takes[n + 6], takes[n + 7] = plan[check + 3], now - hold[2], hold[meter_at(meter) + 1]
-        takes[n + 8], takes[n + 9] = 1, asked[memo + 2]
-      end
-      check, memo = check + CHECK_SIZE, memo + 3
+local fits = not (higher and (blocked or gated))
+if higher and fits then
+  -- What was reported beyond a take has been charged to it; the raise goes on from there.
+  for take = takes_at(hold) + 1, #hold, TAKE_SIZE do
+    if hold[take + 1] > 0 and hold[take + 7] == 1 then
+      hold[take + 4] = math.max(hold[take + 4], hold[meter_at(hold[take + 1]) + 2] - hold[take + 6])
     end
-    count_taken(plan, rows)
-    join_takes(hold, takes)
-    for meter, total in pairs(raised) do
-      hold[meter_at(meter) + 1] = math.max(total, hold[meter_at(meter) + 1])
+  end
+  local takes, check, memo = {}, FIRST_CHECK, FIRST_MEMO
+  for row = ROW, #rows, ROW do
+    local n, meter = #takes, asked[memo]
+    if plan[check + 3] and rows[row] == 0 then
+      takes[n + 1], takes[n + 2], takes[n + 3], takes[n + 4] = plan[check], meter, asked[memo + 1], plan[check + 1]
+      takes[n + 5], takes[n + 6], takes[n + 7] = plan[check + 3], now - hold[2], floor_of(meter)
+      takes[n + 8], takes[n + 9] = 1, asked[memo + 2]
     end
+    check, memo = check + CHECK_SIZE, memo + 3
+  end
+  count_taken(plan, rows)
+  join_takes(hold, takes)
+  for meter, total in pairs(raised) do
+    hold[meter_at(meter) + 1] = math.max(total, hold[meter_at(meter) + 1])
   end
 end
 hold[3] = math.max(hold[3], math.min(now + hold[7], hold[4]))

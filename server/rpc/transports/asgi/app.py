@@ -81,9 +81,10 @@ class GrpcApp:
         except Disconnected:
             raise
         except asyncio.CancelledError:
-            if not self._over or task.cancelling() > 1:
-                raise
-            reply.fail(StatusCode.UNAVAILABLE, "the server is stopping")
+            if task.cancelling() > int(self._over):
+                raise  # the caller went away
+            why = "the server is stopping" if self._over else "the servicer gave up"
+            reply.fail(StatusCode.UNAVAILABLE, why)
         except Exception:  # noqa: BLE001  # whatever it was, the caller is told and the log has it
             log.exception("rpc.failed", rpc=scope["path"])
             reply.fail(StatusCode.UNKNOWN, "the server failed; its log has the cause")

@@ -8,6 +8,7 @@ from time import monotonic
 from typing import Any, Never, TypeAlias
 
 import grpc
+from google.protobuf.message import DecodeError
 from grpc import StatusCode, aio
 
 from server.rpc.transports.asgi import metadata
@@ -86,7 +87,7 @@ class Call:
     async def read(self) -> Any:  # noqa: ANN401  # the method's own request type, or grpcio's end marker
         """The next request of a stream; `grpc.aio.EOF` after the last."""
         message = await self._requests.next()
-        return aio.EOF if message is None else self._method.deserialize(message)
+        return aio.EOF if message is None else self._request(message)
 
     # What goes back
 
@@ -148,8 +149,15 @@ class Call:
 
         Raises what the servicer raises, and CallFailed.
         """
+        method = self._method
         try:
-            return await self._answered()
+            argument = self._stream() if method.takes_stream else self._request(await self._requests.only())
+            outcome = method.behaviour(argument, self)
+            if method.gives_stream:
+                await self._write_all(outcome)
+                return None
+            response = await outcome
+            return method.serialize(response) if self._reply.code is StatusCode.OK else None
         except asyncio.CancelledError as error:
             if self._expired and self._task.cancelling() == 1:
                 raise CallFailed(StatusCode.DEADLINE_EXCEEDED, "Deadline Exceeded") from error
@@ -158,19 +166,16 @@ class Call:
             if self._timer is not None:
                 self._timer.cancel()
 
-    async def _answered(self) -> bytes | None:
-        method = self._method
-        argument = self._stream() if method.takes_stream else method.deserialize(await self._requests.only())
-        outcome = method.behaviour(argument, self)
-        if method.gives_stream:
-            await self._write_all(outcome)
-            return None
-        response = await outcome
-        return method.serialize(response) if self._reply.code is StatusCode.OK else None
-
     async def _stream(self) -> AsyncIterator[Any]:
         while (message := await self._requests.next()) is not None:
-            yield self._method.deserialize(message)
+            yield self._request(message)
+
+    def _request(self, message: bytes) -> Any:  # noqa: ANN401  # the method's own request type
+        try:
+            return self._method.deserialize(message)
+        except DecodeError as error:
+            text = "a request cannot be read as the message that the method takes"
+            raise CallFailed(StatusCode.INTERNAL, text) from error
 
     async def _write_all(self, outcome: Any) -> None:  # noqa: ANN401  # a generator, or a coroutine that calls write
         if not hasattr(outcome, "__aiter__"):
@@ -178,4 +183,4 @@ class Call:
             return
         async with aclosing(outcome) as responses:
             async for response in responses:
-                await self.write(response)
+                await self._reply.write(self._method.serialize(response))

@@ -48,42 +48,45 @@ class Reply:
         self.trailing = []
 
     async def start(self) -> None:
-        """Sends the headers, if they are not sent yet."""
-        if not self.started:
-            self.started = True
-            await self._tell({**_START, "headers": _HEADERS + self.initial} if self.initial else _START)
+        """Sends the headers."""
+        self.started = True
+        await self._tell(self._start())
 
     async def write(self, message: bytes) -> None:
         """Sends one of several messages; returns when there is room for the next."""
-        await self.start()
+        if not self.started:
+            await self.start()
         await self._tell({"type": "http.response.body", "body": self._frame(message), "more_body": True})
 
     async def end_with(self, message: bytes) -> None:
         """Sends the only message, and the status."""
-        await self.start()
         self.ended = True
-        await self._tell({"type": "http.response.body", "body": self._frame(message)})
-        await self._tell({**_OK, "headers": self._status()} if self.trailing else _OK)
+        body = {"type": "http.response.body", "body": self._frame(message)}
+        status = {**_OK, "headers": self._status()} if self.trailing else _OK
+        if self.started:
+            await self._tell(body, status)
+        else:
+            await self._tell(self._start(), body, status)
 
     async def end(self) -> None:
-        """Sends the status, if it is not sent yet."""
-        if self.ended:
-            return
-        if not self.started and self.code is not StatusCode.OK:
-            # Headers and trailers in one, which is how an error without a message travels.
-            self.started = self.ended = True
-            headers = _HEADERS + self.initial + self._status()
-            await self._tell({"type": "http.response.start", "status": 200, "headers": headers})
-            await self._tell(_NO_MORE)
-            return
-        await self.start()
+        """Sends the status."""
         self.ended = True
-        await self._tell(_NO_MORE)
-        await self._tell({**_OK, "headers": self._status()})
+        if self.started:
+            await self._tell(_NO_MORE, {**_OK, "headers": self._status()})
+        elif self.code is StatusCode.OK:
+            await self._tell(self._start(), _NO_MORE, {**_OK, "headers": self._status()})
+        else:
+            # Headers and trailers in one, which is how an error without a message travels.
+            headers = _HEADERS + self.initial + self._status()
+            await self._tell({"type": "http.response.start", "status": 200, "headers": headers}, _NO_MORE)
 
-    async def _tell(self, event: Event) -> None:
+    def _start(self) -> Event:
+        return {**_START, "headers": _HEADERS + self.initial} if self.initial else _START
+
+    async def _tell(self, *events: Event) -> None:
         try:
-            await self._send(event)
+            for event in events:
+                await self._send(event)
         except OSError as error:
             raise Disconnected from error
 

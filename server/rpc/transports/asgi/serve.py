@@ -15,6 +15,9 @@ if TYPE_CHECKING:
 _LONGEST_GRACE_S: Final = 3600.0
 """h2corn's own bound on a stop; it only has to be longer than any grace that `stop` is given."""
 
+_MAX_METADATA_BYTES: Final = 64 * 1024
+"""Most metadata of one call; h2corn would take a megabyte, of each of the 256 calls of a connection."""
+
 _CUT_S: Final = 1.0
 """What calls that were cut off may still take to say so."""
 
@@ -52,7 +55,9 @@ class AsgiTransport:
         self._http.shutdown()
         await asyncio.wait({self._serving}, timeout=grace_s)
         self._app.cut()
-        await asyncio.wait({self._serving}, timeout=_CUT_S)
+        done, _ = await asyncio.wait({self._serving}, timeout=_CUT_S)
+        for serving in done:
+            serving.result()
 
 
 def _config(listen: str, *, reuse_port: bool) -> Config:
@@ -65,6 +70,7 @@ def _config(listen: str, *, reuse_port: bool) -> Config:
         access_log=False,
         log_format="json",
         date_header=False,
+        h2_max_header_list_size=_MAX_METADATA_BYTES,
         runtime_threads=1,  # the work is in Python's one thread; a second one here only adds switches
         timeout_graceful_shutdown=_LONGEST_GRACE_S,
     )
