@@ -278,6 +278,7 @@ async def serve(settings: Settings, announce: Callable[[str], object], *, lifeli
         def abandoned() -> None:
             loop.remove_reader(lifeline)
             stop.set()
+            hurry.set()  # whoever starts in the parent's place wants the port
 
         loop.add_reader(lifeline, abandoned)
     async with running(settings, hurry) as app:

@@ -108,7 +108,7 @@ class _Worker:
         while True:
             process = self._process
             if process is not None:
-                await asyncio.to_thread(process.join)
+                await _ended(process)
             if stop.is_set():
                 return
             log.error("worker.died", exit_code=process.exitcode if process is not None else None)
@@ -125,6 +125,18 @@ class _Worker:
         """Sends the process a signal."""
         if self._process is not None and self._process.pid is not None and self._process.is_alive():
             os.kill(self._process.pid, number)
+
+
+async def _ended(process: multiprocessing.process.BaseProcess) -> None:
+    """Waits for a process to end; not in a thread, of which the loop's pool may have fewer than there are workers."""
+    loop = asyncio.get_running_loop()
+    ended = asyncio.Event()
+    loop.add_reader(process.sentinel, ended.set)
+    try:
+        await ended.wait()
+    finally:
+        loop.remove_reader(process.sentinel)
+    process.join()
 
 
 def _run(settings: Settings, lifeline: Connection) -> None:

@@ -4,6 +4,7 @@ import os
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 
 import pytest
+from grpc import aio
 from hypothesis import HealthCheck, settings
 
 from server.domain.policy import Policy
@@ -37,6 +38,12 @@ settings.register_profile(
 settings.register_profile("ci", settings.get_profile("default"), derandomize=True, database=None)
 settings.register_profile("deep", settings.get_profile("default"), max_examples=2000, stateful_step_count=100)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci" if os.environ.get("CI") else "default"))
+
+
+@pytest.fixture(scope="session", autouse=True)
+async def _grpcio_stays_up() -> None:
+    """With its last object gone, grpcio ends its poller, and on a busy machine waits for it for ever."""
+    aio.init_grpc_aio()
 
 
 @pytest.fixture(scope="session")

@@ -54,6 +54,9 @@ REAP_ROUNDS: Final = 200
 LOOK_UP_SHARE: Final = 0.25
 """The part of a reserve's time that is kept for looking its id up when no answer came."""
 
+SWEEP_WITHIN_S: Final = 10.0
+"""How long a sweep waits for each answer: nobody waits for a sweep, and a busy store is no reason to give one up."""
+
 SWEEP_BATCH: Final = 512
 """Index keys that the sweeper looks at in one write."""
 
@@ -256,7 +259,10 @@ class RedisEngine:
         corrupt: CorruptStateError | None = None
         for start in range(0, len(index), SWEEP_BATCH):
             batch = index[start : start + SWEEP_BATCH]
-            calls = [self._store.call("ZRANGEBYSCORE", key, "-inf", now_ms, "LIMIT", 0, 100) for key in batch]
+            calls = [
+                self._store.call("ZRANGEBYSCORE", key, "-inf", now_ms, "LIMIT", 0, 100, timeout_s=SWEEP_WITHIN_S)
+                for key in batch
+            ]
             answers = await asyncio.gather(*calls, return_exceptions=True)
             for answer in answers:
                 if isinstance(answer, StoreError):
@@ -265,7 +271,7 @@ class RedisEngine:
                     raise answer
                 for member in answer:
                     try:
-                        expired += await self._reap(keys.tenant_keys(keys.tenant_of(member)), 1.0)
+                        expired += await self._reap(keys.tenant_keys(keys.tenant_of(member)), SWEEP_WITHIN_S)
                     except CorruptStateError as error:
                         corrupt = error
         if corrupt is not None:
@@ -277,7 +283,7 @@ class RedisEngine:
         await self._store.close()
 
     async def _store_time_ms(self) -> int:
-        seconds, micros = await self._plain(1.0, "TIME")
+        seconds, micros = await self._plain(SWEEP_WITHIN_S, "TIME")
         return int(seconds) * 1000 + int(micros) // 1000
 
     async def _hold(self, ref: TenantRef, hold_id: str, within_s: float) -> HoldView:

@@ -6,7 +6,7 @@ from typing import Final
 import pytest
 
 from server.domain.decision import Decision
-from server.domain.errors import IdReusedError
+from server.domain.errors import IdReusedError, InvalidRequestError
 from server.domain.operation import Operation
 from server.domain.policy import Policy
 from server.engine.base import Engine
@@ -113,6 +113,27 @@ async def test_ids_made_by_the_server_are_all_different(gateway: Gateway) -> Non
     leases = [(await gateway.ask("")).lease for _ in range(2)]
 
     assert len({lease.hold_id for lease in leases if lease is not None}) == 2
+
+
+@pytest.mark.parametrize("absurd", [-1, 2**53, 10**30])
+async def test_absurd_usage_clamped(absurd: int, gateway: Gateway) -> None:
+    """Refused at the edge, with the field named; nothing was taken, charged or renewed."""
+    await gateway.ask()
+    before, hold = await gateway.tenant.figures(), await gateway.tenant.hold("r")
+    ref = gateway.tenant.ref
+
+    for call in (
+        gateway.gate.settle(ref, "r", {"credits": absurd}, final=True, within_s=WITHIN_S),
+        gateway.gate.extend(ref, "r", {"credits": absurd}, {}, within_s=WITHIN_S),
+        gateway.gate.extend(ref, "r", {}, {"credits": absurd}, within_s=WITHIN_S),
+        gateway.ask("new", amounts={"credits": absurd}),
+    ):
+        with pytest.raises(InvalidRequestError) as error:
+            await call
+        assert "credits" in error.value.violations[0].field
+
+    assert await gateway.tenant.figures() == before
+    assert await gateway.tenant.hold("r") == hold
 
 
 async def test_a_topup_shows_at_the_very_next_call(gateway: Gateway, tenant: Callable[[Policy], Tenant]) -> None:

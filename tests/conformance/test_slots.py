@@ -5,7 +5,7 @@ from typing import Final
 
 import pytest
 
-from server.domain.policy import Policy
+from server.domain.policy import HoldTerms, Policy
 from tests.policies_for_tests import HOUR_MS, TERMS, policy, slots
 from tests.tenants import Tenant
 
@@ -71,6 +71,17 @@ async def test_unreaped_expired_hold_ignored(tenant: Tenants) -> None:
 
     await lab.grant("c")
     assert await taken(lab) == 1
+
+
+async def test_index_ttl_covers_longest_hold(tenant: Tenants) -> None:
+    """A hold of a day still counts after a day less a millisecond; nothing of it has a TTL (`must_leave_nothing`)."""
+    day = HoldTerms(lease_ms=24 * HOUR_MS, longest_ms=24 * HOUR_MS)
+    lab = tenant(policy(slots("jobs", 1), terms=day))
+    await lab.grant("a")
+
+    lab.clock.advance(24 * HOUR_MS - 1)
+
+    await lab.refusal("b")
 
 
 async def test_many_overdue_holds_are_given_back_before_anything_is_answered(tenant: Tenants) -> None:

@@ -36,6 +36,26 @@ def test_the_table_is_the_contracts() -> None:
     assert dict(TRANSITIONS) == expected
 
 
+def test_the_published_page_shows_the_table() -> None:
+    rows = [
+        [cell.strip() for cell in line.strip("|").split("|")]
+        for line in (ROOT / "docs/hold-lifecycle.md").read_text().splitlines()
+        if line.startswith("|")
+    ]
+    start = next(index for index, row in enumerate(rows) if row[0] == "state")
+    events = [Event(name) for name in rows[start][1:]]
+    published = {
+        (State[row[0]], event): told
+        for row in rows[start + 2 : start + 2 + len(State)]
+        for event, told in zip(events, row[1:], strict=True)
+    }
+
+    table = {key: value for key, value in TRANSITIONS.items() if key[1] is not Event.EXPIRE}
+    assert published == {
+        key: f"→ {value.name}" if isinstance(value, State) else value.value for key, value in table.items()
+    }
+
+
 def test_a_hold_ends_once_and_is_settled_late_at_most_once() -> None:
     """From no ended state does any event lead back, and only an expired hold goes on, to one more state."""
     onward = {state: {to for (start, _), to in TRANSITIONS.items() if start is state} - {state} for state in State}

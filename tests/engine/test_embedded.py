@@ -183,6 +183,7 @@ async def test_a_store_that_dies_is_started_again_with_its_data(
 ) -> None:
     connection = StoreConnection(store.url)
     await connection.connect()
+    await connection.call("CONFIG", "SET", "appendfsync", "always")
     await connection.call("SET", "key", "kept")
     first = store.pid
     assert first is not None

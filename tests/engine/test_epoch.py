@@ -84,6 +84,7 @@ async def test_an_emptied_store_is_not_trusted_and_left_as_it_is(
 async def test_a_store_that_kept_its_file_is_trusted_again_after_a_crash(
     store: RunningStore, connection: StoreConnection, tmp_path: Path
 ) -> None:
+    await connection.call("CONFIG", "SET", "appendfsync", "always")
     guard = EpochGuard(connection.call, tmp_path / "epoch.json")
     before = await guard.verify()
     store.kill()

@@ -214,6 +214,21 @@ async def test_headers_tell_the_keys_arguments_and_replies_that_pass(
             assert kind is None or stored in {kind, "none"}, (name, key)
 
 
+async def test_one_round_trip(cluster: RunningStore, clock: Clock, connect: Connect) -> None:
+    """Ten limits in several scopes, decided by one script call."""
+    cluster.command("FLUSHALL")
+    recorder = Recorder(await connect(cluster))
+    scopes: list[tuple[str, ...]] = [(), ("project",), ("model",), ("project", "model")]
+    limits = [window(f"w{n}", 9, scope=scopes[n % 4]) for n in range(7)]
+    ten = policy(*limits, slots("jobs", 2), slots("own", 2, scope=("model",)), balance("credits"))
+    tenant = Tenant(RedisEngine(recorder, clock=clock), clock, ten)
+
+    granted = await tenant.grant("h", credits=0)
+
+    assert len(granted.looks) == 10
+    assert [name for name, *_ in recorder.calls] == ["reserve"]
+
+
 async def test_the_store_holds_exactly_our_scripts(valkey: RunningStore, clock: Clock, connect: Connect) -> None:
     valkey.command("FLUSHALL")
     valkey.command("SCRIPT", "FLUSH")

@@ -5,7 +5,7 @@ scopes, a pool, a balance. `OPERATIONS` act on it; each reaches its script by wa
 """
 
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from server.domain.account import Account
@@ -176,7 +176,7 @@ assert set(SCRIPT_OF.values()) == set(SCRIPT_NAMES)
 async def capture(scene: Scene, operation: str, connection: StoreConnection) -> Capture:
     """The script call that an operation would make now, not made."""
     caught = Capture(connection, script_name=SCRIPT_OF[operation])
-    tenant = Tenant(RedisEngine(caught, clock=scene.tenant.clock), scene.tenant.clock, LAB, REF, scene.tenant.account)
+    tenant = replace(scene.tenant, engine=RedisEngine(caught, clock=scene.tenant.clock))
     try:
         await (tenant.engine.sweep() if operation == REAP else OPERATIONS[operation](tenant))
     except Capture.Caught:

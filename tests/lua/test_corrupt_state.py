@@ -1,11 +1,13 @@
 """Whatever stands in a key: a typed error and not one byte changed, or a valid answer."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any, Final
 
 import msgpack
 import pytest
 
+from server.domain.account import Account
 from server.domain.errors import CorruptStateError, HoldgateError
 from server.engine import keys
 from server.engine.client import StoreConnection
@@ -230,12 +232,8 @@ async def test_a_tenant_that_cannot_be_read_does_not_stop_the_sweeper(
 ) -> None:
     """Others are swept all the same, and the error is told."""
     scene = await Scene.build(store, connection)
-    others = [
-        scene.tenant.__class__(
-            scene.tenant.engine, scene.tenant.clock, scene.tenant.policy, scene.tenant.ref._replace(tenant=f"t{number}")
-        )
-        for number in range(20)
-    ]
+    ref = scene.tenant.ref
+    others = [replace(scene.tenant, ref=ref._replace(tenant=f"t{n}"), account=Account("free")) for n in range(20)]
     for other in others:
         await other.grant("h", frames=1)
     scene.make_overdue()

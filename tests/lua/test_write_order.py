@@ -5,6 +5,7 @@ call up to the first write, with that call failing. What comes after the first w
 that is written then has had its type seen before; that is checked on the calls themselves.
 """
 
+import asyncio
 from typing import Final, NamedTuple
 
 import hiredis
@@ -13,6 +14,7 @@ import pytest
 from server.engine.client import StoreConnection
 from server.engine.scripts import assemble
 from tests.lua.scenes import AMOUNTS, OPERATIONS, REAP, SCRIPT_OF, TENANT, Capture, Scene, capture
+from tests.policies_for_tests import balance, policy, slots, window
 from tests.store_state import snapshot
 from tests.stores import RunningStore
 
@@ -167,6 +169,21 @@ async def test_several_overdue_holds_are_each_read_and_then_written_whole(
         assert breaches([*head, *of_one[:start]], of_one[start:]) == []
         begin = end + 1
     assert breaches(head, calls[begin:]) == []
+
+
+async def test_admission_flat_in_live_holds(valkey: RunningStore, connect_valkey: StoreConnection) -> None:
+    """The same commands on the same keys, whether few holds are open or many."""
+    scene = await Scene.build(valkey, connect_valkey)
+    scene.tenant.policy = policy(window("rpm", 10**6), slots("jobs", 10**6), balance("credits"))
+    few = calls_of(scene, "reserve", await capture(scene, "reserve", connect_valkey))
+    scene.rewind()
+    for first in range(0, 2000, 100):
+        await asyncio.gather(*(scene.tenant.grant(f"h{first + n}") for n in range(100)))
+
+    many = calls_of(scene, "reserve", await capture(scene, "reserve", connect_valkey))
+
+    assert valkey.command("ZCARD", TENANT.due) > 2000
+    assert many == few
 
 
 @pytest.mark.parametrize("operation", ["reserve, refused", "look", "find", "reserve, repeated"])

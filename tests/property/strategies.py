@@ -1,14 +1,12 @@
 """What Hypothesis draws: policies, requests, reports, account writes, steps of the clock."""
 
-from collections.abc import Mapping
 from typing import Final
 
 from hypothesis import strategies as st
 
 from server.domain.account import Override
 from server.domain.hold import Delivered, Fraction
-from server.domain.limits import Balance, Limit
-from server.domain.limits.base import PlanValues
+from server.domain.limits import Limit
 from tests.policies_for_tests import HOUR_MS, MINUTE_MS, PLANS, TERMS, balance, slots, window
 
 MOST_UNITS: Final = 12
@@ -84,8 +82,3 @@ def overrides(draw: st.DrawFn, limit_ids: tuple[str, ...], now_ms: int) -> tuple
         Override(limit_id, draw(units), now_ms + draw(st.sampled_from([1, 1000, MINUTE_MS, 10**10])))
         for limit_id in chosen
     )
-
-
-def meters_of(policy_limits: tuple[Limit, ...]) -> Mapping[str, PlanValues]:
-    """The balances of a policy, by their cells."""
-    return {limit.cell: limit.values for limit in policy_limits if isinstance(limit, Balance)}

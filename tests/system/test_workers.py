@@ -13,6 +13,7 @@ from tests.system.gateway import PRICE, Gateway
 from tests.system.servers import POLICY, channels_to, kill, owner_of, runs, serving, workers_of
 
 WORKERS: Final = 2
+NOWHERE: Final = "unix:///nowhere/store.sock"
 CONNECTIONS: Final = 16
 """Enough that, of a hundred thousand runs, one has them all at one worker."""
 
@@ -36,6 +37,15 @@ async def test_a_worker_that_is_killed_is_replaced_and_its_holds_live_on(tmp_pat
         assert (balance.held, balance.remaining) == (0, 1000 - CONNECTIONS)
         server.send(signal.SIGTERM)
         assert await asyncio.to_thread(server.exit_status) == 0
+
+
+async def test_of_many_workers_the_last_is_replaced_too(tmp_path: Path) -> None:
+    """More than asyncio's pool has threads, in which none of them may wait for a worker's end."""
+    many = (os.cpu_count() or 1) + 5
+    async with serving(tmp_path, "--workers", str(many), "--redis-url", NOWHERE) as server:
+        os.kill(workers_of(server)[-1], signal.SIGKILL)
+        await until(lambda: "worker.died" in server.log(), what="the server to notice")
+        await until(lambda: len(alive(workers_of(server))) == many, what="another worker")
 
 
 async def test_a_server_that_shall_end_replaces_nobody(tmp_path: Path) -> None:

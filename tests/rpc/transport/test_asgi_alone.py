@@ -1,6 +1,9 @@
 """What the fast transport does beyond the reference."""
 
 import asyncio
+import gc
+import gzip
+import tracemalloc
 import zlib
 from collections.abc import AsyncIterator
 
@@ -11,11 +14,14 @@ from structlog.testing import capture_logs
 from server.rpc.transports.asgi import metadata
 from server.rpc.transports.asgi.app import GrpcApp
 from server.rpc.transports.asgi.call import Call, Method
-from server.rpc.transports.asgi.framing import Event
+from server.rpc.transports.asgi.framing import Event, Requests
 from server.rpc.transports.asgi.reply import Reply
+from server.rpc.transports.asgi.status import CallFailed
+from server.rpc.transports.base import MAX_REQUEST_BYTES
 from tests.rpc.transport.conftest import Served, serving
 from tests.rpc.transport.probe import SERVICE
 from tests.rpc.transport.raw import RawClient, frame, text
+from tests.rpc.transport.waiting import until
 
 LONG = text("x" * 5000)
 GZIPPED = [("grpc-encoding", "gzip"), ("grpc-accept-encoding", "identity,gzip")]
@@ -67,6 +73,27 @@ async def test_a_request_that_cannot_be_read_is_no_failure_of_the_server(raw: Ra
         answer = await raw.call(f"{SERVICE}/Echo", frame(b"\xff\xff\xff"))
     assert answer.grpc_status == StatusCode.INTERNAL.value[0]
     assert logged == []
+
+
+async def test_a_gzip_bomb_is_not_blown_up() -> None:
+    bomb = frame(gzip.compress(bytes(64 * 1024 * 1024)), flag=1)
+
+    async def receive() -> Event:
+        return {"type": "http.request", "body": bomb}
+
+    requests = Requests(receive, b"gzip")
+    tracemalloc.start()
+    with pytest.raises(CallFailed):
+        await requests.only()
+    _, peak_bytes = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak_bytes < 4 * MAX_REQUEST_BYTES
+
+
+async def test_nothing_is_kept_of_a_call_until_its_deadline(raw: RawClient) -> None:
+    for _ in range(20):
+        await raw.call(f"{SERVICE}/Echo", frame(text("x")), [("grpc-timeout", "1H")])
+    await until(lambda: not any(type(thing) is Call for thing in gc.get_objects()))
 
 
 async def test_values_that_a_proxy_joined_are_taken_apart() -> None:

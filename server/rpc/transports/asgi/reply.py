@@ -45,7 +45,6 @@ class Reply:
         self.code = code
         self.message = message
         self.initial += headers
-        self.trailing = []
 
     async def start(self) -> None:
         """Sends the headers."""
