@@ -67,6 +67,7 @@ def _held_port(listen: str) -> Iterator[str]:
         if int(port):
             # Another server on the port is found before the workers quietly share it.
             with socket.socket(family) as probe:
+                probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # connections of the last server may linger
                 _bind(probe, host, int(port), listen)
         holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         _bind(holder, host, int(port), listen)
