@@ -63,7 +63,7 @@ GRAIN_S: Final = 0.002
 
 STALL_S: Final = 2.0
 STALL_TIMEOUTS: Final = 4
-"""A request unanswered for the larger of `STALL_S` and this many of its timeouts condemns the connection."""
+"""Silence for the larger of `STALL_S` and this many of the shortest timeout in the line condemns the connection."""
 
 
 class Pipeline(asyncio.Protocol):
@@ -79,6 +79,7 @@ class Pipeline(asyncio.Protocol):
         self._full = False
         self._timer: asyncio.TimerHandle | None = None
         self._timer_at = inf
+        self._heard_at = 0.0
         self._why_lost = "the connection broke"
         self._loss_reason = "connection_lost"
         self.lost = False
@@ -152,6 +153,7 @@ class Pipeline(asyncio.Protocol):
         """Hand replies to their calls, in order; a call that was given up just loses its reply."""
         line = self._line
         next_reply = self._reader.gets
+        self._heard_at = self._loop.time()
         self._reader.feed(data)
         try:
             while (reply := next_reply()) is not _NO_REPLY_YET:
@@ -218,18 +220,14 @@ class Pipeline(asyncio.Protocol):
         self._timer = self._loop.call_at(at, self._expire)
 
     def _expire(self) -> None:
-        """Give up the calls past their deadline, and the connection when its oldest call is stuck."""
+        """Give up the calls past their deadline, and the connection when the store owes answers and is silent."""
         now = self._loop.time()
         self._timer, self._timer_at = None, inf
         if not self._line:
             return
-        _, deadline, timeout_s, *_ = self._line[0]
-        stuck_at = deadline - timeout_s + max(STALL_S, STALL_TIMEOUTS * timeout_s)
-        if stuck_at <= now:
-            self.abort("the store stopped answering", "timeout")
-            return
-        soonest = stuck_at
+        soonest = shortest_s = inf
         for future, deadline, timeout_s, *_ in self._line:
+            shortest_s = min(shortest_s, timeout_s)
             if future.done():
                 continue
             if deadline <= now:
@@ -237,4 +235,9 @@ class Pipeline(asyncio.Protocol):
                 future.set_exception(OutcomeUnknown(text, reason="timeout"))
             elif deadline < soonest:
                 soonest = deadline
-        self._arm(max(soonest, now + GRAIN_S))
+        _, deadline, timeout_s, *_ = self._line[0]
+        stuck_at = max(self._heard_at, deadline - timeout_s) + max(STALL_S, STALL_TIMEOUTS * shortest_s)
+        if stuck_at <= now:
+            self.abort("the store stopped answering", "timeout")
+        else:
+            self._arm(max(min(soonest, stuck_at), now + GRAIN_S))

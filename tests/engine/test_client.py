@@ -97,13 +97,16 @@ async def test_a_frozen_store_makes_each_call_end_at_its_own_deadline(
 async def test_a_store_frozen_for_long_costs_one_connection_not_the_service(
     store: RunningStore, connection: StoreConnection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The old connection is given up; calls meanwhile wait for the new one, and then count as not executed."""
+    """The old connection is given up, however patient its first call; calls meanwhile wait for the new one."""
     monkeypatch.setattr(pipeline, "STALL_S", 0.1)
     monkeypatch.setattr(client, "STEADY_S", 0.0)
     store.freeze()
+    patient = connection.call("GET", "count", timeout_s=60.0)
     with pytest.raises(OutcomeUnknown):
         await connection.call("INCR", "count", timeout_s=0.02)
     await until(lambda: not connection.connected, what="the connection to be given up")
+    with pytest.raises(OutcomeUnknown):
+        await patient
     with pytest.raises(StoreUnavailable):
         await connection.call("INCR", "refused", timeout_s=0.02)
     waiting = connection.call("INCR", "waited", timeout_s=5.0)
