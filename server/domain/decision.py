@@ -1,7 +1,7 @@
 """The answer: what was decided, why, and what to tell the caller and the caller's user."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import NamedTuple, overload
 
 from server.domain.limits import PRECEDENCE
@@ -61,8 +61,7 @@ class HttpAnswer:
     body: Mapping[str, object] | None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Lease:
+class Lease(NamedTuple):
     """A hold as its caller sees it; times are None where there is nothing to renew."""
 
     hold_id: str
@@ -70,8 +69,7 @@ class Lease:
     renew_after_ms: int | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Decision:
+class Decision(NamedTuple):
     """What CheckAndReserve, Extend and Estimate answer."""
 
     granted: bool
@@ -85,7 +83,7 @@ class Decision:
 
     def having(self, amounts: Mapping[str, int], lease: Lease | None) -> "Decision":
         """The same answer about a hold that keeps these amounts."""
-        return replace(self, amounts=amounts, lease=lease)
+        return self._replace(amounts=amounts, lease=lease)
 
 
 class LimitResults(Sequence[LimitResult]):

@@ -27,10 +27,14 @@ class Refused(NamedTuple):
 
 
 class Replayed(NamedTuple):
-    """The id is known: this is its hold or tombstone. Whether the content is equal is the caller's to judge."""
+    """The id is known: this is its hold or tombstone. Whether the content is equal is the caller's to judge.
+
+    `looks` are the figures of its grant as the plan asks for them; none where they no longer mean the same.
+    """
 
     now_ms: int
     hold: HoldView
+    looks: tuple[Look, ...]
 
 
 class Stale(NamedTuple):
@@ -64,8 +68,7 @@ class Found(NamedTuple):
     hold: HoldView | None
 
 
-@dataclass(frozen=True, slots=True)
-class HoldOutcome:
+class HoldOutcome(NamedTuple):
     """What a settle or release came to."""
 
     state: State

@@ -67,22 +67,23 @@ class _Hold:
     lease_ends_at_ms: int
     terms: HoldTerms
     note: HoldNote
-    looks: Mapping[int, Look]
+    figures_key: bytes
+    looks: tuple[Look, ...]
     meters: dict[str, MeterTotals]
     takes: list[_Take]
     kept_until_ms: int = 0
 
     def view(self) -> HoldView:
+        open_or_expired = self.state not in {State.SETTLED, State.SETTLED_LATE, State.RELEASED}
         return HoldView(
             hold_id=self.hold_id,
             state=self.state,
             fingerprint=self.fingerprint,
             created_at_ms=self.created_at_ms,
-            lease_ends_at_ms=self.lease_ends_at_ms,
-            longest_ends_at_ms=self.created_at_ms + self.terms.longest_ms,
-            lease_ms=self.terms.lease_ms if self.lease_ends_at_ms else 0,
+            lease_ends_at_ms=self.lease_ends_at_ms if open_or_expired else 0,
+            longest_ends_at_ms=self.created_at_ms + self.terms.longest_ms if open_or_expired else 0,
+            lease_ms=self.terms.lease_ms if self.lease_ends_at_ms and open_or_expired else 0,
             meters=dict(self.meters),
-            looks=self.looks,
             note=self.note,
         )
 
@@ -126,7 +127,8 @@ class MemoryEngine:
         tenant, now_ms = self._enter(plan.operation.ref)
         known = tenant.holds.get(hold_id)
         if known is not None:
-            return Replayed(now_ms, known.view())
+            same = (known.fingerprint, known.figures_key) == (plan.fingerprint, plan.shape.figures_key)
+            return Replayed(now_ms, known.view(), known.looks if same else ())
         if not _is_current(plan, tenant, now_ms):
             return Stale(now_ms, tenant.account)
         looks = _look_all(plan.checks, tenant, now_ms)
@@ -147,7 +149,8 @@ class MemoryEngine:
             lease_ends_at_ms=now_ms + terms.lease_ms if plan.leaves_hold else 0,
             terms=terms,
             note=plan.note,
-            looks={check.place: look for check, look in zip(plan.checks, looks, strict=True)},
+            figures_key=plan.shape.figures_key,
+            looks=looks,
             meters={meter: MeterTotals(amount, None, 0) for meter, amount in plan.meters.items()},
             takes=takes,
             kept_until_ms=0 if plan.leaves_hold else now_ms + terms.replay_ms,

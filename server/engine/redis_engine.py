@@ -15,7 +15,7 @@ from server.domain.errors import (
     OverloadedError,
     StoreUnavailableError,
 )
-from server.domain.hold import Delivered, HoldView
+from server.domain.hold import Delivered, HoldView, State
 from server.domain.operation import TenantRef
 from server.domain.plan import Plan
 from server.engine import keys, wire
@@ -117,20 +117,22 @@ class RedisEngine:
         args = (packed.argument, *wire.pack_reserve(plan, packed, tenant, hold_id))
 
         async def look_up() -> list[Any] | None:
-            found = await self.find(plan.operation.ref, hold_id, within_s * LOOK_UP_SHARE) if hold_id else None
-            return [2, found.now_ms, found.hold] if found and found.hold else None
+            if not hold_id:
+                return None
+            now_ms, _, record = await self._found(plan.operation.ref, hold_id, within_s * LOOK_UP_SHARE)
+            return [2, now_ms, record] if record else None
 
         call = _Call("reserve", tenant, hold_id, args, packed.window_keys)
         reply = await self._run(call, within_s * (1 - LOOK_UP_SHARE), look_up)
         match reply:
+            case [1, now_ms, rows]:
+                lease_end = now_ms + plan.terms.lease_ms if hold_id and plan.leaves_hold else 0
+                return Granted(now_ms, packed.looks(rows, packed.form.taken(plan.units)), lease_end)
             case [0, now_ms, rows]:
                 return Refused(now_ms, packed.looks(rows))
-            case [1, now_ms, rows, lease_end]:
-                return Granted(now_ms, packed.looks(rows), lease_end)
-            case [2, now_ms, HoldView() as hold]:
-                return Replayed(now_ms, hold)
-            case [2, now_ms, bytes(record)]:
-                return Replayed(now_ms, wire.hold_of(hold_id, record))
+            case [2, now_ms, record]:
+                looks = wire.replayed_looks(plan, record, self._most_cells)
+                return Replayed(now_ms, wire.hold_of(hold_id, record), looks)
             case [3, now_ms, record]:
                 return Stale(now_ms, wire.account_of(record))
             case [5, _]:
@@ -177,7 +179,7 @@ class RedisEngine:
         meters: Sequence[str] = ()
         started_s = monotonic()
         if raised is None:
-            packed, argument = None, wire.pack([self._clock(), 0, 0, 0, self._most_cells, 0, 0])
+            packed, argument = None, wire.pack([self._clock(), 0, 0, 0, self._most_cells, 0, 0, 0])
         else:
             meters = tuple((await self._hold(ref, hold_id, within_s)).meters)
             packed = wire.pack_plan(raised, tenant, self._clock(), self._most_cells)
@@ -186,8 +188,8 @@ class RedisEngine:
         call = _Call("extend", tenant, hold_id, args, packed.window_keys if packed else ())
         reply = await self._run(call, within_s - (monotonic() - started_s))
         match reply:
-            case [0 | 1 as raised_all, now_ms, record, rows]:
-                looks = packed.looks(rows) if packed and wire.rows_to_looks(rows) else ()
+            case [0 | 1 as raised_all, now_ms, record, rows, taken]:
+                looks = packed.looks(rows, wire.unpack(taken)) if packed and rows else ()
                 return Extended(now_ms, wire.hold_of(hold_id, record), looks, bool(raised_all))
             case [3, now_ms, record]:
                 return Stale(now_ms, wire.account_of(record))
@@ -203,11 +205,15 @@ class RedisEngine:
 
     async def find(self, ref: TenantRef, hold_id: str, within_s: float) -> Found:
         """The account and the hold."""
-        tenant = keys.tenant_keys(ref)
-        args = (wire.pack([self._clock()]),)
-        now_ms, account, hold = await self._evalsha("find", _Call("find", tenant, hold_id, args).keys, args, within_s)
+        now_ms, account, hold = await self._found(ref, hold_id, within_s)
         view = wire.hold_of(hold_id, hold) if hold_id and hold else None
         return Found(now_ms, wire.account_of(account), view)
+
+    async def _found(self, ref: TenantRef, hold_id: str, within_s: float) -> list[Any]:
+        """The time, and the records of the account and of the hold."""
+        args = (wire.pack([self._clock()]),)
+        call = _Call("find", keys.tenant_keys(ref), hold_id, args)
+        return await self._evalsha("find", call.keys, args, within_s)
 
     async def write_account(self, ref: TenantRef, write: AccountWrite, within_s: float) -> Written | Conflict:
         """Changes an account and its balances in one step."""
@@ -345,6 +351,8 @@ class RedisEngine:
 
 def _hold_outcome(operation: str, ref: TenantRef, hold_id: str, reply: list[Any]) -> HoldOutcome:
     match reply:
+        case [1, _, state, meters]:
+            return HoldOutcome(State(state), applied=True, meters=wire.meters_of(meters))
         case [1 | 2 as outcome, _, record]:
             hold = wire.hold_of(hold_id, record)
             return HoldOutcome(hold.state, outcome == 1, hold.meters)

@@ -7,7 +7,7 @@ A servicer's method is written as `async def Method(self, request, within_s) -> 
 import functools
 import uuid
 from collections.abc import Awaitable, Callable, Coroutine
-from typing import Any, Final, Protocol, TypeVar, cast
+from typing import Any, Final, Protocol, TypeVar
 
 from google.protobuf.message import Message
 from grpc import StatusCode
@@ -66,11 +66,6 @@ def answering(
             await errors.abort_internal(context, tell_failure(method.__name__, request))
 
     return call
-
-
-def as_written(method: Callable[..., Any]) -> Callable[..., Awaitable[Any]]:
-    """The method that `answering` decorated, for a caller that deals with time and faults itself."""
-    return cast("Callable[..., Awaitable[Any]]", method.__wrapped__)  # type: ignore[attr-defined]  # set by wraps
 
 
 async def _in_time(

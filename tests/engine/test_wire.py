@@ -1,5 +1,6 @@
 """What goes to the scripts and what comes back: positions, sizes, and records that cannot be read."""
 
+from dataclasses import replace
 from typing import Final
 
 import msgpack
@@ -44,30 +45,60 @@ def test_a_plan_is_packed_standing_cells_first_then_windows_by_scope() -> None:
     packed = wire.pack_plan(plan_for(tokens=5, credits=6), TENANT, 1234, 50)
 
     assert packed.window_keys == [TENANT.windows(""), TENANT.windows("project=p 1")]
-    assert packed.form.order == [1, 4, 0, 3, 2]
-    head, checks = wire.unpack(packed.argument)[:11], wire.unpack(packed.argument)[11:]
-    assert head == [1234, 4, 0, MAX_AMOUNT, 50, 2, 2, 2, 2 * HOUR_MS, 1, 2 * MINUTE_MS]
-    assert [checks[at : at + 7] for at in range(0, len(checks), 7)] == [
-        [4, b"jobs~s:p 1", 1, 1, 2, 0, 0],
-        [5, b"credits~b", 6, 6, MAX_AMOUNT, 0, 1],
-        [3, b"rpm~w", 1, 1, 3, MINUTE_MS, 0],
-        [3, b"rph~w", 1, 1, 30, HOUR_MS, 0],
-        [3, b"tpm~w", 5, 5, 100, MINUTE_MS, 0],
+    values = wire.unpack(packed.argument)
+    head, fields, checks = values[:12], values[12:19], values[19:]
+    assert head == [1234, 4, 0, MAX_AMOUNT, 50, 5, 2, 2, 2, 2 * HOUR_MS, 1, 2 * MINUTE_MS]
+    assert fields == [b"v", b"due", b"jobs~s:p 1", b"credits~b", b"rpm~w", b"rph~w", b"tpm~w"]
+    assert [checks[at : at + 6] for at in range(0, len(checks), 6)] == [
+        [4, 1, 1, 2, 0, 0],
+        [5, 6, 6, MAX_AMOUNT, 0, 1],
+        [3, 1, 1, 3, MINUTE_MS, 0],
+        [3, 1, 1, 30, HOUR_MS, 0],
+        [3, 5, 5, 100, MINUTE_MS, 0],
     ]
+
+
+ROWS: Final = wire.pack([1, 0, 0, 50, 6, 0, 2, 20, 0, 0, 0, 0, 100, 40, 41])
+"""Three numbers for each of `LAB`'s checks, in the order of the scripts."""
 
 
 def test_rows_come_back_in_the_plans_order() -> None:
     packed = wire.pack_plan(plan_for(), TENANT, 0, 50)
-    rows = msgpack.packb([number for row in range(5) for number in (row, 0, 0, 0, 0)])
 
-    assert [look.cap for look in packed.looks(rows)] == [2, 0, 4, 3, 1]
+    assert packed.looks(ROWS) == (
+        Look(cap=3, used=2, held=0, reset_ms=20, wait_ms=0),
+        Look(cap=2, used=1, held=1, reset_ms=-1, wait_ms=0),
+        Look(cap=100, used=100, held=0, reset_ms=40, wait_ms=41),
+        Look(cap=30, used=0, held=0, reset_ms=0, wait_ms=0),
+        Look(cap=50, used=6, held=6, reset_ms=-1, wait_ms=0),
+    )
+
+
+def test_a_grant_adds_what_it_took_to_the_rows_of_before_it() -> None:
+    """A window that was empty counts from now on; a shadow limit that did not fit took nothing."""
+    plan = plan_for(tokens=5, credits=4)
+    packed = wire.pack_plan(plan, TENANT, 0, 50)
+
+    assert packed.looks(ROWS, packed.form.taken(plan.units)) == (
+        Look(cap=3, used=3, held=0, reset_ms=20, wait_ms=0),
+        Look(cap=2, used=2, held=2, reset_ms=-1, wait_ms=0),
+        Look(cap=100, used=100, held=0, reset_ms=40, wait_ms=41),
+        Look(cap=30, used=1, held=0, reset_ms=HOUR_MS, wait_ms=0),
+        Look(cap=50, used=10, held=10, reset_ms=-1, wait_ms=0),
+    )
+
+
+def test_what_only_asks_for_room_is_not_taken() -> None:
+    plan = plan_for(policy(balance("credits", room=40), slots("jobs", 3, room=2), window("rpm", 9)), credits=7)
+
+    assert wire.pack_plan(plan, TENANT, 0, 50).form.taken(plan.units) == [0, 0, 1]
 
 
 def test_a_plan_without_checks_has_no_rows() -> None:
     packed = wire.pack_plan(plan_for(policy()), TENANT, 0, 50)
 
-    assert packed.looks(b"\xdc\x00\x00") == ()
-    assert wire.unpack(packed.argument) == [0, 4, 0, MAX_AMOUNT, 50, 0, 0]
+    assert packed.looks(b"") == ()
+    assert wire.unpack(packed.argument) == [0, 4, 0, MAX_AMOUNT, 50, 0, 0, 0, b"v", b"due"]
 
 
 def test_a_grant_remembers_what_may_be_given_back_or_settled() -> None:
@@ -76,29 +107,36 @@ def test_a_grant_remembers_what_may_be_given_back_or_settled() -> None:
 
     request, shadows = map(wire.unpack, wire.pack_reserve(plan, wire.pack_plan(plan, TENANT, 0, 50), TENANT, "h"))
 
-    gated, hold_id, lease_ms, longest_ms, replay_ms, member, content, count, takes = request
-    assert (gated, hold_id, member, count) == (0, b"h", b"lab/acme", 3)
+    gated, hold_id, lease_ms, longest_ms, replay_ms, member, content = request
+    assert (gated, hold_id, member) == (0, b"h", b"lab/acme")
     assert (lease_ms, longest_ms, replay_ms) == (
         plan.terms.lease_ms,
         plan.terms.longest_ms,
         plan.terms.replay_ms,
     )
-    assert wire.unpack(content)[-8:] == [b"tokens", 5, -1, 0, b"credits", 6, -1, 0]
+    marks, lease_ms, tombstone_ms, _, *meters = wire.unpack(content)
+    assert marks == plan.fingerprint + plan.shape.figures_key
+    assert (lease_ms, tombstone_ms) == (plan.terms.lease_ms, plan.terms.tombstone_ms)
+    assert meters == [2, b"tokens", 5, -1, 0, b"credits", 6, -1, 0]
+    count, takes, number, take = shadows
     flat = wire.unpack(takes)
+    assert count == 3
     assert [flat[at : at + 9] for at in range(0, len(flat), 9)] == [
         [4, 0, b"", b"jobs~s:p 1", 1, 0, 0, 1, 0],
-        [3, 0, b"/", b"rph~w", 1, 0, 0, 1, -HOUR_MS],
-        [3, 1, b"/project=p 1", b"tpm~w", 5, 0, 0, 1, MINUTE_MS],
+        [3, 0, b"w:", b"rph~w", 1, 0, 0, 1, -HOUR_MS],
+        [3, 1, b"w:project=p 1", b"tpm~w", 5, 0, 0, 1, MINUTE_MS],
     ]
-    number, take = shadows
     assert number == 2
     assert wire.unpack(take) == [5, 2, b"", b"credits~b", 6, 0, 0, 1, 7]
 
 
-def test_a_grant_without_shadow_takes_has_one_argument() -> None:
+def test_a_grant_without_shadow_takes_has_one_argument_which_ends_with_the_takes() -> None:
     plan = plan_for(policy(window("rpm", 3, shadow=True), slots("jobs", 2)))
 
-    assert len(wire.pack_reserve(plan, wire.pack_plan(plan, TENANT, 0, 50), TENANT, "h")) == 1
+    (request,) = wire.pack_reserve(plan, wire.pack_plan(plan, TENANT, 0, 50), TENANT, "h")
+
+    content = wire.unpack(request)[-1]
+    assert wire.unpack(content)[4:] == [0, 1, 4, 0, b"", b"jobs~s", 1, 0, 0, 1, 0]
 
 
 def test_a_settle_says_in_which_form_it_tells_what_was_delivered() -> None:
@@ -119,9 +157,9 @@ def test_an_extend_numbers_meters_as_the_hold_has_them() -> None:
     assert [memos[at : at + 3] for at in range(0, len(memos), 3)] == [
         [0, b"", 0],
         [1, b"", 7],
-        [0, b"/", MINUTE_MS],
-        [0, b"/", -HOUR_MS],
-        [2, b"/project=p 1", MINUTE_MS],
+        [0, b"w:", MINUTE_MS],
+        [0, b"w:", -HOUR_MS],
+        [2, b"w:project=p 1", MINUTE_MS],
     ]
 
 
@@ -180,9 +218,8 @@ def test_an_account_write_is_packed_with_its_grants() -> None:
 # holds
 
 
-NOTE: Final[bytes] = msgpack.packb(["work", "v1", {"project": "p"}, [3, 1], {"a": {"credits": 4}}])
-ROWS: Final[bytes] = msgpack.packb([10, 1, 2, 3, 4, 20, 5, 6, 7, 8])
-RECORD: Final = [1, 100, 200, 300, ROWS, b"0123456789abcdef", 60, 90, NOTE, 2]
+NOTE: Final[bytes] = msgpack.packb(["work", "v1", {"project": "p"}, {"a": {"credits": 4}}])
+RECORD: Final = [1, 100, 200, 300, b"", b"0123456789abcdef<key", 60, 90, NOTE, 2]
 METERS: Final = [b"tokens", 5, -1, 0, b"credits", 6, 0, 2]
 
 
@@ -190,11 +227,23 @@ def test_a_hold_comes_back_from_its_record() -> None:
     hold = wire.hold_of("h", wire.pack([*RECORD, *METERS, 0]))
 
     assert (hold.hold_id, hold.state, hold.fingerprint) == ("h", State.ACTIVE, b"0123456789abcdef")
-    assert (hold.created_at_ms, hold.lease_ends_at_ms, hold.longest_ends_at_ms, hold.lease_ms) == (100, 200, 300, 60)
+    assert (hold.created_at_ms, hold.lease_ends_at_ms, hold.longest_ends_at_ms, hold.lease_ms) == (100, 300, 400, 60)
     assert hold.meters == {"tokens": MeterTotals(5, None, 0), "credits": MeterTotals(6, 0, 2)}
-    assert hold.looks == {3: Look(10, 1, 2, 3, 4), 1: Look(20, 5, 6, 7, 8)}
     assert (hold.note.action, hold.note.policy_version, hold.note.scope) == ("work", "v1", {"project": "p"})
     assert hold.note.item_prices == {"a": {"credits": 4}}
+
+
+def test_a_tombstone_has_no_lease_times() -> None:
+    hold = wire.hold_of("h", wire.pack([2, 100, 0, 0, b"", RECORD[5], 0, 0, NOTE, 2, *METERS, 0]))
+
+    assert (hold.created_at_ms, hold.lease_ends_at_ms, hold.longest_ends_at_ms, hold.lease_ms) == (100, 0, 0, 0)
+
+
+def test_the_meters_of_a_settle_come_back() -> None:
+    assert wire.meters_of(wire.pack([2, *METERS])) == {
+        "tokens": MeterTotals(5, None, 0),
+        "credits": MeterTotals(6, 0, 2),
+    }
 
 
 @pytest.mark.parametrize("field", range(len(RECORD) + len(METERS)))
@@ -217,3 +266,53 @@ def test_no_record_makes_another_error(record: bytes) -> None:
         wire.hold_of("h", record)
     except CorruptStateError as error:
         assert error.__cause__ is not None  # noqa: PT017  # a readable one is fine, too
+
+
+# figures of a grant, told again
+
+
+def granted_record(plan: Plan, figures: object = ROWS, marks: object = b"") -> bytes:
+    """A record as a grant of the plan leaves it."""
+    marks = marks or plan.fingerprint + plan.shape.figures_key
+    return wire.pack([1, 100, 200, 300, figures, marks, 60, 90, NOTE, 2, *METERS, 0])
+
+
+def test_a_replay_tells_the_figures_of_the_grant() -> None:
+    plan = plan_for(tokens=5, credits=4)
+    packed = wire.pack_plan(plan, TENANT, 0, 50)
+
+    looks = wire.replayed_looks(plan, granted_record(plan), 50)
+
+    assert looks == packed.looks(ROWS, packed.form.taken(plan.units))
+    assert looks
+
+
+def test_a_replay_tells_no_figures_that_mean_something_else_now() -> None:
+    """Another policy, another value of a limit, or another content under the same id."""
+    plan = plan_for(tokens=5, credits=4)
+    record = granted_record(plan)
+    *others, purse = LAB.limits
+    raised = policy(window("rpm", 4), *others[1:], purse)
+    newer = replace(LAB, version="newer")
+
+    assert wire.replayed_looks(plan_for(raised, tokens=5, credits=4), record, 50) == ()
+    assert wire.replayed_looks(plan_for(newer, tokens=5, credits=4), record, 50) == ()
+    assert wire.replayed_looks(plan_for(tokens=6, credits=4), record, 50) == ()
+
+
+@pytest.mark.parametrize("figures", [b"x", b"", b"\xc1", ROWS[:-1], ROWS + b"\x01", wire.pack([None] * 15), 7, None])
+def test_figures_that_cannot_be_read_are_corrupt(figures: object) -> None:
+    plan = plan_for(tokens=5, credits=4)
+
+    with pytest.raises(CorruptStateError, match="figures"):
+        wire.replayed_looks(plan, granted_record(plan, figures), 50)
+
+
+@given(st.binary(max_size=200))
+def test_no_record_makes_another_error_when_it_is_told_again(record: bytes) -> None:
+    try:
+        looks = wire.replayed_looks(plan_for(tokens=5), record, 50)
+    except CorruptStateError as error:
+        assert error.__cause__ is not None  # noqa: PT017  # a readable one is fine, too
+    else:
+        assert looks == ()

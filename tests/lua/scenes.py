@@ -5,6 +5,7 @@ scopes, a pool, a balance. `OPERATIONS` act on it; each reaches its script by wa
 """
 
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
@@ -52,6 +53,7 @@ class Scene:
     """The tenant and the store that it lives in."""
 
     store: RunningStore
+    connection: StoreConnection
     tenant: Tenant
     built: dict[bytes, tuple[bytes, int]]
     """Each key's dump and its TTL, to come back to."""
@@ -71,7 +73,7 @@ class Scene:
         clock.advance(1000)
         await tenant.report("h", {"tokens": 5, "credits": 4})
         stored = {key: (store.command("DUMP", key), store.command("PTTL", key)) for key in store.command("KEYS", "*")}
-        return cls(store, tenant, stored, clock.now_ms)
+        return cls(store, connection, tenant, stored, clock.now_ms)
 
     def rewind(self) -> None:
         """Everything as it was built, the clock included."""
@@ -136,14 +138,15 @@ REAP: Final = "reap"
 
 
 class Capture:
-    """A store caller that keeps the one call of a deciding script instead of making it."""
+    """A store caller that keeps one call of a script instead of making it: the first, or the one behind `passed`."""
 
     class Caught(Exception):
         """Carries nothing; the call stands in `Capture.call`."""
 
-    def __init__(self, store: StoreConnection, *, script_name: str) -> None:
+    def __init__(self, store: StoreConnection, *, script_name: str, passed: int = 0) -> None:
         self._store = store
         self._name = script_name
+        self._passed = passed
         self.keys: Sequence[bytes] = ()
         self.args: Sequence[Word] = ()
 
@@ -151,8 +154,10 @@ class Capture:
         self, script_source: ScriptSource, keys_: Sequence[bytes], args: Sequence[Word], timeout_s: float
     ) -> Reply:
         if script_source is script(self._name):
-            self.keys, self.args = keys_, args
-            raise self.Caught
+            if not self._passed:
+                self.keys, self.args = keys_, args
+                raise self.Caught
+            self._passed -= 1
         return await self._store.evalsha(script_source, keys_, args, timeout_s)
 
     async def call(self, *words: Word, timeout_s: float = 1.0) -> Reply:
@@ -182,3 +187,11 @@ async def capture(scene: Scene, operation: str, connection: StoreConnection) -> 
     except Capture.Caught:
         return caught
     raise AssertionError(f"{operation} did not call its script")
+
+
+async def reap_alone(scene: Scene) -> None:
+    """Reaps as operations do that find a lease overdue: a look at nothing, which is not taken again afterwards."""
+    looking = Capture(scene.connection, script_name="usage", passed=1)
+    tenant = replace(scene.tenant, policy=policy(), engine=RedisEngine(looking, clock=scene.tenant.clock))
+    with suppress(Capture.Caught):
+        await tenant.engine.look(tenant.plan(), WITHIN_S)

@@ -9,7 +9,6 @@ Reply  {1, account} written; {2, account} this id was written before, with equal
        2^53 - 1.
 Writes cells, account, ids. Ids stay as long as the account.
 Example {1, '{"plan":"free",...}'} ]]
---@include ints
 --@include balance_change
 --@include version
 
@@ -44,7 +43,7 @@ for grant = 1, grants do
 end
 if replaces then
   set[#set + 1] = 'v'
-  set[#set + 1] = int(expected + 1)
+  set[#set + 1] = string.format('%.0f', expected + 1)
   redis.call('SET', KEYS[2], record)
   stored = record
 end

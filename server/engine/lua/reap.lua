@@ -9,20 +9,24 @@ Writes per overdue hold, each read and then written whole: due, cells and window
        cells.due and the index, whose type is seen before the first write.
 Example {0, 1773144000000, 3} ]]
 --@include clock
---@include ints
 --@include finish
+--@include reported
 
 local args = { cmsgpack.unpack(ARGV[1]) }
 local now, most, member = clock(args[1]), args[2], args[3]
 
 redis.call('HGET', KEYS[1], 'due')
 redis.call('ZSCORE', KEYS[4], member)
-local ids = redis.call('ZRANGEBYSCORE', KEYS[3], '-inf', int(now), 'LIMIT', 0, most)
+local ids = redis.call('ZRANGEBYSCORE', KEYS[3], '-inf', string.format('%.0f', now), 'LIMIT', 0, most)
 for _, id in ipairs(ids) do
-  local raw = redis.call('GET', hold_key(id))
-  local hold = raw and hold_read(raw)
+  local key = tenant_key('h:' .. id)
+  local raw = redis.call('GET', key)
+  local hold, at
+  if raw then
+    hold, at = hold_read(raw)
+  end
   if hold and hold[1] == ACTIVE then
-    finish(id, hold, EXPIRE, EXPIRED, reported(hold), now)
+    finish(key, id, hold, at, EXPIRE, EXPIRED, reported(hold), now)
   else
     redis.call('ZREM', KEYS[3], id)
   end

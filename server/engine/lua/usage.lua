@@ -4,9 +4,10 @@
 Keys   1 cells (hash)  2 account (string)  3-5 unused  6.. windows (hash), one per scope, in the plan's order
 Args   1 plan (checks.lua)
 Reply  {0, now, rows} looked; {3, now, account} planned for another version or time; {4, now} holds are overdue:
-       call reap, then ask again. rows: msgpack array, 5 per check.
+       call reap, then ask again. rows: msgpack sequence, 3 per check
+       (checks.lua).
 Writes nothing.
-Example {0, 1773144000000, <10,0,0,0,0>} ]]
+Example {0, 1773144000000, <0,0,0>} ]]
 --@include clock
 --@include checks
 
@@ -19,4 +20,4 @@ end
 if not is_current(plan, standing[1], now) then
   return { 3, now, redis.call('GET', KEYS[2]) or '' }
 end
-return { 0, now, packed_rows((check_all(plan, standing, now))) }
+return { 0, now, (check_all(plan, standing, now)) }

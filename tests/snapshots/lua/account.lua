@@ -9,42 +9,18 @@ Reply  {1, account} written; {2, account} this id was written before, with equal
        2^53 - 1.
 Writes cells, account, ids. Ids stay as long as the account.
 Example {1, '{"plan":"free",...}'} ]]
--- Renders an integer for a command. tostring() and .. turn large numbers into exponents.
-local function int(n)
-  return string.format('%.0f', n)
-end
 --[[ balance: prepaid units. Twin of server/domain/limits/balance.py. A cell is seven running totals of 7 bytes:
 granted, reversed, charged, held, expired, uncollected, debt.
 granted - reversed + debt = available + held + charged + expired. Subtracted in an order that keeps every
 intermediate result exact. ]]
-local BALANCE = '>I7I7I7I7I7I7I7'
-
--- Returns cap, used, held, reset_ms, wait_ms, and the new raw value (nil when it does not fit or takes nothing).
-local function balance_check(raw, _, amount, take)
-  if not raw then
-    return 0, 0, 0, -1, amount > 0 and -1 or 0
-  end
-  if #raw ~= 49 then
-    error('CORRUPT a balance cell of ' .. #raw .. ' bytes')
-  end
-  local granted, reversed, charged, held, expired, uncollected, debt = struct.unpack(BALANCE, raw)
-  if math.max(granted, reversed, charged, held, expired, uncollected, debt) >= 9007199254740992 then
-    error('CORRUPT a balance above 2^53 - 1')
-  end
-  local available = math.max(granted - reversed - expired - charged + debt - held, 0)
-  if amount > 0 and amount > available then
-    return available + held, held, held, -1, -1
-  end
-  return available + held, held, held, -1, 0,
-    take and struct.pack(BALANCE, granted, reversed, charged, held + take, expired, uncollected, debt) or nil
-end
+local BALANCE, BALANCE_SIZE = '>I7I7I7I7I7I7I7', 49
 
 -- {granted, reversed, charged, held, expired, uncollected, debt}, available
 local function balance_open(raw)
   if not raw then
     return { 0, 0, 0, 0, 0, 0, 0 }, 0
   end
-  if #raw ~= 49 then
+  if #raw ~= BALANCE_SIZE then
     error('CORRUPT a balance cell of ' .. #raw .. ' bytes')
   end
   local b = { struct.unpack(BALANCE, raw) }
@@ -93,7 +69,7 @@ for grant = 1, grants do
 end
 if replaces then
   set[#set + 1] = 'v'
-  set[#set + 1] = int(expected + 1)
+  set[#set + 1] = string.format('%.0f', expected + 1)
   redis.call('SET', KEYS[2], record)
   stored = record
 end

@@ -1,15 +1,11 @@
---[[ balance: prepaid units. Twin of server/domain/limits/balance.py. A cell is seven running totals of 7 bytes:
-granted, reversed, charged, held, expired, uncollected, debt.
-granted - reversed + debt = available + held + charged + expired. Subtracted in an order that keeps every
-intermediate result exact. ]]
-local BALANCE = '>I7I7I7I7I7I7I7'
+--@include balance_layout
 
--- Returns cap, used, held, reset_ms, wait_ms, and the new raw value (nil when it does not fit or takes nothing).
-local function balance_check(raw, _, amount, take)
+-- Returns available + held, held, wait_ms, and the new raw value (nil when it does not fit or takes nothing).
+local function balance_check(raw, amount, take)
   if not raw then
-    return 0, 0, 0, -1, amount > 0 and -1 or 0
+    return 0, 0, amount > 0 and -1 or 0
   end
-  if #raw ~= 49 then
+  if #raw ~= BALANCE_SIZE then
     error('CORRUPT a balance cell of ' .. #raw .. ' bytes')
   end
   local granted, reversed, charged, held, expired, uncollected, debt = struct.unpack(BALANCE, raw)
@@ -18,8 +14,8 @@ local function balance_check(raw, _, amount, take)
   end
   local available = math.max(granted - reversed - expired - charged + debt - held, 0)
   if amount > 0 and amount > available then
-    return available + held, held, held, -1, -1
+    return available + held, held, -1
   end
-  return available + held, held, held, -1, 0,
+  return available + held, held, 0,
     take and struct.pack(BALANCE, granted, reversed, charged, held + take, expired, uncollected, debt) or nil
 end

@@ -1,11 +1,11 @@
---@include balance
+--@include balance_layout
 
 -- {granted, reversed, charged, held, expired, uncollected, debt}, available
 local function balance_open(raw)
   if not raw then
     return { 0, 0, 0, 0, 0, 0, 0 }, 0
   end
-  if #raw ~= 49 then
+  if #raw ~= BALANCE_SIZE then
     error('CORRUPT a balance cell of ' .. #raw .. ' bytes')
   end
   local b = { struct.unpack(BALANCE, raw) }

@@ -8,12 +8,3 @@ local function slots_taken(raw)
   end
   return taken
 end
-
--- Returns cap, used, held, reset_ms, wait_ms, and the new raw value (nil when it does not fit or takes nothing).
-local function slots_check(raw, _, amount, take, cap)
-  local taken = raw and slots_taken(raw) or 0
-  if amount > 0 and taken + amount > cap then
-    return cap, taken, taken, -1, -1
-  end
-  return cap, taken, taken, -1, 0, take and string.format('%.0f', taken + take) or nil
-end
