@@ -7,6 +7,8 @@ from typing import NamedTuple, Protocol
 from server.domain.account import Account
 from server.domain.hold import Delivered, HoldView, MeterTotals, State
 from server.domain.limits.base import Look
+from server.domain.limits.quota import CycleUse
+from server.domain.note import Note
 from server.domain.operation import TenantRef
 from server.domain.plan import Plan
 
@@ -45,6 +47,14 @@ class Looked(NamedTuple):
 
     now_ms: int
     looks: tuple[Look, ...]
+
+
+class Cycles(NamedTuple):
+    """Figures, and the cycles that each quota of the plan remembers, the latest first, in the order of the checks."""
+
+    now_ms: int
+    looks: tuple[Look, ...]
+    cycles: tuple[Sequence[CycleUse], ...]
 
 
 class Extended(NamedTuple):
@@ -110,6 +120,12 @@ class Engine(Protocol):
 
     async def look(self, plan: Plan, within_s: float) -> Looked | Stale:
         """The plan's figures, taking nothing and remembering nothing."""
+
+    async def cycles(self, plan: Plan, within_s: float) -> Cycles | Stale:
+        """As `look`, with the current and past cycles of the plan's quotas."""
+
+    async def notes(self, ref: TenantRef, after: str, count: int, within_s: float) -> Sequence[Note]:
+        """At most `count` notes behind the one of id `after` (empty: from the start), the oldest first."""
 
     async def settle(
         self, ref: TenantRef, hold_id: str, delivered: Delivered, *, final: bool, within_s: float

@@ -16,12 +16,14 @@ from server.domain.errors import (
     StoreUnavailableError,
 )
 from server.domain.hold import Delivered, HoldView
+from server.domain.note import Note
 from server.domain.operation import TenantRef
 from server.domain.plan import Plan
 from server.engine import keys, wire
 from server.engine.base import (
     AccountWrite,
     Conflict,
+    Cycles,
     Extended,
     Found,
     Granted,
@@ -44,7 +46,9 @@ from server.engine.faults import (
     too_many_cells,
     unfit,
 )
+from server.engine.notes import note_of
 from server.engine.pipeline import Reply, ScriptSource, Word
+from server.engine.quota_cells import cycles_of
 from server.engine.scripts import script
 from server.engine.store_errors import OutcomeUnknown, ScriptFailed, StoreError
 
@@ -148,6 +152,24 @@ class RedisEngine:
             case [3, now_ms, record]:
                 return Stale(now_ms, wire.account_of(record))
         raise _unreadable("usage", reply)
+
+    async def cycles(self, plan: Plan, within_s: float) -> Cycles | Stale:
+        """The plan's figures, and the cycles of its quotas."""
+        tenant = keys.tenant_keys(plan.operation.ref)
+        packed = wire.pack_plan(plan, tenant, self._clock(), self._most_cells)
+        reply = await self._run(_Call("usage", tenant, "", (packed.argument, b"1"), packed.window_keys), within_s)
+        match reply:
+            case [0, now_ms, rows, *cells]:
+                return Cycles(now_ms, packed.looks(rows), tuple(map(cycles_of, cells)))
+            case [3, now_ms, record]:
+                return Stale(now_ms, wire.account_of(record))
+        raise _unreadable("usage", reply)
+
+    async def notes(self, ref: TenantRef, after: str, count: int, within_s: float) -> Sequence[Note]:
+        """Notes, the oldest first."""
+        begin = f"({after}" if after else "-"
+        found = await self._plain(within_s, "XRANGE", keys.tenant_keys(ref).notes, begin, "+", "COUNT", count)
+        return [note_of(note_id, fields) for note_id, fields in found]
 
     async def settle(
         self, ref: TenantRef, hold_id: str, delivered: Delivered, *, final: bool, within_s: float

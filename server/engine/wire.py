@@ -14,11 +14,12 @@ from server.domain.account import Account, Override
 from server.domain.errors import CorruptStateError
 from server.domain.hold import Delivered, Fraction, HoldNote, HoldView, MeterTotals, State
 from server.domain.limits.balance import Balance
-from server.domain.limits.base import Kind, Limit, Look
+from server.domain.limits.base import Kind, Look
+from server.domain.limits.quota import Quota
 from server.domain.limits.window import Window
 from server.domain.plan import CheckForm, Plan, Shape
 from server.domain.policy import Policy
-from server.engine import keys
+from server.engine import keys, quota_cells
 from server.engine.base import AccountWrite
 
 _packer = msgpack.Packer(use_bin_type=False, autoreset=True)
@@ -104,20 +105,19 @@ class ShapeForm:
 
     def _add_check(self, check: CheckForm) -> None:
         limit = check.limit
-        window_ms = limit.window_ms if isinstance(limit, Window) else 0
-        # A window whose meter is settled keeps an entry even for 0, so that a report finds it.
-        nothing = 0 if check.settles and window_ms else False
+        # A window or quota whose meter is settled keeps an entry even for 0, so that a report finds it.
+        nothing = 0 if check.settles and limit.kind in {Kind.WINDOW, Kind.QUOTA} else False
         if check.meter >= 0 and not check.asks_room:
             self._fills.append((len(self.values) + 2, check.meter, nothing))
         take = nothing if check.asks_room else check.fixed or nothing
-        self.values += [int(limit.kind), _field(check), check.fixed, take, check.cap, window_ms, int(limit.shadow)]
+        self.values += [int(limit.kind), _field(check), check.fixed, take, check.cap, _param(check), int(limit.shadow)]
 
     def _add_take(self, number: int, check: CheckForm, numbers: Mapping[str, int]) -> None:
         if not _is_kept(check):
             return
         amount = 0 if check.asks_room else check.fixed
         settled = numbers[check.limit.meter] if check.settles else 0
-        take = [int(check.limit.kind), settled, _scope(check), _field(check), amount, 0, 0, 1, _hold_param(check.limit)]
+        take = [int(check.limit.kind), settled, _scope(check), _field(check), amount, 0, 0, 1, _hold_param(check)]
         if check.limit.shadow:
             self.shadows.append((number, take, check.meter))
             return
@@ -181,8 +181,21 @@ def _scope(check: CheckForm) -> str:
     return "/" + keys.scope_text(check) if check.limit.kind is Kind.WINDOW else ""
 
 
-def _hold_param(limit: Limit) -> int:
-    """What a hold remembers of the limit for its end: a balance's debt, a window's length (negative: `returns`)."""
+def _param(check: CheckForm) -> int | bytes:
+    """What a look needs beside the bound: a window's length, a quota's cycle with its terms (`quota.lua`)."""
+    limit = check.limit
+    if check.terms is not None:
+        return quota_cells.packed_terms(check.terms)
+    return limit.window_ms if isinstance(limit, Window) else 0
+
+
+def _hold_param(check: CheckForm) -> int | bytes:
+    """What a hold remembers of the limit for its end: a balance's debt, a window's length (negative: `returns`), a
+    quota's cycle and thresholds.
+    """
+    limit = check.limit
+    if isinstance(limit, Quota) and check.terms is not None:
+        return quota_cells.packed_cycle(check.terms.start_ms, limit.thresholds)
     if isinstance(limit, Balance):
         return limit.debt
     if isinstance(limit, Window):
@@ -279,7 +292,7 @@ def pack_extend(
     ]
     for check in packed.form.checks if packed is not None else ():
         meter = numbers.get(check.limit.meter, 0) if check.settles else 0
-        values += [meter, _scope(check), _hold_param(check.limit)]
+        values += [meter, _scope(check), _hold_param(check)]
     return pack(values)
 
 

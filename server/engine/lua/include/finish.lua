@@ -3,9 +3,11 @@
 --@include window_finish
 --@include slots_finish
 --@include balance_finish
+--@include quota_finish
+--@include notes
 
 -- The kinds that keep state, by their number in domain/limits/base.py.
-local FINISH = { [3] = window_finish, [4] = slots_finish, [5] = balance_finish }
+local FINISH = { [3] = window_finish, [4] = slots_finish, [5] = balance_finish, [6] = quota_finish }
 
 -- Drops the takes that `keep`, given a take's index, does not want.
 local function drop_takes(hold, keep)
@@ -32,7 +34,7 @@ everything before the first write; ZREM comes first because only it could still 
 local function finish(id, hold, ending, state, after, now)
   local live = hold[1] == ACTIVE
   local at = takes_at(hold)
-  local scopes, fields, values = {}, {}, {}
+  local scopes, fields, values, notes = {}, {}, {}, {}
   for take = at + 1, at + hold[at] * TAKE_SIZE, TAKE_SIZE do
     local scope, field = hold[take + 2], hold[take + 3]
     if not values[scope] then
@@ -56,11 +58,14 @@ local function finish(id, hold, ending, state, after, now)
     if meter > 0 then
       before, total = math.max(hold[meter_at(meter) + 2], 0), after[meter]
     end
-    local new, uncollected = FINISH[kind](
+    local new, uncollected, crossed = FINISH[kind](
       values[scope][field], ending, live, hold[take + 4], hold[2] + hold[take + 5],
       hold[take + 6], hold[take + 7], hold[take + 8], before, total, now
     )
     values[scope][field] = new
+    if crossed then
+      crossing_notes(notes, field, crossed, now)
+    end
     if uncollected > 0 then
       hold[meter_at(meter) + 3] = hold[meter_at(meter) + 3] + uncollected
     end
@@ -92,6 +97,7 @@ local function finish(id, hold, ending, state, after, now)
     end
   end
 
+  see_notes(notes)
   if live and state ~= ACTIVE then
     redis.call('ZREM', KEYS[3], id)
   end
@@ -109,6 +115,7 @@ local function finish(id, hold, ending, state, after, now)
   else
     redis.call('SET', hold_key(id), record, 'PX', tombstone_ms)
   end
+  write_notes(notes)
 end
 
 -- The reported totals as they stand, by meter number; nothing reported counts as 0.

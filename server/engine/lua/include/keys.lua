@@ -6,6 +6,10 @@ local function hold_key(id)
   return PREFIX .. 'h:' .. id
 end
 
+local function note_key()
+  return PREFIX .. 'note'
+end
+
 -- '' stands for the standing cells, anything else for the windows of one scope.
 local function cell_key(scope)
   if scope == '' then
