@@ -5,12 +5,14 @@ from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from time import monotonic
+from types import MappingProxyType
 from typing import Final, TypeVar
 
 from server.domain.account import Account
 from server.domain.decision import Decision, Lease, LimitResult, LimitResults, grant, refuse
 from server.domain.errors import (
     AccountChangedError,
+    FieldViolation,
     HoldNotFoundError,
     InvalidRequestError,
     StoreLostError,
@@ -143,13 +145,27 @@ class QuotaGate:
 
         return await self._planned(policy, operation, attempt, within_s, self._plan)
 
-    async def settle(
-        self, ref: TenantRef, hold_id: str, delivered: Delivered, *, final: bool, within_s: float
+    async def settle(  # noqa: PLR0913  # each is a field of the request
+        self,
+        ref: TenantRef,
+        hold_id: str,
+        delivered: Delivered,
+        *,
+        final: bool,
+        within_s: float,
+        scope: Mapping[str, str] = MappingProxyType({}),
     ) -> HoldOutcome:
-        """Charges what was delivered; when final, gives the rest back and ends the hold."""
+        """Charges what was delivered; when final, gives the rest back and ends the hold. A caller that names
+        dimensions pays a read for them to be compared with the hold's, which never change.
+        """
         policy, ref = self._held(ref, hold_id)
         if isinstance(delivered, Mapping):
             _must_be_amounts("usage.used", delivered, policy)
+        if scope:
+            started_s = monotonic()
+            found = await self._find(ref, hold_id, within_s)
+            _must_be_scope(scope, found.hold)
+            within_s -= monotonic() - started_s
         return await self._known(self._engine.settle(ref, hold_id, delivered, final=final, within_s=within_s))
 
     async def release(self, ref: TenantRef, hold_id: str, *, within_s: float) -> HoldOutcome:
@@ -335,6 +351,20 @@ class QuotaGate:
 
 def _must_be_amounts(field: str, amounts: Mapping[str, int], policy: Policy) -> None:
     bad = amount_violations(field, amounts, policy)
+    if bad:
+        raise InvalidRequestError(bad)
+
+
+def _must_be_scope(scope: Mapping[str, str], hold: HoldView | None) -> None:
+    """Raises where a caller takes a hold for another one's; a hold that is not there is the engine's to tell."""
+    if hold is None:
+        return
+    made = {name: hold.note.scope.get(name, "") for name in scope}
+    bad = [
+        FieldViolation(f"scope[{name}]", f"is {value!r}; hold {hold.hold_id!r} was made with {made[name]!r}")
+        for name, value in scope.items()
+        if made[name] != value
+    ]
     if bad:
         raise InvalidRequestError(bad)
 

@@ -53,6 +53,7 @@ class QuotaService(quota_service_pb2_grpc.QuotaServiceServicer):
             convert.delivered(request),
             final=request.final if request.HasField("final") else True,
             within_s=within_s,
+            scope=request.scope,
         )
         return convert.settle_response(outcome)
 

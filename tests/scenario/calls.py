@@ -80,7 +80,8 @@ class Call:
         if "id" in fields and verb.id_field:
             fields[verb.id_field] = fields.pop("id")
         known = verb.request.DESCRIPTOR.fields_by_name
-        fields = {name: value for name, value in self.defaults.items() if name in known} | fields
+        chosen = set(known) - ({"scope"} if self.word == "settle" else set())  # a settle's is compared, not chosen
+        fields = {name: value for name, value in self.defaults.items() if name in chosen} | fields
         message = verb.request()
         _Filler(self.t0_ms, n).fill(message, _spelt_out(self.word, fields, self.fields))
         return message

@@ -412,6 +412,26 @@ class SettleRequest(message.Message):
 
     DESCRIPTOR: descriptor.Descriptor
 
+    @typing.final
+    class ScopeEntry(message.Message):
+        DESCRIPTOR: descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: builtins.int
+        VALUE_FIELD_NUMBER: builtins.int
+        key: builtins.str
+        value: builtins.str
+        def __init__(
+            self,
+            *,
+            key: builtins.str = ...,
+            value: builtins.str = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
     POLICY_FIELD_NUMBER: builtins.int
     TENANT_FIELD_NUMBER: builtins.int
     HOLD_ID_FIELD_NUMBER: builtins.int
@@ -419,6 +439,7 @@ class SettleRequest(message.Message):
     FRACTION_FIELD_NUMBER: builtins.int
     ITEMS_FIELD_NUMBER: builtins.int
     FINAL_FIELD_NUMBER: builtins.int
+    SCOPE_FIELD_NUMBER: builtins.int
     policy: builtins.str
     """As in CheckAndReserveRequest."""
     tenant: builtins.str
@@ -443,6 +464,12 @@ class SettleRequest(message.Message):
     def items(self) -> DeliveredItems:
         """Named items."""
 
+    @builtins.property
+    def scope(self) -> containers.ScalarMap[builtins.str, builtins.str]:
+        """Dimensions that the caller takes the hold to have; INVALID_ARGUMENT, with nothing changed, when it was made
+        with others. What is not named is not compared.
+        """
+
     def __init__(
         self,
         *,
@@ -453,10 +480,11 @@ class SettleRequest(message.Message):
         fraction: Fraction | None = ...,
         items: DeliveredItems | None = ...,
         final: builtins.bool | None = ...,
+        scope: abc.Mapping[builtins.str, builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = typing.Literal["_final", b"_final", "delivered", b"delivered", "final", b"final", "fraction", b"fraction", "items", b"items", "usage", b"usage"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["_final", b"_final", "delivered", b"delivered", "final", b"final", "fraction", b"fraction", "hold_id", b"hold_id", "items", b"items", "policy", b"policy", "tenant", b"tenant", "usage", b"usage"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = typing.Literal["_final", b"_final", "delivered", b"delivered", "final", b"final", "fraction", b"fraction", "hold_id", b"hold_id", "items", b"items", "policy", b"policy", "scope", b"scope", "tenant", b"tenant", "usage", b"usage"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__final: _TypeAlias = typing.Literal["final"]  # noqa: Y015
     _WhichOneofArgType__final: _TypeAlias = typing.Literal["_final", b"_final"]  # noqa: Y015
