@@ -1,11 +1,11 @@
 """What `holdgate usage TENANT` prints: a tenant's limits as bars, and the cycles of its quotas, asked of a server."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Final, NamedTuple
 
 import grpc
-from quota.v1 import decision_pb2, quota_service_pb2, quota_service_pb2_grpc
+from quota.v1 import decision_pb2, quota_service_pb2
 from rich.console import Console
 
 OK: Final = 0
@@ -41,7 +41,7 @@ def usage(address: str, policy: str, tenant: str, scope: Mapping[str, str]) -> i
     request = quota_service_pb2.GetUsageRequest(policy=policy, tenant=tenant, scope=scope)
     with grpc.insecure_channel(address) as channel:
         try:
-            answer = quota_service_pb2_grpc.QuotaServiceStub(channel).GetUsage(request, timeout=WITHIN_S)
+            answer: quota_service_pb2.GetUsageResponse = _method(channel)(request, timeout=WITHIN_S)
         except grpc.RpcError as error:
             Console(stderr=True, highlight=False, markup=False).print(
                 f"holdgate: {address}: {error.code().name}: {error.details()}"
@@ -51,6 +51,15 @@ def usage(address: str, policy: str, tenant: str, scope: Mapping[str, str]) -> i
     for line in shown(tenant, answer, blocks):
         console.print(line)
     return OK
+
+
+def _method(channel: grpc.Channel) -> Callable[..., quota_service_pb2.GetUsageResponse]:
+    """The call itself: the stubs' annotations know asynchronous channels only."""
+    return channel.unary_unary(
+        "/quota.v1.QuotaService/GetUsage",
+        request_serializer=quota_service_pb2.GetUsageRequest.SerializeToString,
+        response_deserializer=quota_service_pb2.GetUsageResponse.FromString,
+    )
 
 
 def shown(tenant: str, answer: quota_service_pb2.GetUsageResponse, blocks: Blocks) -> Iterator[str]:
