@@ -26,6 +26,7 @@ from server.domain.units import MAX_AMOUNT
 from server.engine.base import AccountWrite, Conflict, Engine, HoldOutcome, Written
 from server.engine.faults import no_such_hold
 from server.gate import QuotaGate
+from server.imports import ImportedUsage, imported_uses
 from server.policy.store import PolicyStore
 
 WRITE_ROUNDS: Final = 64
@@ -47,6 +48,7 @@ class ImportRow:
     account: Account
     import_id: str
     balances: Mapping[str, int]
+    usage: Sequence[ImportedUsage] = ()
 
 
 class Notification(NamedTuple):
@@ -194,12 +196,14 @@ class Administration:
         account = None
         if found.account is None:
             account = replace(row.account, created_at_ms=row.account.created_at_ms or found.now_ms, version=1)
+        uses = imported_uses(policy, found.account or account or row.account, row.usage, found.now_ms)
         write = AccountWrite(
             account=account,
             expected_version=0,
             grants=_cells(policy, "balances", row.balances),
+            uses=uses,
             write_id=f"import/{row.import_id}",
-            fingerprint=_fingerprint(dict(row.balances)),
+            fingerprint=_fingerprint([dict(row.balances), *map(list, row.usage)] if row.usage else dict(row.balances)),
         )
         answer = await self._engine.write_account(ref, write, within_s)
         self._gate.forget(ref)

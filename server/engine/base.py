@@ -10,7 +10,7 @@ from server.domain.limits.base import Look
 from server.domain.limits.quota import CycleUse
 from server.domain.note import Note
 from server.domain.operation import TenantRef
-from server.domain.plan import Plan
+from server.domain.plan import CheckForm, Plan
 
 
 class Granted(NamedTuple):
@@ -83,18 +83,26 @@ class HoldOutcome:
     meters: Mapping[str, MeterTotals]
 
 
+class CycleImport(NamedTuple):
+    """Use of a quota in one cycle that happened elsewhere: `check` names the cell and has limit and terms."""
+
+    check: CheckForm
+    used: int
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AccountWrite:
-    """A change of an account record, of balances, or of both, in one step.
+    """A change of an account record, of balances, of quotas, or of several of them, in one step.
 
     `account` replaces the record when `expected_version` is the stored one (0: there is none); None leaves the
-    record alone. `grants` adds units by balance cell. `write_id` makes it idempotent, with `fingerprint`
-    telling equal content; empty for a write that only the version guards.
+    record alone. `grants` adds units by balance cell, `uses` books use of quotas. `write_id` makes it idempotent, with
+    `fingerprint` telling equal content; empty for a write that only the version guards.
     """
 
     account: Account | None = None
     expected_version: int = 0
     grants: Mapping[str, int] = field(default_factory=dict)
+    uses: tuple[CycleImport, ...] = ()
     write_id: str = ""
     fingerprint: bytes = b""
 

@@ -44,7 +44,7 @@ from server.engine.faults import (
     too_many_cells,
     unfit,
 )
-from server.engine.memory_quotas import cycles_of, joins, note_crossings
+from server.engine.memory_quotas import book_uses, cycles_of, joins, note_crossings
 from server.engine.memory_totals import is_new, named_totals, unnamed
 
 CellName = tuple[str, tuple[str, ...]]
@@ -277,6 +277,7 @@ class MemoryEngine:
         for cell, balance in balances.items():
             balance.grant(write.grants[cell])
             tenant.cells[cell, ()] = balance
+        book_uses(write.uses, lambda check: _cell(tenant, check), self._clock())
         if write.account is not None:
             tenant.account = write.account
         if write.write_id:

@@ -234,9 +234,8 @@ class RedisEngine:
     async def write_account(self, ref: TenantRef, write: AccountWrite, within_s: float) -> Written | Conflict:
         """Changes an account and its balances in one step."""
         tenant = keys.tenant_keys(ref)
-        reply = await self._evalsha(
-            "account", (tenant.cells, tenant.account, tenant.ids), (wire.pack_account_write(write),), within_s
-        )
+        args = (wire.pack_account_write(write, self._clock()),)
+        reply = await self._evalsha("account", (tenant.cells, tenant.account, tenant.ids), args, within_s)
         match reply:
             case [1 | 2 as outcome, record]:
                 return Written(wire.account_of(record), applied=outcome == 1)

@@ -296,8 +296,13 @@ def pack_extend(
     return pack(values)
 
 
-def pack_account_write(write: AccountWrite) -> bytes:
+def pack_account_write(write: AccountWrite, now_ms: int) -> bytes:
     """The argument of `account.lua`."""
+    uses: list[object] = []
+    for check, used in write.uses:
+        assert check.terms is not None  # noqa: S101  # of a quota
+        cycle = quota_cells.packed_cycle(check.terms.start_ms, ())  # the next settle notes what was crossed
+        uses += (keys.standing_field(check), check.cap, quota_cells.packed_terms(check.terms), cycle, used)
     replaces = write.account is not None
     return pack(
         [
@@ -308,6 +313,9 @@ def pack_account_write(write: AccountWrite) -> bytes:
             write.fingerprint,
             len(write.grants),
             *(value for grant in write.grants.items() for value in grant),
+            now_ms,
+            len(write.uses),
+            *uses,
         ]
     )
 

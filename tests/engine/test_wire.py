@@ -164,17 +164,9 @@ def test_an_account_that_cannot_be_read_is_corrupt(record: bytes) -> None:
 def test_an_account_write_is_packed_with_its_grants() -> None:
     write = AccountWrite(account=ACCOUNT, expected_version=2, grants={"c~b": 5}, write_id="w", fingerprint=b"\x00f")
 
-    assert wire.unpack(wire.pack_account_write(write)) == [
-        1,
-        2,
-        wire.account_record(ACCOUNT),
-        b"w",
-        b"\x00f",
-        1,
-        b"c~b",
-        5,
-    ]
-    assert wire.unpack(wire.pack_account_write(AccountWrite())) == [0, 0, b"", b"", b"", 0]
+    packed = [1, 2, wire.account_record(ACCOUNT), b"w", b"\x00f", 1, b"c~b", 5, 17, 0]
+    assert wire.unpack(wire.pack_account_write(write, 17)) == packed
+    assert wire.unpack(wire.pack_account_write(AccountWrite(), 0)) == [0, 0, b"", b"", b"", 0, 0, 0]
 
 
 # holds

@@ -12,8 +12,9 @@ from typing import Any, Final
 from server.domain.account import Account
 from server.domain.limits import Kind
 from server.domain.operation import TenantRef
+from server.domain.plan import CheckForm, Plan
 from server.engine import keys
-from server.engine.base import AccountWrite
+from server.engine.base import AccountWrite, CycleImport
 from server.engine.client import StoreConnection
 from server.engine.pipeline import Reply, ScriptSource, Word
 from server.engine.redis_engine import RedisEngine
@@ -112,6 +113,11 @@ def _extend(tenant: Tenant) -> Awaitable[object]:
     return tenant.extend("h", tenant.plan(tokens=40, frames=3, credits=30), {"tokens": 25, "credits": 6})
 
 
+def quota_of(plan: Plan) -> CheckForm:
+    """The one quota of a plan."""
+    return next(check for check in plan.shape.checks if check.terms is not None)
+
+
 def _write_account(tenant: Tenant) -> Awaitable[object]:
     account = Account(plan="pro", version=tenant.account.version + 1)
     grants = {CREDITS: 5}
@@ -119,6 +125,7 @@ def _write_account(tenant: Tenant) -> Awaitable[object]:
         account=account,
         expected_version=tenant.account.version,
         grants=grants,
+        uses=(CycleImport(quota_of(tenant.plan()), 5),),
         write_id="second",
         fingerprint=b"y",
     )

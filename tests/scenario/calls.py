@@ -49,6 +49,7 @@ VERBS: Final[Mapping[str, Verb]] = {
     "get_account": Verb(ADMIN, "GetAccount", admin.GetAccountRequest),
     "purchase": Verb(ADMIN, "RecordPurchase", admin.RecordPurchaseRequest, "purchase_id"),
     "grant": Verb(ADMIN, "CreateGrant", admin.CreateGrantRequest, "grant_id"),
+    "import": Verb(ADMIN, "ImportBalances", admin.ImportBalancesRequest),
     "get_hold": Verb(ADMIN, "GetHold", admin.GetHoldRequest, "hold_id"),
     "list_holds": Verb(ADMIN, "ListHolds", admin.ListHoldsRequest),
     "notifications": Verb(ADMIN, "ListNotifications", admin.ListNotificationsRequest),
