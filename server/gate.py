@@ -63,7 +63,7 @@ _Answer = TypeVar("_Answer")
 
 @dataclass(frozen=True, slots=True)
 class QuotaView:
-    """The cycles of one quota at `now_ms`: the current one, by the terms of now, and past ones, the latest first."""
+    """The cycles of one quota at `now_ms`: the current one, by the terms of now, and others, the latest first."""
 
     limit: Limit
     scope: Mapping[str, str]
@@ -400,7 +400,9 @@ def _replayed(plan: Plan, hold: HoldView, now_ms: int) -> Decision:
 
 
 def _quota_views(plan: Plan, answer: Cycles) -> list[QuotaView]:
-    """Each quota's cycles, apart into the current one and those before it."""
+    """Each quota's cycles, apart into the current one and all others: an account whose creation date was changed, or a
+    clock that went back, leaves some that overlap it or come after it, and none of their use is kept back.
+    """
     views: list[QuotaView] = []
     checks = [check for check in plan.checks if check.terms is not None]
     for check, known in zip(checks, answer.cycles, strict=True):
@@ -409,7 +411,7 @@ def _quota_views(plan: Plan, answer: Cycles) -> list[QuotaView]:
         same = [cycle for cycle in known if cycle.terms.start_ms == terms.start_ms]
         current = same[0] if same else CycleUse(terms, check.cap)
         current.renew(terms, check.cap, answer.now_ms)
-        past = [cycle for cycle in known if cycle.terms.start_ms < terms.start_ms]
+        past = [cycle for cycle in known if cycle.terms.start_ms != terms.start_ms]
         scope = dict(zip(check.limit.scope, check.scope, strict=True))
         views.append(QuotaView(check.limit, scope, current, past, answer.now_ms))
     return views

@@ -1006,7 +1006,9 @@ class QuotaUsage(message.Message):
 
     @builtins.property
     def past(self) -> containers.RepeatedCompositeFieldContainer[CycleUsage]:
-        """Earlier cycles in which anything was taken, the latest first; at most 12 or so."""
+        """Other cycles in which anything was taken, the latest first, at most 12 or so. Where the account's creation date
+        was changed, some of them may overlap the current one.
+        """
 
     def __init__(
         self,
