@@ -1,9 +1,10 @@
 """The use cases of the control plane: accounts, money that comes in, holds, policies."""
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from hashlib import sha256
-from typing import Final
+from typing import Final, NamedTuple
 
 import orjson
 
@@ -17,18 +18,23 @@ from server.domain.errors import (
     PolicyRejectedError,
 )
 from server.domain.hold import HoldView
-from server.domain.limits import Balance
+from server.domain.limits import Balance, Limit
+from server.domain.note import Note
 from server.domain.operation import TenantRef, amount_violations, text_violations, unknown
 from server.domain.policy import Policy
 from server.domain.units import MAX_AMOUNT
 from server.engine.base import AccountWrite, Conflict, Engine, HoldOutcome, Written
 from server.engine.faults import no_such_hold
 from server.gate import QuotaGate
+from server.imports import ImportedUsage, imported_uses
 from server.policy.store import PolicyStore
 
 WRITE_ROUNDS: Final = 64
 """Times that a purchase reads the account again when another write came in between. Of those who write at once one
 succeeds in each round, so this is how many purchases of one tenant may arrive together."""
+
+NOTE_ID: Final = re.compile(r"[0-9]{1,20}(-[0-9]{1,20})?", re.ASCII)
+"""How the ids of notes are written."""
 
 MAX_PAGE: Final = 1000
 DEFAULT_PAGE: Final = 100
@@ -42,6 +48,15 @@ class ImportRow:
     account: Account
     import_id: str
     balances: Mapping[str, int]
+    usage: Sequence[ImportedUsage] = ()
+
+
+class Notification(NamedTuple):
+    """A note, with the id of the limit that it is about and the values of its dimensions."""
+
+    note: Note
+    limit_id: str
+    scope: Mapping[str, str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,12 +196,14 @@ class Administration:
         account = None
         if found.account is None:
             account = replace(row.account, created_at_ms=row.account.created_at_ms or found.now_ms, version=1)
+        uses = imported_uses(policy, found.account or account or row.account, row.usage, found.now_ms)
         write = AccountWrite(
             account=account,
             expected_version=0,
             grants=_cells(policy, "balances", row.balances),
+            uses=uses,
             write_id=f"import/{row.import_id}",
-            fingerprint=_fingerprint(dict(row.balances)),
+            fingerprint=_fingerprint([dict(row.balances), *map(list, row.usage)] if row.usage else dict(row.balances)),
         )
         answer = await self._engine.write_account(ref, write, within_s)
         self._gate.forget(ref)
@@ -211,14 +228,25 @@ class Administration:
     ) -> tuple[Sequence[HoldView], str]:
         """A page of open holds by lease end, and the token of the next page."""
         _, ref = self._gate.resolve(ref)
-        if not 0 <= page_size <= MAX_PAGE:
-            raise InvalidRequestError.of("page_size", f"is {page_size}; must be from 0 to {MAX_PAGE}")
-        count = page_size or DEFAULT_PAGE
+        count = _page(page_size)
         after = _position(page_token)
         holds = await self._engine.open_holds(ref, after, count + 1, within_s)
         page = list(holds[:count])
         last = page[-1] if len(holds) > count else None
         return page, f"{last.lease_ends_at_ms}/{last.hold_id}" if last else ""
+
+    async def notifications(
+        self, ref: TenantRef, page_size: int, page_token: str, *, within_s: float
+    ) -> tuple[Sequence[Notification], str]:
+        """A page of what the tenant's people are to be told, the oldest first, and the token of the next page."""
+        policy, ref = self._gate.resolve(ref)
+        count = _page(page_size)
+        if page_token and not NOTE_ID.fullmatch(page_token):
+            raise InvalidRequestError.of("page_token", "is not a token that ListNotifications gave; start without one")
+        notes = await self._engine.notes(ref, page_token, count + 1, within_s)
+        limits = {limit.cell: limit for limit in policy.limits if limit.cell}
+        listed = [_notification(note, limits.get(note.cell)) for note in notes[:count]]
+        return listed, listed[-1].note.note_id if len(notes) > count else ""
 
     async def force_release(self, ref: TenantRef, hold_id: str, *, within_s: float) -> HoldOutcome:
         """Ends a hold on an operator's word."""
@@ -293,6 +321,20 @@ def _cells(policy: Policy, field: str, amounts: Mapping[str, int]) -> dict[str, 
 
 def _fingerprint(content: object) -> bytes:
     return sha256(orjson.dumps(content, option=orjson.OPT_SORT_KEYS)).digest()[:8]
+
+
+def _page(page_size: int) -> int:
+    """How many entries a page has."""
+    if not 0 <= page_size <= MAX_PAGE:
+        raise InvalidRequestError.of("page_size", f"is {page_size}; must be from 0 to {MAX_PAGE}")
+    return page_size or DEFAULT_PAGE
+
+
+def _notification(note: Note, limit: Limit | None) -> Notification:
+    """What a note is about; a limit that the policy no longer has is named by its cell, without dimensions."""
+    if limit is None:
+        return Notification(note, note.cell.partition("~")[0], {})
+    return Notification(note, limit.id, dict(zip(limit.scope, note.scope, strict=True)))
 
 
 def _position(page_token: str) -> tuple[int, str]:

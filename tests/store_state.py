@@ -16,7 +16,13 @@ from tests.stores import RunningStore
 ACTIVE: Final = 1
 SLOTS: Final = 4
 BALANCE: Final = 5
+QUOTA: Final = 6
 BALANCE_FIELDS: Final = ("granted", "reversed", "charged", "held", "expired", "uncollected", "debt")
+QUOTA_SIZES: Final = (6, 7, 7, 7, 6, 7, 7, 7, 7, 7, 7, 6, 1)
+QUOTA_FIELDS: Final = (
+    *("start", "end", "limit", "allowed", "grace_ms", "price"),
+    *("within", "overage", "grace", "over_hard", "held", "exhausted_at", "noted"),
+)
 METERS_AT: Final = 9
 TAKE_SIZE: Final = 9
 
@@ -75,7 +81,7 @@ class StoredHold:
             reported = max(self.meters[meter - 1][2], 0) if meter else 0
             beyond = max(reported - base, 0)
             charged = beyond if last else min(beyond, amount)
-            if kind in {SLOTS, BALANCE}:
+            if kind in {SLOTS, BALANCE, QUOTA}:
                 yield kind, field, amount if kind == SLOTS else max(amount - charged, 0)
 
 
@@ -84,6 +90,37 @@ def balance_of(raw: bytes) -> dict[str, int]:
     assert len(raw) == 7 * len(BALANCE_FIELDS)
     numbers = [struct.unpack(">Q", b"\0" + raw[at : at + 7])[0] for at in range(0, len(raw), 7)]
     return dict(zip(BALANCE_FIELDS, numbers, strict=True))
+
+
+def cycles_in(raw: bytes) -> list[dict[str, int]]:
+    """A quota cell's cycles by the names of their numbers, the latest first."""
+    size, cycles = sum(QUOTA_SIZES), []
+    assert len(raw) % size == 0
+    for at in range(0, len(raw), size):
+        numbers, place = [], at
+        for width in QUOTA_SIZES:
+            numbers.append(int.from_bytes(raw[place : place + width], "big"))
+            place += width
+        cycles.append(dict(zip(QUOTA_FIELDS, numbers, strict=True)))
+    return cycles
+
+
+def kind_of(raw: bytes) -> int:
+    """The kind of limit that a standing cell belongs to, by its form."""
+    if len(raw) == 7 * len(BALANCE_FIELDS):
+        return BALANCE
+    return QUOTA if len(raw) >= sum(QUOTA_SIZES) else SLOTS
+
+
+def held_in(raw: bytes) -> int:
+    """What a standing cell holds for live holds."""
+    match kind_of(raw):
+        case 5:
+            return balance_of(raw)["held"]
+        case 6:
+            return sum(cycle["held"] for cycle in cycles_in(raw))
+        case _:
+            return int(raw)
 
 
 def broken_rules(state: Snapshot) -> list[str]:
@@ -122,17 +159,24 @@ def _broken_cells(prefix: bytes, cells: dict[bytes, bytes], live: Iterable[Store
     for field, raw in cells.items():
         if field in {b"v", b"due"}:
             continue
-        is_balance = len(raw) == 7 * len(BALANCE_FIELDS)
-        held = balance_of(raw)["held"] if is_balance else int(raw)
-        kept = expected.pop((BALANCE if is_balance else SLOTS, field), 0)
+        kind, held = kind_of(raw), held_in(raw)
+        kept = expected.pop((kind, field), 0)
         if held != kept:
             yield f"{prefix!r}: cell {field!r} has {held} held, its live holds {kept}"
-        if is_balance and not _adds_up(balance_of(raw)):
-            yield f"{prefix!r}: balance {field!r} does not add up: {balance_of(raw)}"
-        if not is_balance and held <= 0:
-            yield f"{prefix!r}: pool {field!r} is empty and should be gone"
+        if wrong := _wrong_in(kind, raw):
+            yield f"{prefix!r}: cell {field!r} {wrong}"
     if any(expected.values()):
         yield f"{prefix!r}: live holds took {expected} from cells that do not exist"
+
+
+def _wrong_in(kind: int, raw: bytes) -> str:
+    """What a standing cell of this kind must never be."""
+    if kind == BALANCE and not _adds_up(balance_of(raw)):
+        return f"does not add up: {balance_of(raw)}"
+    if kind == QUOTA:
+        starts = [cycle["start"] for cycle in cycles_in(raw)]
+        return "" if starts == sorted(set(starts), reverse=True) else f"has its cycles out of order: {starts}"
+    return "is an empty pool and should be gone" if kind == SLOTS and int(raw) <= 0 else ""
 
 
 def _broken_due_times(
@@ -165,13 +209,13 @@ def leaks(state: Snapshot) -> list[str]:
     left: list[str] = []
     for key, (kind, content, has_ttl) in state.items():
         name = key.rpartition(b"}:")[2]
-        if name in {b"acct", b"ids"} or (has_ttl and name[:2] in {b"h:", b"w:"}):
+        if name in {b"acct", b"ids", b"note"} or (has_ttl and name[:2] in {b"h:", b"w:"}):
             continue
         if name == b"cells" and kind == b"hash":
             left += [
                 f"{key!r} has {field!r}"
                 for field, raw in content.items()  # type: ignore[attr-defined]  # a hash is a dict
-                if field == b"due" or (field != b"v" and len(raw) != 7 * len(BALANCE_FIELDS))
+                if field == b"due" or (field != b"v" and (kind_of(raw) == SLOTS or held_in(raw)))
             ]
             continue
         left.append(f"{key!r} ({kind.decode()}{'' if has_ttl else ', without TTL'})")

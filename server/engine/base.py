@@ -7,8 +7,10 @@ from typing import NamedTuple, Protocol
 from server.domain.account import Account
 from server.domain.hold import Delivered, HoldView, MeterTotals, State
 from server.domain.limits.base import Look
+from server.domain.limits.quota import CycleUse
+from server.domain.note import Note
 from server.domain.operation import TenantRef
-from server.domain.plan import Plan
+from server.domain.plan import CheckForm, Plan
 
 
 class Granted(NamedTuple):
@@ -51,6 +53,14 @@ class Looked(NamedTuple):
     looks: tuple[Look, ...]
 
 
+class Cycles(NamedTuple):
+    """Figures, and the cycles that each quota of the plan remembers, the latest first, in the order of the checks."""
+
+    now_ms: int
+    looks: tuple[Look, ...]
+    cycles: tuple[Sequence[CycleUse], ...]
+
+
 class Extended(NamedTuple):
     """The lease was renewed; `raised` tells whether the raise that was asked for (if any) fits."""
 
@@ -76,18 +86,26 @@ class HoldOutcome(NamedTuple):
     meters: Mapping[str, MeterTotals]
 
 
+class CycleImport(NamedTuple):
+    """Use of a quota in one cycle that happened elsewhere: `check` names the cell and has limit and terms."""
+
+    check: CheckForm
+    used: int
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AccountWrite:
-    """A change of an account record, of balances, or of both, in one step.
+    """A change of an account record, of balances, of quotas, or of several of them, in one step.
 
     `account` replaces the record when `expected_version` is the stored one (0: there is none); None leaves the
-    record alone. `grants` adds units by balance cell. `write_id` makes it idempotent, with `fingerprint`
-    telling equal content; empty for a write that only the version guards.
+    record alone. `grants` adds units by balance cell, `uses` books use of quotas. `write_id` makes it idempotent, with
+    `fingerprint` telling equal content; empty for a write that only the version guards.
     """
 
     account: Account | None = None
     expected_version: int = 0
     grants: Mapping[str, int] = field(default_factory=dict)
+    uses: tuple[CycleImport, ...] = ()
     write_id: str = ""
     fingerprint: bytes = b""
 
@@ -113,6 +131,12 @@ class Engine(Protocol):
 
     async def look(self, plan: Plan, within_s: float) -> Looked | Stale:
         """The plan's figures, taking nothing and remembering nothing."""
+
+    async def cycles(self, plan: Plan, within_s: float) -> Cycles | Stale:
+        """As `look`, with the current and past cycles of the plan's quotas."""
+
+    async def notes(self, ref: TenantRef, after: str, count: int, within_s: float) -> Sequence[Note]:
+        """At most `count` notes behind the one of id `after` (empty: from the start), the oldest first."""
 
     async def settle(
         self, ref: TenantRef, hold_id: str, delivered: Delivered, *, final: bool, within_s: float

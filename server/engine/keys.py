@@ -9,6 +9,7 @@ of tenants by earliest due lives in the same slot: its tag is the smallest numbe
     hg:{p/t}:due        sorted set  open holds by lease end
     hg:{p/t}:h:<id>     string      hold or tombstone
     hg:{p/t}:w:<scope>  hash        window cells of one scope
+    hg:{p/t}:note       stream      notes for the tenant's people: thresholds that were crossed
     hg:{<slot>}:due     sorted set  tenants of a slot by earliest due
 """
 
@@ -40,6 +41,11 @@ class TenantKeys(NamedTuple):
     def hold(self, hold_id: str) -> bytes:
         """The key of a hold."""
         return self.prefix + b"h:" + hold_id.encode()
+
+    @property
+    def notes(self) -> bytes:
+        """The key of the notes."""
+        return self.prefix + b"note"
 
     def windows(self, scope: str) -> bytes:
         """The key of the window cells of one scope."""
@@ -99,6 +105,12 @@ def index_keys() -> Iterable[bytes]:
 def scope_text(check: CheckForm) -> str:
     """The scope of a window's key: its dimensions with their values; empty for the tenant as a whole."""
     return ",".join(f"{name}={_quoted(value)}" for name, value in zip(check.limit.scope, check.scope, strict=True))
+
+
+def cell_of(field: str) -> tuple[str, tuple[str, ...]]:
+    """The cell's name and the values of its dimensions, from what `standing_field` made of them."""
+    cell, *values = field.split(":")
+    return cell, tuple(map(unquote, values))
 
 
 def standing_field(check: CheckForm) -> str:

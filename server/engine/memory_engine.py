@@ -9,11 +9,12 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from server.domain.account import Account
-from server.domain.hold import Delivered, Fraction, HoldNote, HoldView, MeterTotals, State
+from server.domain.hold import Delivered, HoldNote, HoldView, MeterTotals, State
 from server.domain.limits import CELLS, Kind
 from server.domain.limits.balance import BalanceCell
 from server.domain.limits.base import Cell, Change, Check, Ending, Limit, Look, Taken
 from server.domain.limits.window import Window
+from server.domain.note import Note
 from server.domain.operation import TenantRef
 from server.domain.plan import Plan
 from server.domain.policy import HoldTerms
@@ -21,6 +22,7 @@ from server.domain.units import MAX_AMOUNT
 from server.engine.base import (
     AccountWrite,
     Conflict,
+    Cycles,
     Extended,
     Found,
     Granted,
@@ -42,6 +44,8 @@ from server.engine.faults import (
     too_many_cells,
     unfit,
 )
+from server.engine.memory_quotas import book_uses, cycles_of, joins, note_crossings
+from server.engine.memory_totals import is_new, named_totals, unnamed
 
 CellName = tuple[str, tuple[str, ...]]
 
@@ -101,6 +105,7 @@ class _Tenant:
     account: Account | None = None
     writes: dict[str, bytes] = field(default_factory=dict)
     cells: dict[CellName, Cell] = field(default_factory=dict)
+    notes: list[Note] = field(default_factory=list)
     holds: dict[str, _Hold] = field(default_factory=dict)
 
 
@@ -191,10 +196,10 @@ class MemoryEngine:
             return _outcome(hold, applied=False)
         if hold.state is State.RELEASED:
             raise unfit(hold.view(), "settle")
-        named = _named_totals(hold, delivered)
-        totals = {meter: named.get(meter, _unnamed(values, final=final)) for meter, values in hold.meters.items()}
+        named = named_totals(hold.hold_id, hold.meters, delivered)
+        totals = {meter: named.get(meter, unnamed(values, final=final)) for meter, values in hold.meters.items()}
         falls = any(total < (hold.meters[meter].reported or 0) for meter, total in totals.items())
-        rises = any(_is_new(hold.meters[meter], total, named=meter in named) for meter, total in totals.items())
+        rises = any(is_new(hold.meters[meter], total, named=meter in named) for meter, total in totals.items())
         if hold.state in {State.SETTLED, State.SETTLED_LATE}:
             if rises or (falls and final):
                 raise unfit(hold.view(), "settle")
@@ -275,6 +280,7 @@ class MemoryEngine:
         for cell, balance in balances.items():
             balance.grant(write.grants[cell])
             tenant.cells[cell, ()] = balance
+        book_uses(write.uses, lambda check: _cell(tenant, check), self._clock())
         if write.account is not None:
             tenant.account = write.account
         if write.write_id:
@@ -293,6 +299,20 @@ class MemoryEngine:
         views = [hold.view() for hold in holds if hold.state is State.ACTIVE]
         views.sort(key=lambda view: (view.lease_ends_at_ms, view.hold_id))
         return [view for view in views if (view.lease_ends_at_ms, view.hold_id) > after][:count]
+
+    async def cycles(self, plan: Plan, within_s: float) -> Cycles | Stale:
+        """The plan's figures, and the cycles of its quotas."""
+        looked = await self.look(plan, within_s)
+        if isinstance(looked, Stale):
+            return looked
+        tenant = self._tenants[plan.operation.ref]
+        cells = [tenant.cells[_name(check)] for check in plan.checks]
+        return Cycles(looked.now_ms, looked.looks, cycles_of(cells))
+
+    async def notes(self, ref: TenantRef, after: str, count: int, within_s: float) -> Sequence[Note]:
+        """Notes, the oldest first."""
+        notes = self._tenants.get(ref, _Tenant()).notes
+        return [note for note in notes if int(note.note_id) > int(after or 0)][:count]
 
     async def sweep(self) -> int:
         """Expires overdue holds of all tenants."""
@@ -352,7 +372,8 @@ def _take_all(
         after.append(_cell(tenant, check).take(check, now_ms))
         meter = check.limit.meter if check.settles else ""
         if meter or not isinstance(check.limit, Window) or check.limit.returns:
-            taken = Taken(check.take, now_ms, bases.get(meter, 0), last=True)
+            cycle_ms = check.terms.start_ms if check.terms is not None else 0
+            taken = Taken(check.take, now_ms, bases.get(meter, 0), last=True, cycle_ms=cycle_ms)
             takes.append(_Take(_name(check), check.limit, meter, taken))
     return takes, tuple(after)
 
@@ -375,13 +396,14 @@ def _raise(tenant: _Tenant, hold: _Hold, plan: Plan, now_ms: int) -> tuple[bool,
             take.taken = take.taken._replace(amount=max(take.taken.amount, charged))
     takes, looks = _take_all(checks, tenant, looks, now_ms, floors)
     for new in takes:
-        same = [take for take in hold.takes if take.name == new.name]
-        for take in same:
-            if take.limit.kind is Kind.BALANCE:
+        joined = False
+        for take in [take for take in hold.takes if take.name == new.name]:
+            if joins(take.limit, take.taken, new.limit, new.taken):
                 take.taken = take.taken._replace(amount=take.taken.amount + new.taken.amount)
+                joined = True
             else:
                 take.taken = take.taken._replace(last=False)
-        if not same or new.limit.kind is not Kind.BALANCE:
+        if not joined:
             hold.takes.append(new)
     for meter, total in plan.meters.items():
         hold.meters[meter] = hold.meters[meter]._replace(reserved=max(total, hold.meters[meter].reserved))
@@ -399,6 +421,7 @@ def _finish(tenant: _Tenant, hold: _Hold, step: _Step, now_ms: int) -> None:
             after = totals.get(take.meter, before)
         change = Change(ending, before, after, live, now_ms)
         uncollected = tenant.cells[take.name].finish(take.taken, change, take.limit)
+        note_crossings(tenant.notes, tenant.cells[take.name], take.name, now_ms)
         if uncollected:
             meter = hold.meters[take.meter]
             hold.meters[take.meter] = meter._replace(uncollected=meter.uncollected + uncollected)
@@ -411,26 +434,6 @@ def _finish(tenant: _Tenant, hold: _Hold, step: _Step, now_ms: int) -> None:
         hold.takes = []
     if live and state is not State.ACTIVE:
         hold.kept_until_ms = now_ms + hold.terms.tombstone_ms
-
-
-def _named_totals(hold: _Hold, delivered: Mapping[str, int] | Fraction | None) -> Mapping[str, int]:
-    if isinstance(delivered, Fraction):
-        return {meter: delivered.of(totals.reserved) for meter, totals in hold.meters.items()}
-    for meter in delivered or ():
-        if meter not in hold.meters:
-            raise no_such_meter("usage.used", hold.hold_id, meter)
-    return delivered or {}
-
-
-def _unnamed(totals: MeterTotals, *, final: bool) -> int:
-    """What a meter comes to that a report leaves out: its last report; as reserved, if final and never reported."""
-    if totals.reported is None:
-        return totals.reserved if final else 0
-    return totals.reported
-
-
-def _is_new(totals: MeterTotals, total: int, *, named: bool) -> bool:
-    return total > (totals.reported or 0) or (named and totals.reported is None)
 
 
 def _held(tenant: _Tenant, ref: TenantRef, hold_id: str) -> _Hold:

@@ -16,12 +16,14 @@ from server.domain.errors import (
     StoreUnavailableError,
 )
 from server.domain.hold import Delivered, HoldView, State
+from server.domain.note import Note
 from server.domain.operation import TenantRef
 from server.domain.plan import Plan
 from server.engine import keys, wire
 from server.engine.base import (
     AccountWrite,
     Conflict,
+    Cycles,
     Extended,
     Found,
     Granted,
@@ -44,7 +46,9 @@ from server.engine.faults import (
     too_many_cells,
     unfit,
 )
+from server.engine.notes import note_of
 from server.engine.pipeline import Reply, ScriptSource, Word
+from server.engine.quota_cells import cycles_of
 from server.engine.scripts import script
 from server.engine.store_errors import OutcomeUnknown, ScriptFailed, StoreError
 
@@ -127,9 +131,9 @@ class RedisEngine:
         match reply:
             case [1, now_ms, rows]:
                 lease_end = now_ms + plan.terms.lease_ms if hold_id and plan.leaves_hold else 0
-                return Granted(now_ms, packed.looks(rows, packed.form.taken(plan.units)), lease_end)
+                return Granted(now_ms, packed.looks(rows, now_ms, packed.form.taken(plan.units)), lease_end)
             case [0, now_ms, rows]:
-                return Refused(now_ms, packed.looks(rows))
+                return Refused(now_ms, packed.looks(rows, now_ms))
             case [2, now_ms, record]:
                 looks = wire.replayed_looks(plan, record, self._most_cells)
                 return Replayed(now_ms, wire.hold_of(hold_id, record), looks)
@@ -146,10 +150,28 @@ class RedisEngine:
         reply = await self._run(_Call("usage", tenant, "", (packed.argument,), packed.window_keys), within_s)
         match reply:
             case [0, now_ms, rows]:
-                return Looked(now_ms, packed.looks(rows))
+                return Looked(now_ms, packed.looks(rows, now_ms))
             case [3, now_ms, record]:
                 return Stale(now_ms, wire.account_of(record))
         raise _unreadable("usage", reply)
+
+    async def cycles(self, plan: Plan, within_s: float) -> Cycles | Stale:
+        """The plan's figures, and the cycles of its quotas."""
+        tenant = keys.tenant_keys(plan.operation.ref)
+        packed = wire.pack_plan(plan, tenant, self._clock(), self._most_cells)
+        reply = await self._run(_Call("usage", tenant, "", (packed.argument, b"1"), packed.window_keys), within_s)
+        match reply:
+            case [0, now_ms, rows, *cells]:
+                return Cycles(now_ms, packed.looks(rows, now_ms), tuple(map(cycles_of, cells)))
+            case [3, now_ms, record]:
+                return Stale(now_ms, wire.account_of(record))
+        raise _unreadable("usage", reply)
+
+    async def notes(self, ref: TenantRef, after: str, count: int, within_s: float) -> Sequence[Note]:
+        """Notes, the oldest first."""
+        begin = f"({after}" if after else "-"
+        found = await self._plain(within_s, "XRANGE", keys.tenant_keys(ref).notes, begin, "+", "COUNT", count)
+        return [note_of(note_id, fields) for note_id, fields in found]
 
     async def settle(
         self, ref: TenantRef, hold_id: str, delivered: Delivered, *, final: bool, within_s: float
@@ -189,7 +211,7 @@ class RedisEngine:
         reply = await self._run(call, within_s - (monotonic() - started_s))
         match reply:
             case [0 | 1 as raised_all, now_ms, record, rows, taken]:
-                looks = packed.looks(rows, wire.unpack(taken)) if packed and rows else ()
+                looks = packed.looks(rows, now_ms, wire.unpack(taken)) if packed and rows else ()
                 return Extended(now_ms, wire.hold_of(hold_id, record), looks, bool(raised_all))
             case [3, now_ms, record]:
                 return Stale(now_ms, wire.account_of(record))
@@ -218,9 +240,8 @@ class RedisEngine:
     async def write_account(self, ref: TenantRef, write: AccountWrite, within_s: float) -> Written | Conflict:
         """Changes an account and its balances in one step."""
         tenant = keys.tenant_keys(ref)
-        reply = await self._evalsha(
-            "account", (tenant.cells, tenant.account, tenant.ids), (wire.pack_account_write(write),), within_s
-        )
+        args = (wire.pack_account_write(write, self._clock()),)
+        reply = await self._evalsha("account", (tenant.cells, tenant.account, tenant.ids), args, within_s)
         match reply:
             case [1 | 2 as outcome, record]:
                 return Written(wire.account_of(record), applied=outcome == 1)

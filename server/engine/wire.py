@@ -14,11 +14,12 @@ from server.domain.account import Account, Override
 from server.domain.errors import CorruptStateError
 from server.domain.hold import Delivered, Fraction, HoldNote, HoldView, MeterTotals, State
 from server.domain.limits.balance import Balance
-from server.domain.limits.base import Kind, Limit, Look
+from server.domain.limits.base import CycleTerms, Kind, Look
+from server.domain.limits.quota import Quota
 from server.domain.limits.window import Window
 from server.domain.plan import CheckForm, Plan, Shape
 from server.domain.policy import Policy
-from server.engine import keys
+from server.engine import keys, quota_cells
 from server.engine.base import AccountWrite
 
 _packer = msgpack.Packer(use_bin_type=False, autoreset=True)
@@ -50,30 +51,39 @@ def unpack(raw: bytes) -> list[Any]:
     return list(unpacker)
 
 
-_ToLook: TypeAlias = "Callable[[CheckForm, int, int, int, int], Look]"
+_ToLook: TypeAlias = "Callable[[CheckForm, list[int], int, int], Look]"
 
 
-def _window_look(check: CheckForm, used: int, reset_ms: int, wait_ms: int, taken: int) -> Look:
+def _window_look(check: CheckForm, row: list[int], taken: int, _now_ms: int) -> Look:
+    used, reset_ms, wait_ms = row
     used += taken
     if taken and not reset_ms:
         reset_ms = cast("Window", check.limit).window_ms
     return Look(check.cap, used, 0, reset_ms, wait_ms)
 
 
-def _slots_look(check: CheckForm, used: int, _: int, wait_ms: int, taken: int) -> Look:
+def _slots_look(check: CheckForm, row: list[int], taken: int, _now_ms: int) -> Look:
+    used, _, wait_ms = row
     used += taken
     return Look(check.cap, used, used, -1, wait_ms)
 
 
-def _balance_look(_: CheckForm, there: int, held: int, wait_ms: int, taken: int) -> Look:
+def _balance_look(_: CheckForm, row: list[int], taken: int, _now_ms: int) -> Look:
+    there, held, wait_ms = row
     held += taken
     return Look(there, held, held, -1, wait_ms)
+
+
+def _quota_look(check: CheckForm, row: list[int], taken: int, now_ms: int) -> Look:
+    used, held, wait_ms = row
+    return Look(check.cap, used + taken, held + taken, cast("CycleTerms", check.terms).end_ms - now_ms, wait_ms)
 
 
 _LOOKS: Final[Mapping[Kind, _ToLook]] = {
     Kind.WINDOW: _window_look,
     Kind.SLOTS: _slots_look,
     Kind.BALANCE: _balance_look,
+    Kind.QUOTA: _quota_look,
 }
 """What a kind's two numbers mean (`check_all` in `lua/include/checks.lua`), once `taken` units are added to them."""
 
@@ -85,14 +95,14 @@ class PackedPlan(NamedTuple):
     window_keys: list[bytes]
     form: "ShapeForm"
 
-    def looks(self, rows: bytes, taken: Sequence[int] = ()) -> tuple[Look, ...]:
-        """The script's rows as looks, in the plan's order. `taken` has the units that were taken since, per row."""
+    def looks(self, rows: bytes, now_ms: int, taken: Sequence[int] = ()) -> tuple[Look, ...]:
+        """The script's rows of `now_ms` as looks, in the plan's order; `taken` are the units taken since, per row."""
         form = self.form
         flat = msgpack.unpackb(form.rows_head + rows)
         taken = taken or form.nothing
         return tuple(
             [
-                look(check, flat[at], flat[at + 1], flat[at + 2], 0 if flat[at + 2] else taken[row])
+                look(check, flat[at : at + ROW], 0 if flat[at + 2] else taken[row], now_ms)
                 for row, at, check, look in form.rows
             ]
         )
@@ -159,20 +169,19 @@ class ShapeForm:
 
     def _add_check(self, check: CheckForm) -> None:
         limit = check.limit
-        window_ms = limit.window_ms if isinstance(limit, Window) else 0
-        # A window whose meter is settled keeps an entry even for 0, so that a report finds it.
-        nothing = 0 if check.settles and window_ms else False
+        # A window or quota whose meter is settled keeps an entry even for 0, so that a report finds it.
+        nothing = 0 if check.settles and limit.kind in {Kind.WINDOW, Kind.QUOTA} else False
         if check.meter >= 0 and not check.asks_room:
             self._fills.append((len(self.values) + 1, check.meter, nothing))
         take = nothing if check.asks_room else check.fixed or nothing
-        self.values += [int(limit.kind), check.fixed, take, check.cap, window_ms, int(limit.shadow)]
+        self.values += [int(limit.kind), check.fixed, take, check.cap, _param(check), int(limit.shadow)]
 
     def _add_take(self, number: int, check: CheckForm, numbers: Mapping[str, int]) -> None:
         if not _is_kept(check):
             return
         amount = 0 if check.asks_room else check.fixed
         settled = numbers[check.limit.meter] if check.settles else 0
-        take = [int(check.limit.kind), settled, _scope(check), _field(check), amount, 0, 0, 1, _hold_param(check.limit)]
+        take = [int(check.limit.kind), settled, _scope(check), _field(check), amount, 0, 0, 1, _hold_param(check)]
         if check.limit.shadow:
             self.shadows.append((number, take, check.meter))
             return
@@ -230,11 +239,11 @@ def replayed_looks(plan: Plan, record: bytes, most_cells: int) -> tuple[Look, ..
     The record has them as they were before the grant took what the plan asks for.
     """
     try:
-        _, _, _, _, figures, marks, *_ = unpack(record)
+        _, created_ms, _, _, figures, marks, *_ = unpack(record)
         if marks != plan.fingerprint + plan.shape.figures_key:
             return ()
         packed = PackedPlan(b"", [], form_of(plan.shape, most_cells))
-        return packed.looks(figures, packed.form.taken(plan.units))
+        return packed.looks(figures, created_ms, packed.form.taken(plan.units))
     except (ValueError, TypeError, msgpack.UnpackException) as error:
         message = f"the figures of hold {plan.operation.request_id!r} are not readable: {error!r}"
         raise CorruptStateError(message) from error
@@ -256,8 +265,21 @@ def _scope(check: CheckForm) -> str:
     return "w:" + keys.scope_text(check) if check.limit.kind is Kind.WINDOW else ""
 
 
-def _hold_param(limit: Limit) -> int:
-    """What a hold remembers of the limit for its end: a balance's debt, a window's length (negative: `returns`)."""
+def _param(check: CheckForm) -> int | bytes:
+    """What a look needs beside the bound: a window's length, a quota's cycle with its terms (`quota.lua`)."""
+    limit = check.limit
+    if check.terms is not None:
+        return quota_cells.packed_terms(check.terms)
+    return limit.window_ms if isinstance(limit, Window) else 0
+
+
+def _hold_param(check: CheckForm) -> int | bytes:
+    """What a hold remembers of the limit for its end: a balance's debt, a window's length (negative: `returns`), a
+    quota's cycle and thresholds.
+    """
+    limit = check.limit
+    if isinstance(limit, Quota) and check.terms is not None:
+        return quota_cells.packed_cycle(check.terms.start_ms, limit.thresholds)
     if isinstance(limit, Balance):
         return limit.debt
     if isinstance(limit, Window):
@@ -356,12 +378,17 @@ def pack_extend(
     ]
     for check in packed.form.checks if packed is not None else ():
         meter = numbers.get(check.limit.meter, 0) if check.settles else 0
-        values += [meter, _scope(check), _hold_param(check.limit)]
+        values += [meter, _scope(check), _hold_param(check)]
     return pack(values)
 
 
-def pack_account_write(write: AccountWrite) -> bytes:
+def pack_account_write(write: AccountWrite, now_ms: int) -> bytes:
     """The argument of `account.lua`."""
+    uses: list[object] = []
+    for check, used in write.uses:
+        assert check.terms is not None  # noqa: S101  # of a quota
+        cycle = quota_cells.packed_cycle(check.terms.start_ms, ())  # the next settle notes what was crossed
+        uses += (keys.standing_field(check), check.cap, quota_cells.packed_terms(check.terms), cycle, used)
     replaces = write.account is not None
     return pack(
         [
@@ -372,6 +399,9 @@ def pack_account_write(write: AccountWrite) -> bytes:
             write.fingerprint,
             len(write.grants),
             *(value for grant in write.grants.items() for value in grant),
+            now_ms,
+            len(write.uses),
+            *uses,
         ]
     )
 

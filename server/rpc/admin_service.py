@@ -6,7 +6,7 @@ from quota.v1 import admin_service_pb2, admin_service_pb2_grpc
 
 from server.administration import Administration
 from server.domain.operation import TenantRef
-from server.rpc import convert, convert_admin
+from server.rpc import convert, convert_admin, convert_usage
 from server.rpc.calls import answering
 
 
@@ -108,6 +108,21 @@ class AdminService(admin_service_pb2_grpc.AdminServiceServicer):
         ref = TenantRef(request.policy, request.tenant)
         outcome = await self._administration.force_release(ref, request.hold_id, within_s=within_s)
         return admin_service_pb2.ForceReleaseResponse(state=convert.HOLD_STATES[outcome.state], applied=outcome.applied)
+
+    @answering
+    async def ListNotifications(
+        self, request: admin_service_pb2.ListNotificationsRequest, within_s: float
+    ) -> admin_service_pb2.ListNotificationsResponse:
+        """Lists what a tenant's people are to be told, a page at a time."""
+        listed, next_page_token = await self._administration.notifications(
+            TenantRef(request.policy, request.tenant),
+            request.page_size,
+            request.page_token,
+            within_s=within_s,
+        )
+        return admin_service_pb2.ListNotificationsResponse(
+            notifications=convert_usage.notifications(listed), next_page_token=next_page_token
+        )
 
     @answering
     async def GetPolicy(

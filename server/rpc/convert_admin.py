@@ -11,6 +11,7 @@ from server.domain.errors import FieldViolation, InvalidRequestError
 from server.domain.hold import HoldView
 from server.domain.operation import TenantRef
 from server.domain.units import FOREVER_MS, MAX_AMOUNT
+from server.imports import ImportedUsage
 from server.rpc.convert import HOLD_STATES, fill_meters
 
 MAX_OVERRIDES: Final = 64
@@ -84,10 +85,15 @@ def import_rows(request: admin_service_pb2.ImportBalancesRequest) -> list[Import
         except InvalidRequestError as error:
             bad += [FieldViolation(f"rows[{place}].{field}", said) for field, said in error.violations]
         else:
-            rows.append(ImportRow(TenantRef(request.policy, row.tenant), record, row.import_id, dict(row.balances)))
+            ref, usage = TenantRef(request.policy, row.tenant), _imported_usage(row.usage)
+            rows.append(ImportRow(ref, record, row.import_id, dict(row.balances), usage))
     if bad:
         raise InvalidRequestError(bad)
     return rows
+
+
+def _imported_usage(usage: Iterable[admin_service_pb2.ImportedUsage]) -> list[ImportedUsage]:
+    return [ImportedUsage(use.limit_id, dict(use.scope), use.used) for use in usage]
 
 
 def account_message(value: Account) -> admin_service_pb2.Account:

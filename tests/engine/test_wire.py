@@ -65,7 +65,7 @@ ROWS: Final = wire.pack([1, 0, 0, 50, 6, 0, 2, 20, 0, 0, 0, 0, 100, 40, 41])
 def test_rows_come_back_in_the_plans_order() -> None:
     packed = wire.pack_plan(plan_for(), TENANT, 0, 50)
 
-    assert packed.looks(ROWS) == (
+    assert packed.looks(ROWS, 0) == (
         Look(cap=3, used=2, held=0, reset_ms=20, wait_ms=0),
         Look(cap=2, used=1, held=1, reset_ms=-1, wait_ms=0),
         Look(cap=100, used=100, held=0, reset_ms=40, wait_ms=41),
@@ -79,7 +79,7 @@ def test_a_grant_adds_what_it_took_to_the_rows_of_before_it() -> None:
     plan = plan_for(tokens=5, credits=4)
     packed = wire.pack_plan(plan, TENANT, 0, 50)
 
-    assert packed.looks(ROWS, packed.form.taken(plan.units)) == (
+    assert packed.looks(ROWS, 0, packed.form.taken(plan.units)) == (
         Look(cap=3, used=3, held=0, reset_ms=20, wait_ms=0),
         Look(cap=2, used=2, held=2, reset_ms=-1, wait_ms=0),
         Look(cap=100, used=100, held=0, reset_ms=40, wait_ms=41),
@@ -97,7 +97,7 @@ def test_what_only_asks_for_room_is_not_taken() -> None:
 def test_a_plan_without_checks_has_no_rows() -> None:
     packed = wire.pack_plan(plan_for(policy()), TENANT, 0, 50)
 
-    assert packed.looks(b"") == ()
+    assert packed.looks(b"", 0) == ()
     assert wire.unpack(packed.argument) == [0, 4, 0, MAX_AMOUNT, 50, 0, 0, 0, b"v", b"due"]
 
 
@@ -202,17 +202,9 @@ def test_an_account_that_cannot_be_read_is_corrupt(record: bytes) -> None:
 def test_an_account_write_is_packed_with_its_grants() -> None:
     write = AccountWrite(account=ACCOUNT, expected_version=2, grants={"c~b": 5}, write_id="w", fingerprint=b"\x00f")
 
-    assert wire.unpack(wire.pack_account_write(write)) == [
-        1,
-        2,
-        wire.account_record(ACCOUNT),
-        b"w",
-        b"\x00f",
-        1,
-        b"c~b",
-        5,
-    ]
-    assert wire.unpack(wire.pack_account_write(AccountWrite())) == [0, 0, b"", b"", b"", 0]
+    packed = [1, 2, wire.account_record(ACCOUNT), b"w", b"\x00f", 1, b"c~b", 5, 17, 0]
+    assert wire.unpack(wire.pack_account_write(write, 17)) == packed
+    assert wire.unpack(wire.pack_account_write(AccountWrite(), 0)) == [0, 0, b"", b"", b"", 0, 0, 0]
 
 
 # holds
@@ -283,7 +275,7 @@ def test_a_replay_tells_the_figures_of_the_grant() -> None:
 
     looks = wire.replayed_looks(plan, granted_record(plan), 50)
 
-    assert looks == packed.looks(ROWS, packed.form.taken(plan.units))
+    assert looks == packed.looks(ROWS, 0, packed.form.taken(plan.units))
     assert looks
 
 

@@ -1,7 +1,8 @@
 """A store in which everything has happened once, and each operation that a script decides.
 
 `Scene.build` gives the same state every time: an account with grants, an open hold, an ended one, windows of two
-scopes, a pool, a balance. `OPERATIONS` act on it; each reaches its script by way of the engine.
+scopes, a pool, a balance, a quota that a settle exhausts. `OPERATIONS` act on it; each reaches its script by way of
+the engine.
 """
 
 from collections.abc import Awaitable, Callable, Sequence
@@ -10,14 +11,16 @@ from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from server.domain.account import Account
+from server.domain.limits import Kind
 from server.domain.operation import TenantRef
+from server.domain.plan import CheckForm, Plan
 from server.engine import keys
-from server.engine.base import AccountWrite
+from server.engine.base import AccountWrite, CycleImport
 from server.engine.client import StoreConnection
 from server.engine.pipeline import Reply, ScriptSource, Word
 from server.engine.redis_engine import RedisEngine
 from server.engine.scripts import SCRIPT_NAMES, script
-from tests.policies_for_tests import TERMS, balance, policy, slots, window
+from tests.policies_for_tests import HOUR_MS, TERMS, balance, policy, quota, slots, window
 from tests.stores import RunningStore
 from tests.tenants import WITHIN_S, Clock, Tenant
 
@@ -27,8 +30,12 @@ LAB: Final = policy(
     window("shadow", 1, shadow=True),
     slots("jobs", 5),
     slots("sized", 50, "frames", scope=("model",)),
+    quota("allowance", 4, grace_ms=30 * 24 * HOUR_MS, thresholds=(75, 100)),
     balance("credits", debt=10),
 )
+UNDATED: Final = replace(LAB, limits=tuple(limit for limit in LAB.limits if limit.kind is not Kind.QUOTA))
+"""LAB without what depends on the date: for tests in which the store's own clock decides."""
+
 REF: Final = TenantRef("lab", "acme")
 TENANT: Final = keys.tenant_keys(REF)
 CREDITS: Final = LAB.limits[-1].cell
@@ -42,6 +49,7 @@ KEYS: Final = {
     "due_index": TENANT.due_index,
     "hold": TENANT.hold("h"),
     "new hold": TENANT.hold("new"),
+    "notes": TENANT.notes,
     "windows": TENANT.windows(""),
     "project's windows": TENANT.windows("project=p 1"),
 }
@@ -107,6 +115,11 @@ def _extend(tenant: Tenant) -> Awaitable[object]:
     return tenant.extend("h", tenant.plan(tokens=40, frames=3, credits=30), {"tokens": 25, "credits": 6})
 
 
+def quota_of(plan: Plan) -> CheckForm:
+    """The one quota of a plan."""
+    return next(check for check in plan.shape.checks if check.terms is not None)
+
+
 def _write_account(tenant: Tenant) -> Awaitable[object]:
     account = Account(plan="pro", version=tenant.account.version + 1)
     grants = {CREDITS: 5}
@@ -114,6 +127,7 @@ def _write_account(tenant: Tenant) -> Awaitable[object]:
         account=account,
         expected_version=tenant.account.version,
         grants=grants,
+        uses=(CycleImport(quota_of(tenant.plan()), 5),),
         write_id="second",
         fingerprint=b"y",
     )

@@ -18,9 +18,16 @@ from tests.policies_for_tests import balance, policy, slots, window
 from tests.store_state import snapshot
 from tests.stores import RunningStore
 
-WRITES: Final = {"SET", "HSET", "HDEL", "ZADD", "ZREM", "PEXPIRE"}
-READS: Final = {"GET", "HGET", "HMGET", "HLEN", "ZSCORE", "ZRANGE", "ZRANGEBYSCORE", "TIME"}
-TYPE_OF: Final = {"SET": "string", "GET": "string", "PEXPIRE": "any", "TIME": "none"}
+WRITES: Final = {"SET", "HSET", "HDEL", "ZADD", "ZREM", "PEXPIRE", "XADD"}
+READS: Final = {"GET", "HGET", "HMGET", "HLEN", "ZSCORE", "ZRANGE", "ZRANGEBYSCORE", "XLEN", "TIME"}
+TYPE_OF: Final = {
+    "SET": "string",
+    "GET": "string",
+    "PEXPIRE": "any",
+    "TIME": "none",
+    "XLEN": "stream",
+    "XADD": "stream",
+}
 """The type that a command wants of its key; `H...` want a hash and `Z...` a sorted set."""
 
 MOST_CALLS: Final = 60

@@ -7,6 +7,7 @@ from collections import abc as abc
 from google.protobuf import descriptor as descriptor
 from google.protobuf import message as message
 from google.protobuf.internal import containers as containers
+from google.protobuf.internal import enum_type_wrapper as enum_type_wrapper
 from quota.v1 import quota_service_pb2 as quota_service_pb2
 import builtins as builtins
 import sys
@@ -18,6 +19,25 @@ else:
     from typing_extensions import TypeAlias as _TypeAlias, Never as _Never
 
 DESCRIPTOR: descriptor.FileDescriptor
+
+class _NotificationKind:
+    ValueType = typing.NewType("ValueType", builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _NotificationKindEnumTypeWrapper(enum_type_wrapper._EnumTypeWrapper[_NotificationKind.ValueType], builtins.type):
+    DESCRIPTOR: descriptor.EnumDescriptor
+    NOTIFICATION_KIND_UNSPECIFIED: _NotificationKind.ValueType  # 0
+    """Never sent by a server."""
+    NOTIFICATION_KIND_THRESHOLD: _NotificationKind.ValueType  # 1
+    """Settled use of a quota reached a threshold; once for each cycle and value of the limit."""
+
+class NotificationKind(_NotificationKind, metaclass=_NotificationKindEnumTypeWrapper):
+    """What a notification is about."""
+
+NOTIFICATION_KIND_UNSPECIFIED: NotificationKind.ValueType  # 0
+"""Never sent by a server."""
+NOTIFICATION_KIND_THRESHOLD: NotificationKind.ValueType  # 1
+"""Settled use of a quota reached a threshold; once for each cycle and value of the limit."""
 
 @typing.final
 class Override(message.Message):
@@ -431,6 +451,7 @@ class ImportRow(message.Message):
     ACCOUNT_FIELD_NUMBER: builtins.int
     IMPORT_ID_FIELD_NUMBER: builtins.int
     BALANCES_FIELD_NUMBER: builtins.int
+    USAGE_FIELD_NUMBER: builtins.int
     tenant: builtins.str
     """The tenant. Required."""
     import_id: builtins.str
@@ -443,6 +464,10 @@ class ImportRow(message.Message):
     def balances(self) -> containers.ScalarMap[builtins.str, builtins.int]:
         """Units by balance meter."""
 
+    @builtins.property
+    def usage(self) -> containers.RepeatedCompositeFieldContainer[ImportedUsage]:
+        """What was used of quotas in their current cycle so far. At most 64."""
+
     def __init__(
         self,
         *,
@@ -450,10 +475,63 @@ class ImportRow(message.Message):
         account: Account | None = ...,
         import_id: builtins.str = ...,
         balances: abc.Mapping[builtins.str, builtins.int] | None = ...,
+        usage: abc.Iterable[ImportedUsage] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = typing.Literal["account", b"account"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["account", b"account", "balances", b"balances", "import_id", b"import_id", "tenant", b"tenant"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = typing.Literal["account", b"account", "balances", b"balances", "import_id", b"import_id", "tenant", b"tenant", "usage", b"usage"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+@typing.final
+class ImportedUsage(message.Message):
+    """Use of a quota that happened before the tenant came here."""
+
+    DESCRIPTOR: descriptor.Descriptor
+
+    @typing.final
+    class ScopeEntry(message.Message):
+        DESCRIPTOR: descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: builtins.int
+        VALUE_FIELD_NUMBER: builtins.int
+        key: builtins.str
+        value: builtins.str
+        def __init__(
+            self,
+            *,
+            key: builtins.str = ...,
+            value: builtins.str = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    LIMIT_ID_FIELD_NUMBER: builtins.int
+    SCOPE_FIELD_NUMBER: builtins.int
+    USED_FIELD_NUMBER: builtins.int
+    limit_id: builtins.str
+    """The quota's id."""
+    used: builtins.int
+    """Units settled in the current cycle, in base units; added to what is known. Where they exhaust the quota, its
+    grace begins with the import.
+    """
+    @builtins.property
+    def scope(self) -> containers.ScalarMap[builtins.str, builtins.str]:
+        """A value for each dimension that separates its cells."""
+
+    def __init__(
+        self,
+        *,
+        limit_id: builtins.str = ...,
+        scope: abc.Mapping[builtins.str, builtins.str] | None = ...,
+        used: builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["limit_id", b"limit_id", "scope", b"scope", "used", b"used"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -766,6 +844,138 @@ class ForceReleaseResponse(message.Message):
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
     _ClearFieldArgType: _TypeAlias = typing.Literal["applied", b"applied", "state", b"state"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+@typing.final
+class Notification(message.Message):
+    """Something that happened and that people are to be told."""
+
+    DESCRIPTOR: descriptor.Descriptor
+
+    @typing.final
+    class ScopeEntry(message.Message):
+        DESCRIPTOR: descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: builtins.int
+        VALUE_FIELD_NUMBER: builtins.int
+        key: builtins.str
+        value: builtins.str
+        def __init__(
+            self,
+            *,
+            key: builtins.str = ...,
+            value: builtins.str = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    ID_FIELD_NUMBER: builtins.int
+    KIND_FIELD_NUMBER: builtins.int
+    AT_MS_FIELD_NUMBER: builtins.int
+    LIMIT_ID_FIELD_NUMBER: builtins.int
+    SCOPE_FIELD_NUMBER: builtins.int
+    CYCLE_STARTS_AT_MS_FIELD_NUMBER: builtins.int
+    PERCENT_FIELD_NUMBER: builtins.int
+    LIMIT_FIELD_NUMBER: builtins.int
+    USED_FIELD_NUMBER: builtins.int
+    id: builtins.str
+    """Rises within a tenant."""
+    kind: NotificationKind.ValueType
+    """What it is about."""
+    at_ms: builtins.int
+    """When it happened, in milliseconds since the epoch."""
+    limit_id: builtins.str
+    """The quota's id."""
+    cycle_starts_at_ms: builtins.int
+    """The first instant of the cycle."""
+    percent: builtins.int
+    """The threshold, in percent of the limit."""
+    limit: builtins.int
+    """The limit, in base units."""
+    used: builtins.int
+    """What had been settled, in base units."""
+    @builtins.property
+    def scope(self) -> containers.ScalarMap[builtins.str, builtins.str]:
+        """The values of the dimensions that separate its cells."""
+
+    def __init__(
+        self,
+        *,
+        id: builtins.str = ...,
+        kind: NotificationKind.ValueType = ...,
+        at_ms: builtins.int = ...,
+        limit_id: builtins.str = ...,
+        scope: abc.Mapping[builtins.str, builtins.str] | None = ...,
+        cycle_starts_at_ms: builtins.int = ...,
+        percent: builtins.int = ...,
+        limit: builtins.int = ...,
+        used: builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["at_ms", b"at_ms", "cycle_starts_at_ms", b"cycle_starts_at_ms", "id", b"id", "kind", b"kind", "limit", b"limit", "limit_id", b"limit_id", "percent", b"percent", "scope", b"scope", "used", b"used"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+@typing.final
+class ListNotificationsRequest(message.Message):
+    """Asks for a tenant's notifications."""
+
+    DESCRIPTOR: descriptor.Descriptor
+
+    POLICY_FIELD_NUMBER: builtins.int
+    TENANT_FIELD_NUMBER: builtins.int
+    PAGE_SIZE_FIELD_NUMBER: builtins.int
+    PAGE_TOKEN_FIELD_NUMBER: builtins.int
+    policy: builtins.str
+    """As in PutAccountRequest."""
+    tenant: builtins.str
+    """The tenant. Required."""
+    page_size: builtins.int
+    """Notifications to return at most, from 1 to 1000; 0 takes 100."""
+    page_token: builtins.str
+    """What the last page gave as next_page_token; empty for the first."""
+    def __init__(
+        self,
+        *,
+        policy: builtins.str = ...,
+        tenant: builtins.str = ...,
+        page_size: builtins.int = ...,
+        page_token: builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["page_size", b"page_size", "page_token", b"page_token", "policy", b"policy", "tenant", b"tenant"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+@typing.final
+class ListNotificationsResponse(message.Message):
+    """The answer to ListNotificationsRequest."""
+
+    DESCRIPTOR: descriptor.Descriptor
+
+    NOTIFICATIONS_FIELD_NUMBER: builtins.int
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: builtins.int
+    next_page_token: builtins.str
+    """Empty on the last page."""
+    @builtins.property
+    def notifications(self) -> containers.RepeatedCompositeFieldContainer[Notification]:
+        """The notifications, the oldest first. About 1000 are kept of each tenant."""
+
+    def __init__(
+        self,
+        *,
+        notifications: abc.Iterable[Notification] | None = ...,
+        next_page_token: builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["next_page_token", b"next_page_token", "notifications", b"notifications"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -76,6 +76,11 @@ class AdminServiceStub:
                 request_serializer=quota_dot_v1_dot_admin__service__pb2.ForceReleaseRequest.SerializeToString,
                 response_deserializer=quota_dot_v1_dot_admin__service__pb2.ForceReleaseResponse.FromString,
                 _registered_method=True)
+        self.ListNotifications = channel.unary_unary(
+                '/quota.v1.AdminService/ListNotifications',
+                request_serializer=quota_dot_v1_dot_admin__service__pb2.ListNotificationsRequest.SerializeToString,
+                response_deserializer=quota_dot_v1_dot_admin__service__pb2.ListNotificationsResponse.FromString,
+                _registered_method=True)
         self.GetPolicy = channel.unary_unary(
                 '/quota.v1.AdminService/GetPolicy',
                 request_serializer=quota_dot_v1_dot_admin__service__pb2.GetPolicyRequest.SerializeToString,
@@ -155,6 +160,13 @@ class AdminServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ListNotifications(self, request, context):
+        """Lists what a tenant's people are to be told, such as quotas that reach a threshold, the oldest first.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def GetPolicy(self, request, context):
         """The policy that decides now, as text with its version.
         """
@@ -218,6 +230,11 @@ def add_AdminServiceServicer_to_server(servicer, server):
                     servicer.ForceRelease,
                     request_deserializer=quota_dot_v1_dot_admin__service__pb2.ForceReleaseRequest.FromString,
                     response_serializer=quota_dot_v1_dot_admin__service__pb2.ForceReleaseResponse.SerializeToString,
+            ),
+            'ListNotifications': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListNotifications,
+                    request_deserializer=quota_dot_v1_dot_admin__service__pb2.ListNotificationsRequest.FromString,
+                    response_serializer=quota_dot_v1_dot_admin__service__pb2.ListNotificationsResponse.SerializeToString,
             ),
             'GetPolicy': grpc.unary_unary_rpc_method_handler(
                     servicer.GetPolicy,
@@ -453,6 +470,33 @@ class AdminService:
             '/quota.v1.AdminService/ForceRelease',
             quota_dot_v1_dot_admin__service__pb2.ForceReleaseRequest.SerializeToString,
             quota_dot_v1_dot_admin__service__pb2.ForceReleaseResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListNotifications(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/quota.v1.AdminService/ListNotifications',
+            quota_dot_v1_dot_admin__service__pb2.ListNotificationsRequest.SerializeToString,
+            quota_dot_v1_dot_admin__service__pb2.ListNotificationsResponse.FromString,
             options,
             channel_credentials,
             insecure,

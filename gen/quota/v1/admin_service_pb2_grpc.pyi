@@ -36,6 +36,8 @@ class AdminServiceStub:
     """Lists a tenant's open holds by lease end."""
     ForceRelease: aio.UnaryUnaryMultiCallable[admin_service_pb2.ForceReleaseRequest, admin_service_pb2.ForceReleaseResponse]
     """Releases a hold on an operator's word; the same transition as QuotaService.Release."""
+    ListNotifications: aio.UnaryUnaryMultiCallable[admin_service_pb2.ListNotificationsRequest, admin_service_pb2.ListNotificationsResponse]
+    """Lists what a tenant's people are to be told, such as quotas that reach a threshold, the oldest first."""
     GetPolicy: aio.UnaryUnaryMultiCallable[admin_service_pb2.GetPolicyRequest, admin_service_pb2.GetPolicyResponse]
     """The policy that decides now, as text with its version."""
     ReloadPolicy: aio.UnaryUnaryMultiCallable[admin_service_pb2.ReloadPolicyRequest, admin_service_pb2.ReloadPolicyResponse]
@@ -113,6 +115,14 @@ class AdminServiceServicer(metaclass=abc_1.ABCMeta):
         context: aio.ServicerContext[admin_service_pb2.ForceReleaseRequest, abc.Awaitable[admin_service_pb2.ForceReleaseResponse]],
     ) -> abc.Awaitable[admin_service_pb2.ForceReleaseResponse]:
         """Releases a hold on an operator's word; the same transition as QuotaService.Release."""
+
+    @abc_1.abstractmethod
+    def ListNotifications(
+        self,
+        request: admin_service_pb2.ListNotificationsRequest,
+        context: aio.ServicerContext[admin_service_pb2.ListNotificationsRequest, abc.Awaitable[admin_service_pb2.ListNotificationsResponse]],
+    ) -> abc.Awaitable[admin_service_pb2.ListNotificationsResponse]:
+        """Lists what a tenant's people are to be told, such as quotas that reach a threshold, the oldest first."""
 
     @abc_1.abstractmethod
     def GetPolicy(

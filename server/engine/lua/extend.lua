@@ -71,7 +71,7 @@ for _ = 1, asked[at] do
   higher = higher or asked[at + 2] > hold[meter * METER_SIZE + RESERVED]
   at = at + 2
 end
-local WINDOW_KIND, BALANCE_KIND = 3, 5
+local WINDOW_KIND, BALANCE_KIND, QUOTA_KIND = 3, 5, 6
 
 -- Drops the takes of windows that have left, but for the newest part of each.
 local function drop_gone(into)
@@ -93,16 +93,17 @@ local function drop_gone(into)
   into[takes_at] = (kept - takes_at) / TAKE_SIZE
 end
 
--- Adds a raise's takes to the hold. A balance's are one with what the hold has; a window's are parts of their own,
--- since they were made at another time, and the newest part carries what is used beyond the reserved total. Takes of
--- one cell stay together, and those of one scope.
+-- Adds a raise's takes to the hold. A balance's are one with what the hold has, and so are a quota's of one cycle; a
+-- window's are parts of their own, since they were made at another time, and the newest part carries what is used beyond
+-- the reserved total. Takes of one cell stay together, and those of one scope.
 local function join_takes(into, takes)
   for new = 1, #takes, TAKE_SIZE do
     local joined, behind = false, #into + 1
     for index = takes_at + 1, #into, TAKE_SIZE do
       if into[index + 2] == takes[new + 2] then
         local same = into[index + 3] == takes[new + 3]
-        if same and takes[new] == BALANCE_KIND then
+        local same_cycle = takes[new] == QUOTA_KIND and into[index + 7] == 1 and into[index + 8] == takes[new + 8]
+        if same and (takes[new] == BALANCE_KIND or same_cycle) then
           into[index + 4] = into[index + 4] + takes[new + 4]
           joined = true
         elseif same then

@@ -34,7 +34,7 @@ end
 10 number of meters, then per meter: name, reserved, reported (-1: never), uncollected
 then the number of takes, then per take: kind, meter (0: follows no report), scope ('' for the standing cells, else the
 windows' key behind the tag), field, amount, ms since created, base, last, param (a balance's debt bound; a window's
-length in ms, negative where a release returns even the request)
+length in ms, negative where a release returns even the request; a quota's cycle and thresholds, packed)
 Once a hold is settled or released, 3, 4, 7 and 8 are 0: a tombstone is kept small. ]]
 local ACTIVE, SETTLED, RELEASED, EXPIRED, SETTLED_LATE, DONE = 1, 2, 3, 4, 5, 6
 local METERS, METER_SIZE, TAKE_SIZE = 10, 4, 9
@@ -180,6 +180,97 @@ local function balance_finish(raw, ending, live, amount, bound, before, after)
   end
   return struct.pack(BALANCE, granted, reversed, charged, held, expired, uncollected, debt), lost
 end
+--[[ quota: an allowance per cycle. Twin of server/domain/limits/quota.py.
+
+A cell is an entry per cycle, the latest first (engine/quota_cells.py): start, end, limit, overage allowed, grace in ms,
+price, within, overage, grace, over_hard, held, exhausted at, noted. So a cycle rolls over by putting an entry in front,
+and the number of cells does not grow. A hold finds its cycle by the start, and so does a clock that went back. ]]
+local QUOTA, QUOTA_SIZE, QUOTA_TERMS = '>I6I7I7I7I6I7I7I7I7I7I7I6I1', 82, '>I6I7I6I7I7'
+local QUOTA_PAST, QUOTA_MOST = 12, 9007199254740991
+
+-- Where the entry of the cycle that begins at `start` is, or where it belongs, and whether it is there.
+local function quota_place(raw, start)
+  if #raw == 0 or #raw % QUOTA_SIZE ~= 0 then
+    error('CORRUPT a quota cell of ' .. #raw .. ' bytes')
+  end
+  for at = 1, #raw, QUOTA_SIZE do
+    local begins = struct.unpack('>I6', raw, at)
+    if begins <= start then
+      return at, begins == start
+    end
+  end
+  return #raw + 1, false
+end
+
+--[[ New raw value, and the thresholds that were crossed: start, percent, limit, used of each.
+`param` has the start of the cycle that the take belongs to, and the thresholds, a byte each. What was delivered is
+charged in full: up to the limit, up to the overage, and above both to the grace if the hold was made before that
+ended. ]]
+local function quota_finish(raw, ending, live, amount, instant, param, before, after, now)
+  if not raw then
+    error('CORRUPT a hold of a quota that has no cell')
+  end
+  local at, found = quota_place(raw, struct.unpack('>I6', param))
+  if not found then
+    at = #raw - QUOTA_SIZE + 1 -- its cycle left long ago: the oldest one takes the use, so that none is lost
+  end
+  local start, stop, limit, overage, grace, price, within, billed, graced, over, held, exhausted, noted =
+    struct.unpack(QUOTA, raw, at)
+  before, after = math.max(before, 0), math.max(after, 0)
+  local own = live and math.max(amount - before, 0) or 0
+  held = held - (ending == REPORT and math.min(after - before, own) or own)
+  local crossed
+  if after > before then
+    local bound, used = math.min(limit + overage, QUOTA_MOST), within + billed + graced + over
+    local new = used + after - before
+    local to_within = math.max(math.min(new, limit) - used, 0)
+    local to_billed = math.max(math.min(new, bound) - math.max(used, limit), 0)
+    local rest = after - before - to_within - to_billed
+    within, billed = within + to_within, billed + to_billed
+    if grace > 0 and instant < (exhausted > 0 and exhausted or now) + grace then
+      graced = graced + rest
+    else
+      over = over + rest
+    end
+    if new >= bound and exhausted == 0 then
+      exhausted = now
+    end
+    for index = 7, #param do
+      -- Reached at that part of the limit, rounded up; split so that no product passes 2^53.
+      local percent, rest = string.byte(param, index), limit % 100
+      local reached_at = (limit - rest) / 100 * percent + math.ceil(rest * percent / 100)
+      if percent > noted and limit < QUOTA_MOST and new >= reached_at then
+        noted = percent
+        crossed = crossed or {}
+        crossed[#crossed + 1] = { start, percent, limit, new }
+      end
+    end
+  end
+  if held < 0 or within + billed + graced + over + held > QUOTA_MOST then
+    error('CORRUPT a quota outside 0 to 2^53 - 1')
+  end
+  local entry = struct.pack(QUOTA, start, stop, limit, overage, grace, price,
+    within, billed, graced, over, held, exhausted, noted)
+  return string.sub(raw, 1, at - 1) .. entry .. string.sub(raw, at + QUOTA_SIZE), crossed
+end
+
+--[[ Notes for the tenant's people, in the stream hg:{p/t}:note: each a list of fields with values (engine/notes.py).
+The oldest leave when there are more than this. ]]
+local MOST_NOTES = '1000'
+
+-- Writes the thresholds that a step crossed: `crossings` has field, start, percent, limit, used of each. That the key is a
+-- stream was seen before the step's first write.
+local function write_crossings(crossings, now)
+  for index = 1, #crossings do
+    local field, start, percent, limit, used = unpack(crossings[index])
+    redis.call(
+      'XADD', tenant_key('note'), 'MAXLEN', '=', MOST_NOTES, '*',
+      'kind', 'threshold', 'at', string.format('%.0f', now), 'cell', field, 'cycle', string.format('%.0f', start),
+      'percent', string.format('%.0f', percent), 'limit', string.format('%.0f', limit),
+      'used', string.format('%.0f', used)
+    )
+  end
+end
 
 --[[ One step in a hold's life: brings every cell that it took from to the new totals, then stores the record.
 `at` is the index of the hold's number of takes; `after` has the reported total of each meter, by its number; `state` is
@@ -188,7 +279,7 @@ still find a wrong type. Returns the new record, or nil when holds are overdue, 
 Takes of one scope stand together in a record, and those of one cell too. ]]
 local function finish(key, id, hold, at, ending, state, after, now)
   local live, created, last = hold[1] == ACTIVE, hold[2], #hold
-  local due_known = ending == EXPIRE
+  local due_known, crossings = ending == EXPIRE, nil
   local writes, groups, take = { false, false, false, false, false, false, false, false }, 0, at + 1
   while take <= last do
     local scope = hold[take + 2]
@@ -242,6 +333,13 @@ local function finish(key, id, hold, at, ending, state, after, now)
         end
       elseif kind == 5 then
         new, uncollected = balance_finish(raw, ending, live, amount, param, before, total)
+      elseif kind == 6 then
+        local crossed
+        new, crossed = quota_finish(raw, ending, live, amount, created + hold[take + 5], param, before, total, now)
+        for number = 1, crossed and #crossed or 0 do
+          crossings = crossings or {}
+          crossings[#crossings + 1] = { field, unpack(crossed[number]) }
+        end
       else
         error('CORRUPT a take of a hold')
       end
@@ -294,6 +392,9 @@ local function finish(key, id, hold, at, ending, state, after, now)
   end
   local record = cmsgpack.pack(unpack(hold, 1, last))
 
+  if crossings then
+    redis.call('XLEN', tenant_key('note'))
+  end
   if live and state ~= ACTIVE then
     redis.call('ZREM', KEYS[3], id)
   end
@@ -310,6 +411,9 @@ local function finish(key, id, hold, at, ending, state, after, now)
     redis.call('SET', key, record, 'KEEPTTL')
   else
     redis.call('SET', key, record, 'PX', string.format('%.0f', tombstone_ms))
+  end
+  if crossings then
+    write_crossings(crossings, now)
   end
   return record
 end
@@ -422,6 +526,57 @@ local function balance_check(raw, amount, take)
     take and struct.pack(BALANCE, granted, reversed, charged, held + take, expired, uncollected, debt) or nil
 end
 
+--[[ Returns used (held included), held, wait_ms, and the new raw value (nil when it does not fit or takes nothing). Nothing is refused before enforcement, which begins `grace` after settled use reached the limit and its
+overage; from then on a request fits whole or not at all. ]]
+local function quota_check(raw, now, amount, take, cap, param)
+  local start, stop, grace, overage, price = struct.unpack(QUOTA_TERMS, param)
+  local at, found = 1, false
+  local within, billed, graced, over, held, exhausted, noted = 0, 0, 0, 0, 0, 0, 0
+  if raw then
+    at, found = quota_place(raw, start)
+    if found then
+      local _, limit
+      _, _, limit, _, _, _, within, billed, graced, over, held, exhausted, noted = struct.unpack(QUOTA, raw, at)
+      noted = limit == cap and noted or 0
+    end
+  end
+  local used = within + billed + graced + over
+  local total, bound = used + held + amount, math.min(cap + overage, QUOTA_MOST)
+  if used + held > QUOTA_MOST then
+    error('CORRUPT a quota above 2^53 - 1')
+  end
+  if used < bound then
+    exhausted = 0
+  elseif exhausted == 0 then
+    exhausted = now
+  end
+  if amount > 0 and total > bound
+    and (total > QUOTA_MOST or grace == 0 or (used >= bound and now >= exhausted + grace)) then
+    return used + held, held, (grace > 0 or amount <= bound) and stop - now or -1
+  end
+  if not take then
+    return used + held, held, 0
+  end
+  local entry = struct.pack(QUOTA, start, stop, cap, overage, grace, price,
+    within, billed, graced, over, held + take, exhausted, noted)
+  if not raw then
+    return used + held, held, 0, entry
+  end
+  if found then
+    return used + held, held, 0, string.sub(raw, 1, at - 1) .. entry .. string.sub(raw, at + QUOTA_SIZE)
+  end
+  -- A cycle more. Those that are too old leave, unless a hold is still open in them.
+  local size = #raw
+  while size >= (QUOTA_PAST + 1) * QUOTA_SIZE and at <= size do
+    local old_held = select(11, struct.unpack(QUOTA, raw, size - QUOTA_SIZE + 1))
+    if old_held > 0 then
+      break
+    end
+    size = size - QUOTA_SIZE
+  end
+  return used + held, held, 0, string.sub(raw, 1, at - 1) .. entry .. string.sub(raw, at, size)
+end
+
 --[[ The look at everything. A plan's checks arrive as one msgpack sequence (wire.py):
 1 now_ms (0: ask the store)  2 account version  3 valid from  4 valid until  5 most standing cells
 6 number of checks  7 of these, standing ones  8 number of window scopes, then per scope: its checks, its key's TTL
@@ -478,6 +633,8 @@ local function check_all(plan, standing, now)
         end
       elseif kind == 5 then
         own, other, wait, new = balance_check(raw, plan[at + 1], plan[at + 2])
+      elseif kind == 6 then
+        own, other, wait, new = quota_check(raw, now, plan[at + 1], plan[at + 2], plan[at + 3], plan[at + 4])
       end
       rows[row + 1], rows[row + 2], rows[row + 3] = own, other, wait
       if wait ~= 0 then
@@ -576,7 +733,7 @@ for _ = 1, asked[at] do
   higher = higher or asked[at + 2] > hold[meter * METER_SIZE + RESERVED]
   at = at + 2
 end
-local WINDOW_KIND, BALANCE_KIND = 3, 5
+local WINDOW_KIND, BALANCE_KIND, QUOTA_KIND = 3, 5, 6
 
 -- Drops the takes of windows that have left, but for the newest part of each.
 local function drop_gone(into)
@@ -598,16 +755,17 @@ local function drop_gone(into)
   into[takes_at] = (kept - takes_at) / TAKE_SIZE
 end
 
--- Adds a raise's takes to the hold. A balance's are one with what the hold has; a window's are parts of their own,
--- since they were made at another time, and the newest part carries what is used beyond the reserved total. Takes of
--- one cell stay together, and those of one scope.
+-- Adds a raise's takes to the hold. A balance's are one with what the hold has, and so are a quota's of one cycle; a
+-- window's are parts of their own, since they were made at another time, and the newest part carries what is used beyond
+-- the reserved total. Takes of one cell stay together, and those of one scope.
 local function join_takes(into, takes)
   for new = 1, #takes, TAKE_SIZE do
     local joined, behind = false, #into + 1
     for index = takes_at + 1, #into, TAKE_SIZE do
       if into[index + 2] == takes[new + 2] then
         local same = into[index + 3] == takes[new + 3]
-        if same and takes[new] == BALANCE_KIND then
+        local same_cycle = takes[new] == QUOTA_KIND and into[index + 7] == 1 and into[index + 8] == takes[new + 8]
+        if same and (takes[new] == BALANCE_KIND or same_cycle) then
           into[index + 4] = into[index + 4] + takes[new + 4]
           joined = true
         elseif same then

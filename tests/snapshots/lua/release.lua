@@ -27,7 +27,7 @@ end
 10 number of meters, then per meter: name, reserved, reported (-1: never), uncollected
 then the number of takes, then per take: kind, meter (0: follows no report), scope ('' for the standing cells, else the
 windows' key behind the tag), field, amount, ms since created, base, last, param (a balance's debt bound; a window's
-length in ms, negative where a release returns even the request)
+length in ms, negative where a release returns even the request; a quota's cycle and thresholds, packed)
 Once a hold is settled or released, 3, 4, 7 and 8 are 0: a tombstone is kept small. ]]
 local ACTIVE, SETTLED, RELEASED, EXPIRED, SETTLED_LATE, DONE = 1, 2, 3, 4, 5, 6
 local METERS, METER_SIZE, TAKE_SIZE = 10, 4, 9
@@ -173,6 +173,97 @@ local function balance_finish(raw, ending, live, amount, bound, before, after)
   end
   return struct.pack(BALANCE, granted, reversed, charged, held, expired, uncollected, debt), lost
 end
+--[[ quota: an allowance per cycle. Twin of server/domain/limits/quota.py.
+
+A cell is an entry per cycle, the latest first (engine/quota_cells.py): start, end, limit, overage allowed, grace in ms,
+price, within, overage, grace, over_hard, held, exhausted at, noted. So a cycle rolls over by putting an entry in front,
+and the number of cells does not grow. A hold finds its cycle by the start, and so does a clock that went back. ]]
+local QUOTA, QUOTA_SIZE, QUOTA_TERMS = '>I6I7I7I7I6I7I7I7I7I7I7I6I1', 82, '>I6I7I6I7I7'
+local QUOTA_PAST, QUOTA_MOST = 12, 9007199254740991
+
+-- Where the entry of the cycle that begins at `start` is, or where it belongs, and whether it is there.
+local function quota_place(raw, start)
+  if #raw == 0 or #raw % QUOTA_SIZE ~= 0 then
+    error('CORRUPT a quota cell of ' .. #raw .. ' bytes')
+  end
+  for at = 1, #raw, QUOTA_SIZE do
+    local begins = struct.unpack('>I6', raw, at)
+    if begins <= start then
+      return at, begins == start
+    end
+  end
+  return #raw + 1, false
+end
+
+--[[ New raw value, and the thresholds that were crossed: start, percent, limit, used of each.
+`param` has the start of the cycle that the take belongs to, and the thresholds, a byte each. What was delivered is
+charged in full: up to the limit, up to the overage, and above both to the grace if the hold was made before that
+ended. ]]
+local function quota_finish(raw, ending, live, amount, instant, param, before, after, now)
+  if not raw then
+    error('CORRUPT a hold of a quota that has no cell')
+  end
+  local at, found = quota_place(raw, struct.unpack('>I6', param))
+  if not found then
+    at = #raw - QUOTA_SIZE + 1 -- its cycle left long ago: the oldest one takes the use, so that none is lost
+  end
+  local start, stop, limit, overage, grace, price, within, billed, graced, over, held, exhausted, noted =
+    struct.unpack(QUOTA, raw, at)
+  before, after = math.max(before, 0), math.max(after, 0)
+  local own = live and math.max(amount - before, 0) or 0
+  held = held - (ending == REPORT and math.min(after - before, own) or own)
+  local crossed
+  if after > before then
+    local bound, used = math.min(limit + overage, QUOTA_MOST), within + billed + graced + over
+    local new = used + after - before
+    local to_within = math.max(math.min(new, limit) - used, 0)
+    local to_billed = math.max(math.min(new, bound) - math.max(used, limit), 0)
+    local rest = after - before - to_within - to_billed
+    within, billed = within + to_within, billed + to_billed
+    if grace > 0 and instant < (exhausted > 0 and exhausted or now) + grace then
+      graced = graced + rest
+    else
+      over = over + rest
+    end
+    if new >= bound and exhausted == 0 then
+      exhausted = now
+    end
+    for index = 7, #param do
+      -- Reached at that part of the limit, rounded up; split so that no product passes 2^53.
+      local percent, rest = string.byte(param, index), limit % 100
+      local reached_at = (limit - rest) / 100 * percent + math.ceil(rest * percent / 100)
+      if percent > noted and limit < QUOTA_MOST and new >= reached_at then
+        noted = percent
+        crossed = crossed or {}
+        crossed[#crossed + 1] = { start, percent, limit, new }
+      end
+    end
+  end
+  if held < 0 or within + billed + graced + over + held > QUOTA_MOST then
+    error('CORRUPT a quota outside 0 to 2^53 - 1')
+  end
+  local entry = struct.pack(QUOTA, start, stop, limit, overage, grace, price,
+    within, billed, graced, over, held, exhausted, noted)
+  return string.sub(raw, 1, at - 1) .. entry .. string.sub(raw, at + QUOTA_SIZE), crossed
+end
+
+--[[ Notes for the tenant's people, in the stream hg:{p/t}:note: each a list of fields with values (engine/notes.py).
+The oldest leave when there are more than this. ]]
+local MOST_NOTES = '1000'
+
+-- Writes the thresholds that a step crossed: `crossings` has field, start, percent, limit, used of each. That the key is a
+-- stream was seen before the step's first write.
+local function write_crossings(crossings, now)
+  for index = 1, #crossings do
+    local field, start, percent, limit, used = unpack(crossings[index])
+    redis.call(
+      'XADD', tenant_key('note'), 'MAXLEN', '=', MOST_NOTES, '*',
+      'kind', 'threshold', 'at', string.format('%.0f', now), 'cell', field, 'cycle', string.format('%.0f', start),
+      'percent', string.format('%.0f', percent), 'limit', string.format('%.0f', limit),
+      'used', string.format('%.0f', used)
+    )
+  end
+end
 
 --[[ One step in a hold's life: brings every cell that it took from to the new totals, then stores the record.
 `at` is the index of the hold's number of takes; `after` has the reported total of each meter, by its number; `state` is
@@ -181,7 +272,7 @@ still find a wrong type. Returns the new record, or nil when holds are overdue, 
 Takes of one scope stand together in a record, and those of one cell too. ]]
 local function finish(key, id, hold, at, ending, state, after, now)
   local live, created, last = hold[1] == ACTIVE, hold[2], #hold
-  local due_known = ending == EXPIRE
+  local due_known, crossings = ending == EXPIRE, nil
   local writes, groups, take = { false, false, false, false, false, false, false, false }, 0, at + 1
   while take <= last do
     local scope = hold[take + 2]
@@ -235,6 +326,13 @@ local function finish(key, id, hold, at, ending, state, after, now)
         end
       elseif kind == 5 then
         new, uncollected = balance_finish(raw, ending, live, amount, param, before, total)
+      elseif kind == 6 then
+        local crossed
+        new, crossed = quota_finish(raw, ending, live, amount, created + hold[take + 5], param, before, total, now)
+        for number = 1, crossed and #crossed or 0 do
+          crossings = crossings or {}
+          crossings[#crossings + 1] = { field, unpack(crossed[number]) }
+        end
       else
         error('CORRUPT a take of a hold')
       end
@@ -287,6 +385,9 @@ local function finish(key, id, hold, at, ending, state, after, now)
   end
   local record = cmsgpack.pack(unpack(hold, 1, last))
 
+  if crossings then
+    redis.call('XLEN', tenant_key('note'))
+  end
   if live and state ~= ACTIVE then
     redis.call('ZREM', KEYS[3], id)
   end
@@ -303,6 +404,9 @@ local function finish(key, id, hold, at, ending, state, after, now)
     redis.call('SET', key, record, 'KEEPTTL')
   else
     redis.call('SET', key, record, 'PX', string.format('%.0f', tombstone_ms))
+  end
+  if crossings then
+    write_crossings(crossings, now)
   end
   return record
 end

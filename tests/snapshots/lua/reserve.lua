@@ -28,7 +28,7 @@ end
 10 number of meters, then per meter: name, reserved, reported (-1: never), uncollected
 then the number of takes, then per take: kind, meter (0: follows no report), scope ('' for the standing cells, else the
 windows' key behind the tag), field, amount, ms since created, base, last, param (a balance's debt bound; a window's
-length in ms, negative where a release returns even the request)
+length in ms, negative where a release returns even the request; a quota's cycle and thresholds, packed)
 Once a hold is settled or released, 3, 4, 7 and 8 are 0: a tombstone is kept small. ]]
 local ACTIVE, SETTLED, RELEASED, EXPIRED, SETTLED_LATE, DONE = 1, 2, 3, 4, 5, 6
 local METERS, METER_SIZE, TAKE_SIZE = 10, 4, 9
@@ -156,6 +156,78 @@ local function balance_check(raw, amount, take)
   return available + held, held, 0,
     take and struct.pack(BALANCE, granted, reversed, charged, held + take, expired, uncollected, debt) or nil
 end
+--[[ quota: an allowance per cycle. Twin of server/domain/limits/quota.py.
+
+A cell is an entry per cycle, the latest first (engine/quota_cells.py): start, end, limit, overage allowed, grace in ms,
+price, within, overage, grace, over_hard, held, exhausted at, noted. So a cycle rolls over by putting an entry in front,
+and the number of cells does not grow. A hold finds its cycle by the start, and so does a clock that went back. ]]
+local QUOTA, QUOTA_SIZE, QUOTA_TERMS = '>I6I7I7I7I6I7I7I7I7I7I7I6I1', 82, '>I6I7I6I7I7'
+local QUOTA_PAST, QUOTA_MOST = 12, 9007199254740991
+
+-- Where the entry of the cycle that begins at `start` is, or where it belongs, and whether it is there.
+local function quota_place(raw, start)
+  if #raw == 0 or #raw % QUOTA_SIZE ~= 0 then
+    error('CORRUPT a quota cell of ' .. #raw .. ' bytes')
+  end
+  for at = 1, #raw, QUOTA_SIZE do
+    local begins = struct.unpack('>I6', raw, at)
+    if begins <= start then
+      return at, begins == start
+    end
+  end
+  return #raw + 1, false
+end
+
+--[[ Returns used (held included), held, wait_ms, and the new raw value (nil when it does not fit or takes nothing). Nothing is refused before enforcement, which begins `grace` after settled use reached the limit and its
+overage; from then on a request fits whole or not at all. ]]
+local function quota_check(raw, now, amount, take, cap, param)
+  local start, stop, grace, overage, price = struct.unpack(QUOTA_TERMS, param)
+  local at, found = 1, false
+  local within, billed, graced, over, held, exhausted, noted = 0, 0, 0, 0, 0, 0, 0
+  if raw then
+    at, found = quota_place(raw, start)
+    if found then
+      local _, limit
+      _, _, limit, _, _, _, within, billed, graced, over, held, exhausted, noted = struct.unpack(QUOTA, raw, at)
+      noted = limit == cap and noted or 0
+    end
+  end
+  local used = within + billed + graced + over
+  local total, bound = used + held + amount, math.min(cap + overage, QUOTA_MOST)
+  if used + held > QUOTA_MOST then
+    error('CORRUPT a quota above 2^53 - 1')
+  end
+  if used < bound then
+    exhausted = 0
+  elseif exhausted == 0 then
+    exhausted = now
+  end
+  if amount > 0 and total > bound
+    and (total > QUOTA_MOST or grace == 0 or (used >= bound and now >= exhausted + grace)) then
+    return used + held, held, (grace > 0 or amount <= bound) and stop - now or -1
+  end
+  if not take then
+    return used + held, held, 0
+  end
+  local entry = struct.pack(QUOTA, start, stop, cap, overage, grace, price,
+    within, billed, graced, over, held + take, exhausted, noted)
+  if not raw then
+    return used + held, held, 0, entry
+  end
+  if found then
+    return used + held, held, 0, string.sub(raw, 1, at - 1) .. entry .. string.sub(raw, at + QUOTA_SIZE)
+  end
+  -- A cycle more. Those that are too old leave, unless a hold is still open in them.
+  local size = #raw
+  while size >= (QUOTA_PAST + 1) * QUOTA_SIZE and at <= size do
+    local old_held = select(11, struct.unpack(QUOTA, raw, size - QUOTA_SIZE + 1))
+    if old_held > 0 then
+      break
+    end
+    size = size - QUOTA_SIZE
+  end
+  return used + held, held, 0, string.sub(raw, 1, at - 1) .. entry .. string.sub(raw, at, size)
+end
 
 --[[ The look at everything. A plan's checks arrive as one msgpack sequence (wire.py):
 1 now_ms (0: ask the store)  2 account version  3 valid from  4 valid until  5 most standing cells
@@ -213,6 +285,8 @@ local function check_all(plan, standing, now)
         end
       elseif kind == 5 then
         own, other, wait, new = balance_check(raw, plan[at + 1], plan[at + 2])
+      elseif kind == 6 then
+        own, other, wait, new = quota_check(raw, now, plan[at + 1], plan[at + 2], plan[at + 3], plan[at + 4])
       end
       rows[row + 1], rows[row + 2], rows[row + 3] = own, other, wait
       if wait ~= 0 then

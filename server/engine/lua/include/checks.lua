@@ -1,6 +1,7 @@
 --@include window
 --@include slots_taken
 --@include balance
+--@include quota
 
 --[[ The look at everything. A plan's checks arrive as one msgpack sequence (wire.py):
 1 now_ms (0: ask the store)  2 account version  3 valid from  4 valid until  5 most standing cells
@@ -58,6 +59,8 @@ local function check_all(plan, standing, now)
         end
       elseif kind == 5 then
         own, other, wait, new = balance_check(raw, plan[at + 1], plan[at + 2])
+      elseif kind == 6 then
+        own, other, wait, new = quota_check(raw, now, plan[at + 1], plan[at + 2], plan[at + 3], plan[at + 4])
       end
       rows[row + 1], rows[row + 2], rows[row + 3] = own, other, wait
       if wait ~= 0 then

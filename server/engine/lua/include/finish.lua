@@ -4,6 +4,8 @@
 --@include window_finish
 --@include slots_taken
 --@include balance_finish
+--@include quota_finish
+--@include notes
 
 --[[ One step in a hold's life: brings every cell that it took from to the new totals, then stores the record.
 `at` is the index of the hold's number of takes; `after` has the reported total of each meter, by its number; `state` is
@@ -12,7 +14,7 @@ still find a wrong type. Returns the new record, or nil when holds are overdue, 
 Takes of one scope stand together in a record, and those of one cell too. ]]
 local function finish(key, id, hold, at, ending, state, after, now)
   local live, created, last = hold[1] == ACTIVE, hold[2], #hold
-  local due_known = ending == EXPIRE
+  local due_known, crossings = ending == EXPIRE, nil
   local writes, groups, take = { false, false, false, false, false, false, false, false }, 0, at + 1
   while take <= last do
     local scope = hold[take + 2]
@@ -66,6 +68,13 @@ local function finish(key, id, hold, at, ending, state, after, now)
         end
       elseif kind == 5 then
         new, uncollected = balance_finish(raw, ending, live, amount, param, before, total)
+      elseif kind == 6 then
+        local crossed
+        new, crossed = quota_finish(raw, ending, live, amount, created + hold[take + 5], param, before, total, now)
+        for number = 1, crossed and #crossed or 0 do
+          crossings = crossings or {}
+          crossings[#crossings + 1] = { field, unpack(crossed[number]) }
+        end
       else
         error('CORRUPT a take of a hold')
       end
@@ -118,6 +127,9 @@ local function finish(key, id, hold, at, ending, state, after, now)
   end
   local record = cmsgpack.pack(unpack(hold, 1, last))
 
+  if crossings then
+    redis.call('XLEN', tenant_key('note'))
+  end
   if live and state ~= ACTIVE then
     redis.call('ZREM', KEYS[3], id)
   end
@@ -134,6 +146,9 @@ local function finish(key, id, hold, at, ending, state, after, now)
     redis.call('SET', key, record, 'KEEPTTL')
   else
     redis.call('SET', key, record, 'PX', string.format('%.0f', tombstone_ms))
+  end
+  if crossings then
+    write_crossings(crossings, now)
   end
   return record
 end
