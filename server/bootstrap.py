@@ -37,6 +37,7 @@ from server.rpc.server import RpcServer
 from server.rpc.test_clock_service import TestClockService
 from server.rpc.transports.base import ListenError, Transport
 from server.rpc.transports.grpcio import GrpcioTransport
+from server.rpc.transports.tls import TlsError, TlsFiles
 from server.settings import Settings, Store
 from server.settings import Transport as TransportName
 
@@ -139,7 +140,9 @@ async def running(settings: Settings, hurry: asyncio.Event | None = None) -> Asy
 
 
 def transport_of(settings: Settings) -> Transport:
-    """The transport that the settings choose."""
+    """The transport that the settings choose; raises StartError for one that cannot be had."""
+    tls = tls_of(settings)
+    shared = settings.workers > 1
     if settings.transport is not TransportName.GRPCIO:
         try:
             from server.rpc.transports.asgi.serve import AsgiTransport  # noqa: PLC0415  # its wheel may be missing
@@ -147,8 +150,20 @@ def transport_of(settings: Settings) -> Transport:
             if settings.transport is TransportName.ASGI:
                 raise StartError(f"--transport asgi needs h2corn, which cannot be imported: {error}") from error
         else:
-            return AsgiTransport(settings.listen, reuse_port=settings.workers > 1)
-    return GrpcioTransport(settings.listen, reuse_port=settings.workers > 1)
+            return AsgiTransport(settings.listen, reuse_port=shared, tls=tls)
+    return GrpcioTransport(settings.listen, reuse_port=shared, tls=tls)
+
+
+def tls_of(settings: Settings) -> TlsFiles | None:
+    """The certificate to serve with, if any; raises StartError where it cannot be used."""
+    if settings.tls_cert is None or settings.tls_key is None:
+        return None
+    tls = TlsFiles(settings.tls_cert, settings.tls_key, settings.tls_client_ca)
+    try:
+        tls.check()
+    except TlsError as error:
+        raise StartError(str(error)) from error
+    return tls
 
 
 def load_policies(settings: Settings) -> PolicyStore:
