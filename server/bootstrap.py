@@ -32,6 +32,8 @@ from server.logs import DecisionLog, log
 from server.policy.knobs import KnobSource
 from server.policy.store import PolicyStore
 from server.rpc.admin_service import AdminService
+from server.rpc.proxies.envoy import EnvoyRateLimitService
+from server.rpc.proxies.limitador import LimitadorRateLimitService
 from server.rpc.quota_service import QuotaService
 from server.rpc.server import RpcServer
 from server.rpc.test_clock_service import TestClockService
@@ -122,6 +124,10 @@ async def running(settings: Settings, hurry: asyncio.Event | None = None) -> Asy
             QuotaService(gate, DecisionLog(settings.decision_log_rate), settings.store_timeout_s),
             AdminService(Administration(policies, store.engine, gate), settings.store_timeout_s),
             TestClockService(store.clock.set_ms, settings.store_timeout_s) if settings.test_clock else None,
+            (
+                EnvoyRateLimitService(gate, DecisionLog(settings.decision_log_rate), settings.store_timeout_s),
+                LimitadorRateLimitService(gate, settings.store_timeout_s),
+            ),
         )
         reaper = await stack.enter_async_context(Reaper(store.engine, settings.sweep_interval_s))
 
