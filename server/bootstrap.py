@@ -32,6 +32,7 @@ from server.logs import DecisionLog, log
 from server.policy.knobs import KnobSource
 from server.policy.store import PolicyStore
 from server.rpc.admin_service import AdminService
+from server.rpc.proxies import authorize
 from server.rpc.proxies.envoy import EnvoyRateLimitService
 from server.rpc.proxies.limitador import LimitadorRateLimitService
 from server.rpc.quota_service import QuotaService
@@ -119,8 +120,10 @@ async def running(settings: Settings, hurry: asyncio.Event | None = None) -> Asy
     async with AsyncExitStack() as stack:
         store = await stack.enter_async_context(open_store(settings))
         gate = QuotaGate(policies, store.engine, trusted=store.why_untrusted)
+        transport = transport_of(settings)
+        transport.add_route(authorize.PATH, authorize.Authorize(gate, settings.store_timeout_s))
         rpc = RpcServer(
-            transport_of(settings),
+            transport,
             QuotaService(gate, DecisionLog(settings.decision_log_rate), settings.store_timeout_s),
             AdminService(Administration(policies, store.engine, gate), settings.store_timeout_s),
             TestClockService(store.clock.set_ms, settings.store_timeout_s) if settings.test_clock else None,

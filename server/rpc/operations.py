@@ -11,6 +11,7 @@ from quota.v1 import quota_service_pb2 as quota
 from server.domain.errors import HoldgateError, InvalidRequestError
 from server.rpc import errors
 from server.rpc.calls import tell, tell_failure
+from server.rpc.denials import Denied
 
 MAX_OPERATIONS: Final = 256
 """Most operations in a Batch."""
@@ -75,6 +76,8 @@ class Operations:
         except HoldgateError as error:
             tell(name, getattr(operation, name), error)
             return _failure(errors.status_of(error))
+        except Denied as denial:
+            return _failure(denial.status)
         except Exception:  # noqa: BLE001  # as for a call alone: told, logged, and the neighbours unharmed
             return _failure(errors.internal_status(tell_failure(name, getattr(operation, name))))
         return quota.OperationResult(**{name: answer})

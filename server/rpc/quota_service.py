@@ -9,7 +9,7 @@ from quota.v1 import quota_service_pb2, quota_service_pb2_grpc
 from server.domain.operation import TenantRef
 from server.gate import QuotaGate
 from server.logs import DecisionLog
-from server.rpc import convert
+from server.rpc import convert, denials
 from server.rpc.calls import CallContext, answering, as_written
 from server.rpc.operations import Operations
 
@@ -40,6 +40,8 @@ class QuotaService(quota_service_pb2_grpc.QuotaServiceServicer):
         operation = convert.operation(request)
         decision = await self._gate.check_and_reserve(operation, within_s=within_s)
         self._decisions.decided(operation, decision, started_s)
+        if request.deny_as_status and decision.refusal is not None:
+            raise denials.Denied(denials.status_of(decision, request.tenant))
         return convert.reserve_response(decision)
 
     @answering

@@ -5,7 +5,7 @@ from typing import Final
 import grpc
 from grpc import aio
 
-from server.rpc.transports.base import MAX_CONCURRENT_CALLS, MAX_REQUEST_BYTES, ListenError
+from server.rpc.transports.base import MAX_CONCURRENT_CALLS, MAX_REQUEST_BYTES, ListenError, Route
 from server.rpc.transports.tls import TlsFiles
 
 OPTIONS: Final = (
@@ -32,6 +32,9 @@ class GrpcioTransport:
         self._tls = tls
         options = (*OPTIONS, ("grpc.so_reuseport", int(reuse_port)))
         self.server: Final = aio.server(options=options, maximum_concurrent_rpcs=MAX_CONCURRENT_CALLS)
+
+    def add_route(self, path: str, route: Route) -> None:
+        """Does nothing: grpcio serves gRPC alone."""
 
     async def start(self) -> str:
         """Begins to serve; the address with the port that was taken. Raises ListenError."""

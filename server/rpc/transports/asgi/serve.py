@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Final, cast
 from h2corn import Config, Server
 
 from server.rpc.transports.asgi.app import GrpcApp
-from server.rpc.transports.base import ListenError
+from server.rpc.transports.base import ListenError, Route
 from server.rpc.transports.tls import TlsFiles
 
 if TYPE_CHECKING:
@@ -36,6 +36,10 @@ class AsgiTransport:
         self.server: Final = cast("aio.Server", self._app)
         self._http = Server(self._app, _config(listen, tls, reuse_port=reuse_port))
         self._serving: asyncio.Task[None] | None = None
+
+    def add_route(self, path: str, route: Route) -> None:
+        """Serves plain HTTP at this path."""
+        self._app.add_route(path, route)
 
     async def start(self) -> str:
         """Begins to serve; the address with the port that was taken. Raises ListenError."""
@@ -70,7 +74,7 @@ def _config(listen: str, tls: TlsFiles | None, *, reuse_port: bool) -> Config:
         ca_certs=tls.client_ca if tls else None,
         cert_reqs="required" if tls and tls.client_ca else "none",
         grpc=True,
-        http1=False,
+        http1=True,  # for what is no gRPC: JSON, and the routes of proxies
         lifespan="off",
         access_log=False,
         log_format="json",
