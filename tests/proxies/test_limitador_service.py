@@ -28,16 +28,23 @@ async def committed(limitador: RateLimitServiceStub, reservation: str, actual: i
     return (await limitador.Commit(request)).reservation_released
 
 
-async def test_a_check_takes_nothing_and_a_report_charges_whatever_the_limits_say(
+async def test_a_check_takes_nothing_and_a_report_of_requests_charges_as_far_as_the_window_goes(
     limitador: RateLimitServiceStub, quota: QuotaServiceStub
 ) -> None:
     for _ in range(4):
         assert (await limitador.CheckRateLimit(asked(CALL))).overall_code == OK
     for _ in range(4):
         assert (await limitador.Report(asked(CALL))).overall_code == OK
-    assert (await figures(quota))["rpm"] == (4, 0)
+    assert (await figures(quota))["rpm"] == (3, 0)
     answer = await limitador.CheckRateLimit(asked(CALL))
     assert (answer.overall_code, answer.statuses[0].current_limit.name) == (OVER_LIMIT, "rpm")
+
+
+async def test_a_report_of_units_charges_whatever_the_limits_say(limitador: RateLimitServiceStub) -> None:
+    for _ in range(4):
+        assert (await limitador.Report(asked(PAID, hits=30))).overall_code == OK
+    answer = await limitador.CheckRateLimit(asked(PAID))
+    assert (answer.overall_code, answer.statuses[0].current_limit.name) == (OVER_LIMIT, "credits")
 
 
 async def test_a_reservation_is_committed_for_what_was_used(

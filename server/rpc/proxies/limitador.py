@@ -88,12 +88,19 @@ class LimitadorRateLimitService(kuadrant_ratelimit_v1_pb2_grpc.RateLimitServiceS
         return read(self._gate.policy(request.domain), request.descriptors, hits, settled=True)
 
     async def _record(self, question: Question, within_s: float) -> None:
-        """Books usage without a reservation: a hold of nothing, settled for what was used."""
-        used = dict(question.amounts)
-        if not any(used.values()):
-            return
-        question.amounts = dict.fromkeys(used, 0)
+        """Books usage without a reservation: a hold of nothing, settled for what was used.
+
+        Meters that count requests by themselves are not settled: they are taken, as far as their limits allow.
+        """
+        counted = {name: 0 for name, meter in question.policy.meters.items() if meter.per_request}
+        used = {name: units for name, units in question.amounts.items() if name not in counted}
+        requests = {name: units for name, units in question.amounts.items() if name in counted}
         question.request_id = question.request_id or secrets.token_hex(16)
-        decision = await self._gate.check_and_reserve(question.operation(), within_s=within_s)
-        if decision.granted and decision.lease:
+        for taken in (requests, {}):
+            # What is said to be 0 blocks nowhere, and is not counted by itself either.
+            question.amounts = counted | dict.fromkeys(used, 0) | taken
+            decision = await self._gate.check_and_reserve(question.operation(), within_s=within_s)
+            if decision.granted:
+                break
+        if used and decision.granted and decision.lease:
             await self._gate.settle(question.ref, decision.lease.hold_id, used, final=True, within_s=within_s)
