@@ -25,7 +25,7 @@ from tests.waiting import until
 
 GUIDES = ROOT / "docs" / "gateways"
 WORKED = {"rpm": 1, "tpm": 20, "streams": 0}
-GIVEN_BACK = {"rpm": 0, "tpm": 0, "streams": 0}
+GIVEN_BACK = {"rpm": 1, "tpm": 0, "streams": 0}
 
 
 @pytest.fixture
@@ -131,7 +131,7 @@ async def test_the_hooks_of_an_llm_gateway(holdgate: str, monkeypatch: pytest.Mo
 
         data = await hooks.async_pre_call_hook(key, None, {"model": "small"}, "completion")
         await hooks.async_post_call_failure_hook(data, RuntimeError("the model failed"), key)
-        assert await asyncio.to_thread(used, holdgate) == WORKED
+        assert await asyncio.to_thread(used, holdgate) == {**WORKED, "rpm": 2}
 
         with pytest.raises(llm_hook.NotNow, match="Tokens per minute: 2000 reached") as refused:
             await hooks.async_pre_call_hook(key, None, {"model": "small", "max_tokens": 1990}, "completion")
