@@ -20,8 +20,8 @@ import (
 )
 
 const (
-	within     = time.Second            // a call is repeated for this long
-	oneAttempt = 300 * time.Millisecond // one try waits no longer
+	within     = 2 * time.Second // a call is repeated for this long
+	oneAttempt = time.Second     // one try waits no longer
 	firstPause = 20 * time.Millisecond
 )
 

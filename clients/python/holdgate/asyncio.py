@@ -35,8 +35,8 @@ class AsyncQuota:
         *,
         policy: str = "",
         tls: Tls | None = None,
-        within_s: float = 1.0,
-        attempt_s: float = 0.3,
+        within_s: float = 2.0,
+        attempt_s: float = 1.0,
         posture: Posture = Posture.CLOSED,
     ) -> None:
         self._channel = aio.secure_channel(address, tls.credentials()) if tls else aio.insecure_channel(address)

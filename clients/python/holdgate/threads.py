@@ -33,8 +33,8 @@ class Quota:
         *,
         policy: str = "",
         tls: Tls | None = None,
-        within_s: float = 1.0,
-        attempt_s: float = 0.3,
+        within_s: float = 2.0,
+        attempt_s: float = 1.0,
         posture: Posture = Posture.CLOSED,
         channel: grpc.Channel | None = None,
     ) -> None:

@@ -10,8 +10,8 @@ use crate::Hold;
 use crate::quota::quota_service_client::QuotaServiceClient;
 use crate::quota::{CheckAndReserveRequest, Decision, Outcome};
 
-const WITHIN: Duration = Duration::from_secs(1); // a call is repeated for this long
-const ATTEMPT: Duration = Duration::from_millis(300); // one try waits no longer
+const WITHIN: Duration = Duration::from_secs(2); // a call is repeated for this long
+const ATTEMPT: Duration = Duration::from_secs(1); // one try waits no longer
 const FIRST_PAUSE: Duration = Duration::from_millis(20);
 
 /// PEM files: the server's authorities, and what to show where the server asks; without `ca`, no TLS.

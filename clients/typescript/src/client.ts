@@ -9,8 +9,8 @@ import { Outcome, type Decision } from "../gen/quota/v1/decision_pb.js";
 import { QuotaService } from "../gen/quota/v1/quota_service_pb.js";
 import { Hold } from "./hold.js";
 
-const WITHIN_MS = 1000; // a call is repeated for this long
-const ATTEMPT_MS = 300; // one try waits no longer
+const WITHIN_MS = 2000; // a call is repeated for this long
+const ATTEMPT_MS = 1000; // one try waits no longer
 const FIRST_PAUSE_MS = 20;
 const UNDECIDED = new Set([
   Code.Unavailable,

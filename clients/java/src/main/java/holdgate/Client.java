@@ -23,8 +23,8 @@ import quota.v1.QuotaServiceOuterClass.CheckAndReserveRequest;
 
 /** Asks one server about one policy. */
 public final class Client implements AutoCloseable {
-  private static final long WITHIN_MS = 1000; // a call is repeated for this long
-  private static final long ATTEMPT_MS = 300; // one try waits no longer
+  private static final long WITHIN_MS = 2000; // a call is repeated for this long
+  private static final long ATTEMPT_MS = 1000; // one try waits no longer
   private static final long FIRST_PAUSE_MS = 20;
   private static final Set<Status.Code> UNDECIDED =
       EnumSet.of(
@@ -41,6 +41,7 @@ public final class Client implements AutoCloseable {
 
   public Client(String address, String policy, Tls tls) throws IOException {
     this.channel = open(address, tls);
+    channel.getState(true); // connects now, and not within the first call's time
     this.quota = QuotaServiceGrpc.newBlockingStub(channel);
     this.policy = policy;
   }
@@ -48,7 +49,7 @@ public final class Client implements AutoCloseable {
   /** PEM files: the server's authorities, and what to show where the server asks; without `ca`, no TLS. */
   public record Tls(String ca, String certificate, String key) {}
 
-  /** A connection; it is made with the first call. */
+  /** A connection, made when it is needed. */
   static ManagedChannel open(String address, Tls tls) throws IOException {
     return Grpc.newChannelBuilder(address, credentials(tls)).build();
   }
