@@ -126,6 +126,19 @@ class QuotaGate:
             raise InvalidRequestError(bad)
         return policy, TenantRef(policy.name, ref.tenant)
 
+    def policy(self, name: str) -> Policy:
+        """The policy of that name, or the only one; raises InvalidRequestError."""
+        return self._policies.get(name)
+
+    async def hold(self, ref: TenantRef, hold_id: str, *, within_s: float) -> HoldView:
+        """A hold as stored; raises HoldNotFoundError."""
+        _, ref = self._held(ref, hold_id)
+        found = await self._find(ref, hold_id, within_s)
+        if found.hold is None:
+            self.must_trust()
+            raise no_such_hold(ref, hold_id)
+        return found.hold
+
     async def check_and_reserve(self, operation: Operation, *, within_s: float) -> Decision:
         """Takes everything that the operation needs, or nothing."""
         policy, operation, planner = self._prepared(operation)

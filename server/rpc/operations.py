@@ -11,6 +11,7 @@ from quota.v1 import quota_service_pb2 as quota
 from server.domain.errors import HoldgateError, InvalidRequestError
 from server.rpc import errors
 from server.rpc.calls import tell, tell_failure
+from server.rpc.denials import Denied
 
 if TYPE_CHECKING:
     from google.protobuf.internal.containers import RepeatedCompositeFieldContainer
@@ -84,6 +85,8 @@ class Operations:
         except HoldgateError as error:
             tell(name, request, error)
             _fail(result, errors.status_of(error))
+        except Denied as denial:
+            _fail(result, denial.status)
         except Exception:  # noqa: BLE001  # as for a call alone: told, logged, and the neighbours unharmed
             _fail(result, errors.internal_status(tell_failure(name, request)))
 

@@ -8,7 +8,7 @@ from quota.v1 import quota_service_pb2, quota_service_pb2_grpc
 from server.domain.operation import TenantRef
 from server.gate import QuotaGate
 from server.logs import DecisionLog
-from server.rpc import convert, convert_usage
+from server.rpc import convert, convert_usage, denials
 from server.rpc.calls import CallContext, answering
 from server.rpc.operations import Operations
 
@@ -87,6 +87,8 @@ class QuotaService(quota_service_pb2_grpc.QuotaServiceServicer):
         operation = convert.operation(request)
         decision = await self._gate.check_and_reserve(operation, within_s=within_s)
         self._decisions.decided(operation, decision, started_s)
+        if decision.refusal is not None and request.deny_as_status:
+            raise denials.Denied(denials.status_of(decision, request.tenant))
         convert.fill_reserve(response, decision)
 
     async def _settle(

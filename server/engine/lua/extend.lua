@@ -94,8 +94,8 @@ local function drop_gone(into)
 end
 
 -- Adds a raise's takes to the hold. A balance's are one with what the hold has, and so are a quota's of one cycle; a
--- window's are parts of their own, since they were made at another time, and the newest part carries what is used beyond
--- the reserved total. Takes of one cell stay together, and those of one scope.
+-- window's are parts of their own, since they were made at another time, and the newest part carries what is used
+-- beyond the reserved total. Takes of one cell stay together, and those of one scope.
 local function join_takes(into, takes)
   for new = 1, #takes, TAKE_SIZE do
     local joined, behind = false, #into + 1

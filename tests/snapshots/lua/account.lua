@@ -65,8 +65,9 @@ local function quota_place(raw, start)
   return #raw + 1, false
 end
 
---[[ Returns used (held included), held, wait_ms, and the new raw value (nil when it does not fit or takes nothing). Nothing is refused before enforcement, which begins `grace` after settled use reached the limit and its
-overage; from then on a request fits whole or not at all. ]]
+--[[ Returns used (held included), held, wait_ms, and the new raw value (nil when it does not fit or takes nothing).
+Nothing is refused before enforcement, which begins `grace` after settled use reached the limit and its overage; from
+then on a request fits whole or not at all. ]]
 local function quota_check(raw, now, amount, take, cap, param)
   local start, stop, grace, overage, price = struct.unpack(QUOTA_TERMS, param)
   local at, found = 1, false
@@ -153,8 +154,8 @@ local function quota_finish(raw, ending, live, amount, instant, param, before, a
     end
     for index = 7, #param do
       -- Reached at that part of the limit, rounded up; split so that no product passes 2^53.
-      local percent, rest = string.byte(param, index), limit % 100
-      local reached_at = (limit - rest) / 100 * percent + math.ceil(rest * percent / 100)
+      local percent, odd = string.byte(param, index), limit % 100
+      local reached_at = (limit - odd) / 100 * percent + math.ceil(odd * percent / 100)
       if percent > noted and limit < QUOTA_MOST and new >= reached_at then
         noted = percent
         crossed = crossed or {}

@@ -237,8 +237,8 @@ local function quota_finish(raw, ending, live, amount, instant, param, before, a
     end
     for index = 7, #param do
       -- Reached at that part of the limit, rounded up; split so that no product passes 2^53.
-      local percent, rest = string.byte(param, index), limit % 100
-      local reached_at = (limit - rest) / 100 * percent + math.ceil(rest * percent / 100)
+      local percent, odd = string.byte(param, index), limit % 100
+      local reached_at = (limit - odd) / 100 * percent + math.ceil(odd * percent / 100)
       if percent > noted and limit < QUOTA_MOST and new >= reached_at then
         noted = percent
         crossed = crossed or {}
@@ -258,8 +258,8 @@ end
 The oldest leave when there are more than this. ]]
 local MOST_NOTES = '1000'
 
--- Writes the thresholds that a step crossed: `crossings` has field, start, percent, limit, used of each. That the key is a
--- stream was seen before the step's first write.
+-- Writes the thresholds that a step crossed: `crossings` has field, start, percent, limit, used of each. That the key
+-- is a stream was seen before the step's first write.
 local function write_crossings(crossings, now)
   for index = 1, #crossings do
     local field, start, percent, limit, used = unpack(crossings[index])
@@ -526,8 +526,9 @@ local function balance_check(raw, amount, take)
     take and struct.pack(BALANCE, granted, reversed, charged, held + take, expired, uncollected, debt) or nil
 end
 
---[[ Returns used (held included), held, wait_ms, and the new raw value (nil when it does not fit or takes nothing). Nothing is refused before enforcement, which begins `grace` after settled use reached the limit and its
-overage; from then on a request fits whole or not at all. ]]
+--[[ Returns used (held included), held, wait_ms, and the new raw value (nil when it does not fit or takes nothing).
+Nothing is refused before enforcement, which begins `grace` after settled use reached the limit and its overage; from
+then on a request fits whole or not at all. ]]
 local function quota_check(raw, now, amount, take, cap, param)
   local start, stop, grace, overage, price = struct.unpack(QUOTA_TERMS, param)
   local at, found = 1, false
@@ -756,8 +757,8 @@ local function drop_gone(into)
 end
 
 -- Adds a raise's takes to the hold. A balance's are one with what the hold has, and so are a quota's of one cycle; a
--- window's are parts of their own, since they were made at another time, and the newest part carries what is used beyond
--- the reserved total. Takes of one cell stay together, and those of one scope.
+-- window's are parts of their own, since they were made at another time, and the newest part carries what is used
+-- beyond the reserved total. Takes of one cell stay together, and those of one scope.
 local function join_takes(into, takes)
   for new = 1, #takes, TAKE_SIZE do
     local joined, behind = false, #into + 1

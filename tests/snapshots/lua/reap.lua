@@ -230,8 +230,8 @@ local function quota_finish(raw, ending, live, amount, instant, param, before, a
     end
     for index = 7, #param do
       -- Reached at that part of the limit, rounded up; split so that no product passes 2^53.
-      local percent, rest = string.byte(param, index), limit % 100
-      local reached_at = (limit - rest) / 100 * percent + math.ceil(rest * percent / 100)
+      local percent, odd = string.byte(param, index), limit % 100
+      local reached_at = (limit - odd) / 100 * percent + math.ceil(odd * percent / 100)
       if percent > noted and limit < QUOTA_MOST and new >= reached_at then
         noted = percent
         crossed = crossed or {}
@@ -251,8 +251,8 @@ end
 The oldest leave when there are more than this. ]]
 local MOST_NOTES = '1000'
 
--- Writes the thresholds that a step crossed: `crossings` has field, start, percent, limit, used of each. That the key is a
--- stream was seen before the step's first write.
+-- Writes the thresholds that a step crossed: `crossings` has field, start, percent, limit, used of each. That the key
+-- is a stream was seen before the step's first write.
 local function write_crossings(crossings, now)
   for index = 1, #crossings do
     local field, start, percent, limit, used = unpack(crossings[index])

@@ -4,8 +4,8 @@
 The oldest leave when there are more than this. ]]
 local MOST_NOTES = '1000'
 
--- Writes the thresholds that a step crossed: `crossings` has field, start, percent, limit, used of each. That the key is a
--- stream was seen before the step's first write.
+-- Writes the thresholds that a step crossed: `crossings` has field, start, percent, limit, used of each. That the key
+-- is a stream was seen before the step's first write.
 local function write_crossings(crossings, now)
   for index = 1, #crossings do
     local field, start, percent, limit, used = unpack(crossings[index])

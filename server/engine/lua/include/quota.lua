@@ -1,7 +1,8 @@
 --@include quota_place
 
---[[ Returns used (held included), held, wait_ms, and the new raw value (nil when it does not fit or takes nothing). Nothing is refused before enforcement, which begins `grace` after settled use reached the limit and its
-overage; from then on a request fits whole or not at all. ]]
+--[[ Returns used (held included), held, wait_ms, and the new raw value (nil when it does not fit or takes nothing).
+Nothing is refused before enforcement, which begins `grace` after settled use reached the limit and its overage; from
+then on a request fits whole or not at all. ]]
 local function quota_check(raw, now, amount, take, cap, param)
   local start, stop, grace, overage, price = struct.unpack(QUOTA_TERMS, param)
   local at, found = 1, false
