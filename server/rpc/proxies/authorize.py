@@ -78,7 +78,9 @@ def _units(name: str, text: str) -> int:
 
 def _answer(decision: Decision) -> tuple[int, dict[str, str], bytes]:
     status, told, body = http_answer(decision)
-    headers = {**ratelimit_headers(decision, HeaderVersion.DRAFT_10), **told}
+    # Both spellings: the proxy hands on the one that its clients know.
+    headers = {name: value for version in HeaderVersion for name, value in ratelimit_headers(decision, version).items()}
+    headers |= told
     if decision.refusal is not None:
         return _FORBIDDEN, {**headers, "X-Quota-Status": str(status), "X-Quota-Code": decision.refusal.code}, body
     if decision.lease:
