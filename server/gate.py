@@ -3,13 +3,12 @@
 import secrets
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass
 from time import monotonic
 from types import MappingProxyType
 from typing import Final, TypeAlias, TypeVar
 
 from server.domain.account import Account
-from server.domain.decision import Decision, Lease, LimitResult, LimitResults, grant, refuse
+from server.domain.decision import Decision, Lease, LimitResults, grant, refuse
 from server.domain.errors import (
     AccountChangedError,
     FieldViolation,
@@ -20,8 +19,7 @@ from server.domain.errors import (
 )
 from server.domain.hold import Delivered, HoldNote, HoldView, State
 from server.domain.limits import Gate, Kind
-from server.domain.limits.base import CycleTerms, Limit, Look
-from server.domain.limits.quota import CycleUse
+from server.domain.limits.base import Look
 from server.domain.operation import (
     Operation,
     TenantRef,
@@ -34,7 +32,6 @@ from server.domain.plan import (
     Plan,
     Shape,
     Source,
-    Value,
     account_or_default,
     cycle_anchors,
     make_plan,
@@ -43,11 +40,12 @@ from server.domain.plan import (
     usage_plan,
     value_of,
 )
-from server.domain.policy import Policy, Product
+from server.domain.policy import Policy
 from server.domain.pricing import price
-from server.engine.base import Cycles, Engine, Extended, Found, Granted, HoldOutcome, Looked, Refused, Replayed, Stale
+from server.engine.base import Engine, Extended, Found, Granted, HoldOutcome, Looked, Refused, Replayed, Stale
 from server.engine.faults import id_reused, no_such_hold
 from server.policy.store import PolicyStore
+from server.views import EffectiveLimit, LimitsView, UsageView, quota_views
 
 PLANNING_ROUNDS: Final = 4
 """The first plan and three more, when the account or an override's end overtakes it."""
@@ -65,46 +63,6 @@ _Answer = TypeVar("_Answer")
 
 Planner: TypeAlias = Callable[[Policy, Operation, Account, int], Plan]
 """Plans an operation for an account at a time, in milliseconds."""
-
-
-@dataclass(frozen=True, slots=True)
-class QuotaView:
-    """The cycles of one quota at `now_ms`: the current one, by the terms of now, and others, the latest first."""
-
-    limit: Limit
-    scope: Mapping[str, str]
-    current: CycleUse
-    past: Sequence[CycleUse]
-    now_ms: int
-
-
-@dataclass(frozen=True, slots=True)
-class UsageView:
-    """Current figures of a tenant's limits, and the cycles of its quotas."""
-
-    results: Sequence[LimitResult]
-    policy_version: str
-    quotas: Sequence[QuotaView]
-
-
-@dataclass(frozen=True, slots=True)
-class EffectiveLimit:
-    """A limit as it stands for one tenant at `now_ms`; a quota has `terms`."""
-
-    limit: Limit
-    value: Value
-    now_ms: int
-    terms: CycleTerms | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class LimitsView:
-    """Which limits apply to a tenant, and the price list."""
-
-    plan: str
-    limits: tuple[EffectiveLimit, ...]
-    products: tuple[Product, ...]
-    policy_version: str
 
 
 class QuotaGate:
@@ -246,7 +204,7 @@ class QuotaGate:
             answer = await self._engine.cycles(plan, left_s)
             if isinstance(answer, Stale):
                 return answer
-            return UsageView(LimitResults(plan, answer.looks), policy.version, _quota_views(plan, answer))
+            return UsageView(LimitResults(plan, answer.looks), policy.version, quota_views(plan, answer))
 
         return await self._planned(policy, operation, attempt, within_s, usage_plan)
 
@@ -431,24 +389,6 @@ def _replayed(plan: Plan, hold: HoldView, looks: Sequence[Look], now_ms: int) ->
         raise id_reused(hold.hold_id, differs)
     live = hold.lease_ends_at_ms if hold.state is State.ACTIVE else 0
     return grant(plan, looks, _lease(hold.hold_id, live, now_ms, hold.lease_ms), replayed=True)
-
-
-def _quota_views(plan: Plan, answer: Cycles) -> list[QuotaView]:
-    """Each quota's cycles, apart into the current one and all others: an account whose creation date was changed, or a
-    clock that went back, leaves some that overlap it or come after it, and none of their use is kept back.
-    """
-    views: list[QuotaView] = []
-    checks = [check for check in plan.checks if check.terms is not None]
-    for check, known in zip(checks, answer.cycles, strict=True):
-        terms = check.terms
-        assert terms is not None  # noqa: S101  # as chosen above
-        same = [cycle for cycle in known if cycle.terms.start_ms == terms.start_ms]
-        current = same[0] if same else CycleUse(terms, check.cap)
-        current.renew(terms, check.cap, answer.now_ms)
-        past = [cycle for cycle in known if cycle.terms.start_ms != terms.start_ms]
-        scope = dict(zip(check.limit.scope, check.scope, strict=True))
-        views.append(QuotaView(check.limit, scope, current, past, answer.now_ms))
-    return views
 
 
 def _extended(plan: Plan, answer: Extended) -> Decision:

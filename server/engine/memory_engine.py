@@ -13,7 +13,7 @@ from server.domain.hold import Delivered, HoldNote, HoldView, MeterTotals, State
 from server.domain.limits import CELLS, Kind
 from server.domain.limits.balance import BalanceCell
 from server.domain.limits.base import Cell, Change, Check, Ending, Limit, Look, Taken
-from server.domain.limits.window import Window
+from server.domain.limits.window import Window, WindowCell
 from server.domain.note import Note
 from server.domain.operation import TenantRef
 from server.domain.plan import Plan
@@ -130,8 +130,7 @@ class MemoryEngine:
     async def reserve(self, plan: Plan, hold_id: str, within_s: float) -> Granted | Refused | Replayed | Stale:
         """Takes all of the plan's checks or none."""
         tenant, now_ms = self._enter(plan.operation.ref)
-        known = tenant.holds.get(hold_id)
-        if known is not None:
+        if (known := tenant.holds.get(hold_id)) is not None:
             same = (known.fingerprint, known.figures_key) == (plan.fingerprint, plan.shape.figures_key)
             return Replayed(now_ms, known.view(), known.looks if same else ())
         if not _is_current(plan, tenant, now_ms):
@@ -164,9 +163,7 @@ class MemoryEngine:
         return Granted(now_ms, looks, hold.lease_ends_at_ms)
 
     def _check_cells(self, plan: Plan, tenant: _Tenant, now_ms: int) -> None:
-        standing = [
-            n for n, c in tenant.cells.items() if not isinstance(c, CELLS_OF_WINDOWS) and not c.is_empty(now_ms)
-        ]
+        standing = [n for n, c in tenant.cells.items() if not isinstance(c, WindowCell) and not c.is_empty(now_ms)]
         opens = [c for c in plan.checks if c.limit.kind is not Kind.WINDOW and c.take and _name(c) not in standing]
         if opens and len(standing) >= self._most_cells:
             raise too_many_cells(plan.operation.ref, self._most_cells)
@@ -318,16 +315,13 @@ class MemoryEngine:
         """Expires overdue holds of all tenants."""
         expired = 0
         for ref, tenant in list(self._tenants.items()):
-            before = sum(hold.state is State.ACTIVE for hold in tenant.holds.values())
-            after, _ = self._enter(ref)
-            expired += before - sum(hold.state is State.ACTIVE for hold in after.holds.values())
+            open_before = [hold for hold in tenant.holds.values() if hold.state is State.ACTIVE]
+            self._enter(ref)
+            expired += sum(hold.state is not State.ACTIVE for hold in open_before)
         return expired
 
     async def close(self) -> None:
         """Nothing to let go of."""
-
-
-CELLS_OF_WINDOWS = type(CELLS[Kind.WINDOW](Window(id="", label="", refuse="", window_ms=1)))
 
 
 def _is_current(plan: Plan, tenant: _Tenant, now_ms: int) -> bool:

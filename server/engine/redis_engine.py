@@ -19,7 +19,7 @@ from server.domain.hold import Delivered, HoldView, State
 from server.domain.note import Note
 from server.domain.operation import TenantRef
 from server.domain.plan import Plan
-from server.engine import keys, wire
+from server.engine import keys, records, sequences, wire
 from server.engine.base import (
     AccountWrite,
     Conflict,
@@ -136,9 +136,9 @@ class RedisEngine:
                 return Refused(now_ms, packed.looks(rows, now_ms))
             case [2, now_ms, record]:
                 looks = wire.replayed_looks(plan, record, self._most_cells)
-                return Replayed(now_ms, wire.hold_of(hold_id, record), looks)
+                return Replayed(now_ms, records.hold_of(hold_id, record), looks)
             case [3, now_ms, record]:
-                return Stale(now_ms, wire.account_of(record))
+                return Stale(now_ms, records.account_of(record))
             case [5, _]:
                 raise too_many_cells(plan.operation.ref, self._most_cells)
         raise _unreadable("reserve", reply)
@@ -152,7 +152,7 @@ class RedisEngine:
             case [0, now_ms, rows]:
                 return Looked(now_ms, packed.looks(rows, now_ms))
             case [3, now_ms, record]:
-                return Stale(now_ms, wire.account_of(record))
+                return Stale(now_ms, records.account_of(record))
         raise _unreadable("usage", reply)
 
     async def cycles(self, plan: Plan, within_s: float) -> Cycles | Stale:
@@ -164,7 +164,7 @@ class RedisEngine:
             case [0, now_ms, rows, *cells]:
                 return Cycles(now_ms, packed.looks(rows, now_ms), tuple(map(cycles_of, cells)))
             case [3, now_ms, record]:
-                return Stale(now_ms, wire.account_of(record))
+                return Stale(now_ms, records.account_of(record))
         raise _unreadable("usage", reply)
 
     async def notes(self, ref: TenantRef, after: str, count: int, within_s: float) -> Sequence[Note]:
@@ -189,7 +189,7 @@ class RedisEngine:
     async def release(self, ref: TenantRef, hold_id: str, within_s: float) -> HoldOutcome:
         """Gives back what no report has charged."""
         tenant = keys.tenant_keys(ref)
-        args = (wire.pack([self._clock(), hold_id]),)
+        args = (sequences.pack([self._clock(), hold_id]),)
         reply = await self._run(_Call("release", tenant, hold_id, args), within_s)
         return _hold_outcome("release", ref, hold_id, reply)
 
@@ -201,7 +201,7 @@ class RedisEngine:
         meters: Sequence[str] = ()
         started_s = monotonic()
         if raised is None:
-            packed, argument = None, wire.pack([self._clock(), 0, 0, 0, self._most_cells, 0, 0, 0])
+            packed, argument = None, sequences.pack([self._clock(), 0, 0, 0, self._most_cells, 0, 0, 0])
         else:
             meters = tuple((await self._hold(ref, hold_id, within_s)).meters)
             packed = wire.pack_plan(raised, tenant, self._clock(), self._most_cells)
@@ -211,29 +211,29 @@ class RedisEngine:
         reply = await self._run(call, within_s - (monotonic() - started_s))
         match reply:
             case [0 | 1 as raised_all, now_ms, record, rows, taken]:
-                looks = packed.looks(rows, now_ms, wire.unpack(taken)) if packed and rows else ()
-                return Extended(now_ms, wire.hold_of(hold_id, record), looks, bool(raised_all))
+                looks = packed.looks(rows, now_ms, sequences.unpack(taken)) if packed and rows else ()
+                return Extended(now_ms, records.hold_of(hold_id, record), looks, bool(raised_all))
             case [3, now_ms, record]:
-                return Stale(now_ms, wire.account_of(record))
+                return Stale(now_ms, records.account_of(record))
             case [5, _, record]:
-                raise not_active(wire.hold_of(hold_id, record))
+                raise not_active(records.hold_of(hold_id, record))
             case [6, _]:
                 raise no_such_hold(ref, hold_id)
             case [7, _, meter]:
                 raise no_such_meter("used" if meter.decode() in used else "amounts", hold_id, meter.decode())
             case [8, _, record]:
-                raise raised_too_often(wire.hold_of(hold_id, record))
+                raise raised_too_often(records.hold_of(hold_id, record))
         raise _unreadable("extend", reply)
 
     async def find(self, ref: TenantRef, hold_id: str, within_s: float) -> Found:
         """The account and the hold."""
         now_ms, account, hold = await self._found(ref, hold_id, within_s)
-        view = wire.hold_of(hold_id, hold) if hold_id and hold else None
-        return Found(now_ms, wire.account_of(account), view)
+        view = records.hold_of(hold_id, hold) if hold_id and hold else None
+        return Found(now_ms, records.account_of(account), view)
 
     async def _found(self, ref: TenantRef, hold_id: str, within_s: float) -> list[Any]:
         """The time, and the records of the account and of the hold."""
-        args = (wire.pack([self._clock()]),)
+        args = (sequences.pack([self._clock()]),)
         call = _Call("find", keys.tenant_keys(ref), hold_id, args)
         return await self._evalsha("find", call.keys, args, within_s)
 
@@ -244,9 +244,9 @@ class RedisEngine:
         reply = await self._evalsha("account", (tenant.cells, tenant.account, tenant.ids), args, within_s)
         match reply:
             case [1 | 2 as outcome, record]:
-                return Written(wire.account_of(record), applied=outcome == 1)
+                return Written(records.account_of(record), applied=outcome == 1)
             case [3, record]:
-                return Conflict(wire.account_of(record))
+                return Conflict(records.account_of(record))
             case [4, _]:
                 raise id_reused(write.write_id, ["content"])
             case [5, _]:
@@ -272,7 +272,7 @@ class RedisEngine:
             wanted = [hold_id for score, hold_id in pairs if (score, hold_id) > (lease_end, last_id)]
             if wanted:
                 records = await self._plain(within_s, "MGET", *map(tenant.hold, wanted))
-                found += [wire.hold_of(i, r) for i, r in zip(wanted, records, strict=True) if r is not None]
+                found += [records.hold_of(i, r) for i, r in zip(wanted, records, strict=True) if r is not None]
         return found[:count]
 
     async def sweep(self) -> int:
@@ -322,7 +322,7 @@ class RedisEngine:
     async def _reap(self, tenant: keys.TenantKeys, within_s: float) -> int:
         expired = 0
         for _ in range(REAP_ROUNDS):
-            args = (wire.pack([self._clock(), SWEEP_MOST, tenant.member]),)
+            args = (sequences.pack([self._clock(), SWEEP_MOST, tenant.member]),)
             more, _, count = await self._evalsha(
                 "reap", (tenant.cells, tenant.account, tenant.due, tenant.due_index), args, within_s
             )
@@ -373,16 +373,16 @@ class RedisEngine:
 def _hold_outcome(operation: str, ref: TenantRef, hold_id: str, reply: list[Any]) -> HoldOutcome:
     match reply:
         case [1, _, state, meters]:
-            return HoldOutcome(State(state), applied=True, meters=wire.meters_of(meters))
+            return HoldOutcome(State(state), applied=True, meters=records.meters_of(meters))
         case [1 | 2 as outcome, _, record]:
-            hold = wire.hold_of(hold_id, record)
+            hold = records.hold_of(hold_id, record)
             return HoldOutcome(hold.state, outcome == 1, hold.meters)
         case [3, _]:
             raise no_such_hold(ref, hold_id)
         case [5, _, record]:
-            raise unfit(wire.hold_of(hold_id, record), operation)
+            raise unfit(records.hold_of(hold_id, record), operation)
         case [6, _, record]:
-            raise decreased(wire.hold_of(hold_id, record))
+            raise decreased(records.hold_of(hold_id, record))
         case [7, _, meter]:
             raise no_such_meter("usage.used", hold_id, meter.decode())
     raise _unreadable(operation, reply)

@@ -5,14 +5,12 @@ Arguments and records are msgpack values one behind the other (`cmsgpack` in Lua
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, Final, NamedTuple, TypeAlias, cast
+from typing import Final, NamedTuple, TypeAlias, cast
 
 import msgpack
-import orjson
 
-from server.domain.account import Account, Override
 from server.domain.errors import CorruptStateError
-from server.domain.hold import Delivered, Fraction, HoldNote, HoldView, MeterTotals, State
+from server.domain.hold import Delivered, Fraction, HoldNote
 from server.domain.limits.balance import Balance
 from server.domain.limits.base import CycleTerms, Kind, Look
 from server.domain.limits.quota import Quota
@@ -21,34 +19,18 @@ from server.domain.plan import CheckForm, Plan, Shape
 from server.domain.policy import Policy
 from server.engine import keys, quota_cells
 from server.engine.base import AccountWrite
+from server.engine.records import account_record
+from server.engine.sequences import array_head, pack, unpack
 
-_packer = msgpack.Packer(use_bin_type=False, autoreset=True)
-
-FIXARRAY_MOST: Final = 15
 ROW: Final = 3
 CHECK_SIZE: Final = 6
-METER_SIZE: Final = 4
 TAKE_SIZE: Final = 9
-FINGERPRINT_BYTES: Final = 16
 TAKE_AMOUNT: Final = 4
 """Where a take has its amount."""
 
 SHAPE: Final = "wire.form"
 NOTE: Final = "wire.note"
 """Names in a shape's memo."""
-
-
-def pack(values: Sequence[object]) -> bytes:
-    """Values as msgpack, one behind the other."""
-    packed: bytes = _packer.pack(values)
-    return packed[1:] if len(values) <= FIXARRAY_MOST else packed[3:]
-
-
-def unpack(raw: bytes) -> list[Any]:
-    """The values of a msgpack sequence; strings as bytes."""
-    unpacker = msgpack.Unpacker(raw=True, strict_map_key=False)
-    unpacker.feed(raw)
-    return list(unpacker)
 
 
 _ToLook: TypeAlias = "Callable[[CheckForm, list[int], int, int], Look]"
@@ -227,11 +209,6 @@ def form_of(shape: Shape, most_cells: int) -> ShapeForm:
     return cast("ShapeForm", form)
 
 
-def array_head(count: int) -> bytes:
-    """What makes a sequence of so many values one msgpack array."""
-    return b"\xdc" + count.to_bytes(2, "big")
-
-
 def replayed_looks(plan: Plan, record: bytes, most_cells: int) -> tuple[Look, ...]:
     """The figures of the grant that a record is of; none where the plan is another one or can no longer tell what they
     mean.
@@ -340,7 +317,7 @@ def _note_of(plan: Plan) -> bytes:
 
 
 def _pack_note(note: HoldNote) -> bytes:
-    packed: bytes = _packer.pack(
+    packed: bytes = msgpack.packb(
         [
             note.action,
             note.policy_version,
@@ -404,73 +381,3 @@ def pack_account_write(write: AccountWrite, now_ms: int) -> bytes:
             *uses,
         ]
     )
-
-
-def account_record(account: Account) -> bytes:
-    """An account as stored: JSON with sorted keys, so that equal accounts have equal bytes."""
-    return orjson.dumps(
-        {
-            "plan": account.plan,
-            "created_at_ms": account.created_at_ms,
-            "flags": dict(account.flags),
-            "overrides": [[o.limit_id, o.value, o.expires_at_ms] for o in account.overrides],
-            "lifetime_purchased_usd_micros": account.lifetime_purchased_usd_micros,
-            "version": account.version,
-        },
-        option=orjson.OPT_SORT_KEYS,
-    )
-
-
-def account_of(record: bytes) -> Account | None:
-    """A stored account; None for an empty record."""
-    if not record:
-        return None
-    try:
-        fields = orjson.loads(record)
-        return Account(
-            plan=fields["plan"],
-            created_at_ms=fields["created_at_ms"],
-            flags=fields["flags"],
-            overrides=tuple(Override(*override) for override in fields["overrides"]),
-            lifetime_purchased_usd_micros=fields["lifetime_purchased_usd_micros"],
-            version=fields["version"],
-        )
-    except (ValueError, KeyError, TypeError) as error:
-        message = f"an account record is not readable: {error!r}"
-        raise CorruptStateError(message) from error
-
-
-def hold_of(hold_id: str, record: bytes) -> HoldView:
-    """A stored hold or tombstone."""
-    try:
-        state, created, lease_end, longest_end, _, marks, lease_ms, _, note, meters, *rest = unpack(record)
-        action, version, scope, prices = msgpack.unpackb(note)
-        return HoldView(
-            hold_id=hold_id,
-            state=State(state),
-            fingerprint=marks[:FINGERPRINT_BYTES],
-            created_at_ms=created,
-            lease_ends_at_ms=created + lease_end if lease_end else 0,
-            longest_ends_at_ms=created + longest_end if longest_end else 0,
-            lease_ms=lease_ms,
-            meters=dict(_meter_totals(rest[: meters * METER_SIZE])),
-            note=HoldNote(action=action, policy_version=version, scope=scope, item_prices=prices),
-        )
-    except (ValueError, TypeError, AttributeError, msgpack.UnpackException) as error:
-        message = f"hold {hold_id!r} is not readable: {error!r}"
-        raise CorruptStateError(message) from error
-
-
-def meters_of(packed: bytes) -> dict[str, MeterTotals]:
-    """The meters of a settled hold, as `settle.lua` answers them."""
-    count = packed[0]
-    return dict(_meter_totals(msgpack.unpackb(array_head(1 + count * METER_SIZE) + packed)[1:]))
-
-
-def _meter_totals(flat: Sequence[Any]) -> Iterable[tuple[str, MeterTotals]]:
-    for at in range(0, len(flat), METER_SIZE):
-        name, reserved, reported, uncollected = flat[at : at + METER_SIZE]
-        yield (
-            name if isinstance(name, str) else name.decode(),
-            MeterTotals(reserved, reported if reported >= 0 else None, uncollected),
-        )

@@ -20,8 +20,9 @@ from server.domain.operation import Item, Operation, TenantRef
 from server.domain.plan import Source
 from server.domain.policy import Product
 from server.domain.units import FOREVER_MS, MAX_AMOUNT, MAX_FRACTION_PARTS, MAX_ITEMS
-from server.gate import EffectiveLimit, HoldOutcome
+from server.gate import HoldOutcome
 from server.rpc.convert_usage import quota_terms
+from server.views import EffectiveLimit
 
 if TYPE_CHECKING:
     from google.protobuf.internal.containers import RepeatedCompositeFieldContainer

@@ -16,7 +16,7 @@ from server.domain.operation import Operation, TenantRef
 from server.domain.plan import Plan, make_plan
 from server.domain.policy import Policy
 from server.domain.units import MAX_AMOUNT
-from server.engine import keys, wire
+from server.engine import keys, records, sequences, wire
 from server.engine.base import AccountWrite
 from tests.policies_for_tests import HOUR_MS, MINUTE_MS, balance, policy, slots, window
 
@@ -38,14 +38,14 @@ def plan_for(rules: Policy = LAB, **amounts: int) -> Plan:
 
 @given(st.lists(st.one_of(st.integers(-1, MAX_AMOUNT), st.binary(max_size=300), st.just(0)), max_size=70))
 def test_values_are_packed_one_behind_the_other(values: list[object]) -> None:
-    assert wire.unpack(wire.pack(values)) == values
+    assert sequences.unpack(sequences.pack(values)) == values
 
 
 def test_a_plan_is_packed_standing_cells_first_then_windows_by_scope() -> None:
     packed = wire.pack_plan(plan_for(tokens=5, credits=6), TENANT, 1234, 50)
 
     assert packed.window_keys == [TENANT.windows(""), TENANT.windows("project=p 1")]
-    values = wire.unpack(packed.argument)
+    values = sequences.unpack(packed.argument)
     head, fields, checks = values[:12], values[12:19], values[19:]
     assert head == [1234, 4, 0, MAX_AMOUNT, 50, 5, 2, 2, 2, 2 * HOUR_MS, 1, 2 * MINUTE_MS]
     assert fields == [b"v", b"due", b"jobs~s:p 1", b"credits~b", b"rpm~w", b"rph~w", b"tpm~w"]
@@ -58,7 +58,7 @@ def test_a_plan_is_packed_standing_cells_first_then_windows_by_scope() -> None:
     ]
 
 
-ROWS: Final = wire.pack([1, 0, 0, 50, 6, 0, 2, 20, 0, 0, 0, 0, 100, 40, 41])
+ROWS: Final = sequences.pack([1, 0, 0, 50, 6, 0, 2, 20, 0, 0, 0, 0, 100, 40, 41])
 """Three numbers for each of `LAB`'s checks, in the order of the scripts."""
 
 
@@ -98,14 +98,14 @@ def test_a_plan_without_checks_has_no_rows() -> None:
     packed = wire.pack_plan(plan_for(policy()), TENANT, 0, 50)
 
     assert packed.looks(b"", 0) == ()
-    assert wire.unpack(packed.argument) == [0, 4, 0, MAX_AMOUNT, 50, 0, 0, 0, b"v", b"due"]
+    assert sequences.unpack(packed.argument) == [0, 4, 0, MAX_AMOUNT, 50, 0, 0, 0, b"v", b"due"]
 
 
 def test_a_grant_remembers_what_may_be_given_back_or_settled() -> None:
     """Not the request that no release returns; what a shadow limit takes stands apart, since it may take nothing."""
     plan = plan_for(tokens=5, credits=6)
 
-    request, shadows = map(wire.unpack, wire.pack_reserve(plan, wire.pack_plan(plan, TENANT, 0, 50), TENANT, "h"))
+    request, shadows = map(sequences.unpack, wire.pack_reserve(plan, wire.pack_plan(plan, TENANT, 0, 50), TENANT, "h"))
 
     gated, hold_id, lease_ms, longest_ms, replay_ms, member, content = request
     assert (gated, hold_id, member) == (0, b"h", b"lab/acme")
@@ -114,12 +114,12 @@ def test_a_grant_remembers_what_may_be_given_back_or_settled() -> None:
         plan.terms.longest_ms,
         plan.terms.replay_ms,
     )
-    marks, lease_ms, tombstone_ms, _, *meters = wire.unpack(content)
+    marks, lease_ms, tombstone_ms, _, *meters = sequences.unpack(content)
     assert marks == plan.fingerprint + plan.shape.figures_key
     assert (lease_ms, tombstone_ms) == (plan.terms.lease_ms, plan.terms.tombstone_ms)
     assert meters == [2, b"tokens", 5, -1, 0, b"credits", 6, -1, 0]
     count, takes, number, take = shadows
-    flat = wire.unpack(takes)
+    flat = sequences.unpack(takes)
     assert count == 3
     assert [flat[at : at + 9] for at in range(0, len(flat), 9)] == [
         [4, 0, b"", b"jobs~s:p 1", 1, 0, 0, 1, 0],
@@ -127,7 +127,7 @@ def test_a_grant_remembers_what_may_be_given_back_or_settled() -> None:
         [3, 1, b"w:project=p 1", b"tpm~w", 5, 0, 0, 1, MINUTE_MS],
     ]
     assert number == 2
-    assert wire.unpack(take) == [5, 2, b"", b"credits~b", 6, 0, 0, 1, 7]
+    assert sequences.unpack(take) == [5, 2, b"", b"credits~b", 6, 0, 0, 1, 7]
 
 
 def test_a_grant_without_shadow_takes_has_one_argument_which_ends_with_the_takes() -> None:
@@ -135,22 +135,32 @@ def test_a_grant_without_shadow_takes_has_one_argument_which_ends_with_the_takes
 
     (request,) = wire.pack_reserve(plan, wire.pack_plan(plan, TENANT, 0, 50), TENANT, "h")
 
-    content = wire.unpack(request)[-1]
-    assert wire.unpack(content)[4:] == [0, 1, 4, 0, b"", b"jobs~s", 1, 0, 0, 1, 0]
+    content = sequences.unpack(request)[-1]
+    assert sequences.unpack(content)[4:] == [0, 1, 4, 0, b"", b"jobs~s", 1, 0, 0, 1, 0]
 
 
 def test_a_settle_says_in_which_form_it_tells_what_was_delivered() -> None:
-    assert wire.unpack(wire.pack_settle(9, "h", None, final=True)) == [9, b"h", 1, 0]
-    assert wire.unpack(wire.pack_settle(9, "h", {"a": 1, "b": 0}, final=False)) == [9, b"h", 0, 1, 2, b"a", 1, b"b", 0]
-    assert wire.unpack(wire.pack_settle(9, "h", {}, final=True)) == [9, b"h", 1, 1, 0]
-    assert wire.unpack(wire.pack_settle(9, "h", Fraction(2, 3), final=True)) == [9, b"h", 1, 2, 2, 3]
+    assert sequences.unpack(wire.pack_settle(9, "h", None, final=True)) == [9, b"h", 1, 0]
+    assert sequences.unpack(wire.pack_settle(9, "h", {"a": 1, "b": 0}, final=False)) == [
+        9,
+        b"h",
+        0,
+        1,
+        2,
+        b"a",
+        1,
+        b"b",
+        0,
+    ]
+    assert sequences.unpack(wire.pack_settle(9, "h", {}, final=True)) == [9, b"h", 1, 1, 0]
+    assert sequences.unpack(wire.pack_settle(9, "h", Fraction(2, 3), final=True)) == [9, b"h", 1, 2, 2, 3]
 
 
 def test_an_extend_numbers_meters_as_the_hold_has_them() -> None:
     raised = plan_for(tokens=5, credits=6)
     packed = wire.pack_plan(raised, TENANT, 0, 50)
 
-    values = wire.unpack(wire.pack_extend("h", {"credits": 2}, raised, packed, ["credits", "tokens"]))
+    values = sequences.unpack(wire.pack_extend("h", {"credits": 2}, raised, packed, ["credits", "tokens"]))
 
     assert values[:10] == [b"h", 1, 0, 1, b"credits", 2, 2, b"tokens", 5, b"credits"]
     memos = values[11:]
@@ -164,7 +174,7 @@ def test_an_extend_numbers_meters_as_the_hold_has_them() -> None:
 
 
 def test_a_renewal_alone_carries_no_plan() -> None:
-    assert wire.unpack(wire.pack_extend("h", {"tokens": 2}, None, None, ())) == [b"h", 0, 0, 1, b"tokens", 2, 0]
+    assert sequences.unpack(wire.pack_extend("h", {"tokens": 2}, None, None, ())) == [b"h", 0, 0, 1, b"tokens", 2, 0]
 
 
 # accounts
@@ -182,29 +192,29 @@ ACCOUNT: Final = Account(
 
 def test_an_account_record_is_pinned() -> None:
     """Records outlive the server that wrote them."""
-    assert wire.account_record(ACCOUNT) == (
+    assert records.account_record(ACCOUNT) == (
         b'{"created_at_ms":5,"flags":{"a":false,"b":true},"lifetime_purchased_usd_micros":9007199254740991,'
         b'"overrides":[["rpm",3,9],["tpm",9007199254740991,9007199254740991]],"plan":"pro","version":3}'
     )
 
 
 def test_an_account_comes_back_from_its_record() -> None:
-    assert wire.account_of(wire.account_record(ACCOUNT)) == ACCOUNT
-    assert wire.account_of(b"") is None
+    assert records.account_of(records.account_record(ACCOUNT)) == ACCOUNT
+    assert records.account_of(b"") is None
 
 
 @pytest.mark.parametrize("record", [b"garbage", b"{}", b"[]", b"null", b'{"plan":"free"}', b"\xff"])
 def test_an_account_that_cannot_be_read_is_corrupt(record: bytes) -> None:
     with pytest.raises(CorruptStateError, match="account"):
-        wire.account_of(record)
+        records.account_of(record)
 
 
 def test_an_account_write_is_packed_with_its_grants() -> None:
     write = AccountWrite(account=ACCOUNT, expected_version=2, grants={"c~b": 5}, write_id="w", fingerprint=b"\x00f")
 
-    packed = [1, 2, wire.account_record(ACCOUNT), b"w", b"\x00f", 1, b"c~b", 5, 17, 0]
-    assert wire.unpack(wire.pack_account_write(write, 17)) == packed
-    assert wire.unpack(wire.pack_account_write(AccountWrite(), 0)) == [0, 0, b"", b"", b"", 0, 0, 0]
+    packed = [1, 2, records.account_record(ACCOUNT), b"w", b"\x00f", 1, b"c~b", 5, 17, 0]
+    assert sequences.unpack(wire.pack_account_write(write, 17)) == packed
+    assert sequences.unpack(wire.pack_account_write(AccountWrite(), 0)) == [0, 0, b"", b"", b"", 0, 0, 0]
 
 
 # holds
@@ -216,7 +226,7 @@ METERS: Final = [b"tokens", 5, -1, 0, b"credits", 6, 0, 2]
 
 
 def test_a_hold_comes_back_from_its_record() -> None:
-    hold = wire.hold_of("h", wire.pack([*RECORD, *METERS, 0]))
+    hold = records.hold_of("h", sequences.pack([*RECORD, *METERS, 0]))
 
     assert (hold.hold_id, hold.state, hold.fingerprint) == ("h", State.ACTIVE, b"0123456789abcdef")
     assert (hold.created_at_ms, hold.lease_ends_at_ms, hold.longest_ends_at_ms, hold.lease_ms) == (100, 300, 400, 60)
@@ -226,13 +236,13 @@ def test_a_hold_comes_back_from_its_record() -> None:
 
 
 def test_a_tombstone_has_no_lease_times() -> None:
-    hold = wire.hold_of("h", wire.pack([2, 100, 0, 0, b"", RECORD[5], 0, 0, NOTE, 2, *METERS, 0]))
+    hold = records.hold_of("h", sequences.pack([2, 100, 0, 0, b"", RECORD[5], 0, 0, NOTE, 2, *METERS, 0]))
 
     assert (hold.created_at_ms, hold.lease_ends_at_ms, hold.longest_ends_at_ms, hold.lease_ms) == (100, 0, 0, 0)
 
 
 def test_the_meters_of_a_settle_come_back() -> None:
-    assert wire.meters_of(wire.pack([2, *METERS])) == {
+    assert records.meters_of(sequences.pack([2, *METERS])) == {
         "tokens": MeterTotals(5, None, 0),
         "credits": MeterTotals(6, 0, 2),
     }
@@ -245,7 +255,7 @@ def test_a_hold_that_cannot_be_read_is_corrupt_or_read_as_it_stands(field: int, 
     values = [*RECORD, *METERS, 0]
     values[field] = garbage
     try:
-        hold = wire.hold_of("h", wire.pack(values))
+        hold = records.hold_of("h", sequences.pack(values))
     except CorruptStateError as error:
         assert "'h'" in error.message  # noqa: PT017  # which of the two it is depends on the field
     else:
@@ -255,7 +265,7 @@ def test_a_hold_that_cannot_be_read_is_corrupt_or_read_as_it_stands(field: int, 
 @given(st.binary(max_size=200))
 def test_no_record_makes_another_error(record: bytes) -> None:
     try:
-        wire.hold_of("h", record)
+        records.hold_of("h", record)
     except CorruptStateError as error:
         assert error.__cause__ is not None  # noqa: PT017  # a readable one is fine, too
 
@@ -266,7 +276,7 @@ def test_no_record_makes_another_error(record: bytes) -> None:
 def granted_record(plan: Plan, figures: object = ROWS, marks: object = b"") -> bytes:
     """A record as a grant of the plan leaves it."""
     marks = marks or plan.fingerprint + plan.shape.figures_key
-    return wire.pack([1, 100, 200, 300, figures, marks, 60, 90, NOTE, 2, *METERS, 0])
+    return sequences.pack([1, 100, 200, 300, figures, marks, 60, 90, NOTE, 2, *METERS, 0])
 
 
 def test_a_replay_tells_the_figures_of_the_grant() -> None:
@@ -292,7 +302,9 @@ def test_a_replay_tells_no_figures_that_mean_something_else_now() -> None:
     assert wire.replayed_looks(plan_for(tokens=6, credits=4), record, 50) == ()
 
 
-@pytest.mark.parametrize("figures", [b"x", b"", b"\xc1", ROWS[:-1], ROWS + b"\x01", wire.pack([None] * 15), 7, None])
+@pytest.mark.parametrize(
+    "figures", [b"x", b"", b"\xc1", ROWS[:-1], ROWS + b"\x01", sequences.pack([None] * 15), 7, None]
+)
 def test_figures_that_cannot_be_read_are_corrupt(figures: object) -> None:
     plan = plan_for(tokens=5, credits=4)
 

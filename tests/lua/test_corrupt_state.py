@@ -12,7 +12,7 @@ from server.domain.errors import CorruptStateError, HoldgateError
 from server.engine import keys
 from server.engine.base import HoldOutcome
 from server.engine.client import StoreConnection
-from server.engine.wire import pack
+from server.engine.sequences import pack
 from tests.conftest import Connect
 from tests.lua.scenes import KEYS, OPERATIONS, REAP, TENANT, Scene, reap_alone
 from tests.store_state import METERS_AT, snapshot
