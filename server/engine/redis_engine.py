@@ -271,8 +271,8 @@ class RedisEngine:
             pairs = [(int(score), raw.decode()) for raw, score in zip(ids[::2], ids[1::2], strict=True)]
             wanted = [hold_id for score, hold_id in pairs if (score, hold_id) > (lease_end, last_id)]
             if wanted:
-                records = await self._plain(within_s, "MGET", *map(tenant.hold, wanted))
-                found += [records.hold_of(i, r) for i, r in zip(wanted, records, strict=True) if r is not None]
+                raws = await self._plain(within_s, "MGET", *map(tenant.hold, wanted))
+                found += [records.hold_of(i, r) for i, r in zip(wanted, raws, strict=True) if r is not None]
         return found[:count]
 
     async def sweep(self) -> int:
