@@ -329,7 +329,8 @@ class EnginesAgree(RuleBasedStateMachine):
                 [note._replace(note_id="") for note in self.loop.run_until_complete(notes)]
                 for notes in (engine.notes(self.ref(name), "", 1000, WITHIN_S) for engine in self.engines)
             ]
-            assert noted[0] == noted[1]
+            # What one settle crosses is noted in no order.
+            assert sorted(noted[0]) == sorted(noted[1])
 
     def teardown(self) -> None:
         """When every lease has ended, nothing is left of any hold."""
