@@ -30,10 +30,10 @@ SECTIONS: Final[Mapping[str, tuple[_Measure, _Show]]] = MappingProxyType(
         "server": (lambda folder, effort: server_cost.measure(folder, effort.server_rounds), tables.server),
         "redis": (lambda folder, effort: redis_cost.measure(folder, effort.redis_rounds), tables.redis),
         "memory": (lambda folder, effort: memory.measure(folder, effort.memory_tenants), tables.memory),
-        "growth": (lambda folder, effort: growth.measure(folder, effort.growth, say), tables.growth),
         "throughput": (lambda folder, effort: throughput.measure(folder, effort.throughput), tables.throughput),
         "workers": (lambda folder, effort: workers.measure(folder, effort.workers), tables.workers),
         "audited": (lambda folder, effort: audited.measure(folder, effort.audit_s), tables.audited),
+        "growth": (lambda folder, effort: growth.measure(folder, effort.growth, say), tables.growth),
     }
 )
 """By the name of its field in `Measured`: how a section is measured, and how it is shown."""

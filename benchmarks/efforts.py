@@ -28,11 +28,11 @@ class Effort:
 
 QUICK: Final = Effort(
     redis_rounds=20,
-    server_rounds=10,
-    memory_tenants=3000,
-    growth=Sizes(beyond=(10_000,), turns=20),
+    server_rounds=8,
+    memory_tenants=2000,
+    growth=Sizes(beyond=(10_000,), turns=15),
     throughput=Slices(number=3, decisions=1500),
-    workers=Slices(number=3, decisions=1200),
+    workers=Slices(number=4, decisions=1000),
     audit_s=2,
 )
 

@@ -18,10 +18,12 @@ _PREFACE: Final = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 _DATA, _HEADERS, _RST_STREAM, _SETTINGS, _PING, _GOAWAY, _WINDOW_UPDATE = 0, 1, 3, 4, 6, 7, 8
 _ACK = _END_STREAM = 1
 _END_HEADERS: Final = 4
-_ENABLE_PUSH, _INITIAL_WINDOW_SIZE = 2, 4
+_ENABLE_PUSH, _MAX_CONCURRENT_STREAMS, _INITIAL_WINDOW_SIZE = 2, 3, 4
 _LARGEST_WINDOW: Final = 2**31 - 1
 _DEFAULT_WINDOW: Final = 65_535
 _LARGEST_FRAME: Final = 16_384
+_FIRST_MOST_CALLS: Final = 100
+"""Calls at once until the peer says how many it takes."""
 _FRAME: Final = struct.Struct(">BHBBI")
 _SETTING: Final = struct.Struct(">HI")
 _NUMBER: Final = struct.Struct(">I")
@@ -52,10 +54,15 @@ class Connection(asyncio.Protocol):
         self._window = self._first_window = _DEFAULT_WINDOW
         self._unsent: deque[tuple[_Call, bytes, int]] = deque()
         self._headers_kept = False
+        self._most_calls = _FIRST_MOST_CALLS
+        self._unopened: deque[tuple[bytes, bytes, OnMessage]] = deque()
 
     def call(self, path: bytes, message: bytes, on_message: OnMessage) -> None:
-        """One unary call, which is over with its answer."""
-        self._send(self._open(path, on_message, unary=True), message, _END_STREAM)
+        """One unary call, which is over with its answer. It waits while the peer takes no more of them at once."""
+        if len(self._calls) < self._most_calls:
+            self._send(self._open(path, on_message, unary=True), message, _END_STREAM)
+        else:
+            self._unopened.append((path, message, on_message))
 
     def stream(self, path: bytes, on_message: OnMessage) -> Callable[[bytes], None]:
         """A call of many messages in both directions; the way to send one."""
@@ -65,6 +72,7 @@ class Connection(asyncio.Protocol):
     def close(self) -> None:
         """Hangs up."""
         self._calls.clear()
+        self._unopened.clear()
         self._transport.close()
 
     # asyncio.Protocol
@@ -79,8 +87,11 @@ class Connection(asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002  # calls end alike, whatever the reason
         """Fails the calls under way."""
         calls, self._calls = self._calls, {}
+        unopened, self._unopened = self._unopened, deque()
         for call in calls.values():
             call.on_message(b"")
+        for _, _, on_message in unopened:
+            on_message(b"")
 
     def data_received(self, data: bytes) -> None:
         """Takes frames apart."""
@@ -98,7 +109,7 @@ class Connection(asyncio.Protocol):
             elif kind != _HEADERS:
                 self._control(kind, flags, number, bytes(received[body:end]))
             if flags & _END_STREAM and kind in {_DATA, _HEADERS}:
-                self._calls.pop(number).end()
+                self._end(number)
             start = end
         del received[:start]
 
@@ -109,14 +120,21 @@ class Connection(asyncio.Protocol):
             for name, value in _SETTING.iter_unpack(body):
                 if name == _INITIAL_WINDOW_SIZE:
                     self._widen_all(value - self._first_window)
+                elif name == _MAX_CONCURRENT_STREAMS:
+                    self._most_calls = value
             self._transport.write(_frame(_SETTINGS, _ACK, 0, b""))
         elif kind == _PING and not flags & _ACK:
             self._transport.write(_frame(_PING, _ACK, 0, body))
         elif kind == _RST_STREAM:
-            if (call := self._calls.pop(number, None)) is not None:
-                call.end()
+            if number in self._calls:
+                self._end(number)
         elif kind == _GOAWAY:
             self._transport.abort()
+
+    def _end(self, number: int) -> None:
+        self._calls.pop(number).end()
+        if self._unopened and len(self._calls) < self._most_calls:
+            self.call(*self._unopened.popleft())
 
     def _widen_all(self, by: int) -> None:
         """Calls that were begun before the peer introduced itself get the window that it meant as well."""

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks import enforced, processes
-from benchmarks.empty_call import GRPC_AIO
+from benchmarks.empty_call import ASGI, GRPC_AIO
 from benchmarks.gateway import Gateway
 from benchmarks.http2 import Connection
 from benchmarks.standard import TAKEN, Asking, WrongAnswer, tenants
@@ -118,3 +118,9 @@ async def test_what_fails_while_processes_run_ends_with_their_last_words(tmp_pat
 def test_a_process_that_does_not_start_says_why(tmp_path: Path) -> None:
     with processes.store(tmp_path) as behind, pytest.raises(processes.NotStarted, match="--workers"):
         processes.holdgate(tmp_path, behind, "--workers", "0").__enter__()
+
+
+async def test_calls_beyond_what_a_server_takes_at_once_wait_and_are_answered(tmp_path: Path) -> None:
+    with processes.empty_call(tmp_path, ASGI, 1) as server:
+        async with connected(server.address, 1) as made:
+            assert len(await unary(made, RESERVE, [b""] * 3000, 1500)) == 3000
