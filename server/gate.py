@@ -180,7 +180,7 @@ class QuotaGate:
             return answer if isinstance(answer, Stale) else _would(plan, answer)
 
         decision = await self._planned(policy, operation, attempt, within_s)
-        return decision, tuple((item.id, price(item, policy)) for item in operation.items)
+        return decision, tuple((item.id, price(item, operation, policy)) for item in operation.items)
 
     async def usage(self, ref: TenantRef, scope: Mapping[str, str], *, within_s: float) -> UsageView:
         """Current figures of every limit whose dimensions are named."""

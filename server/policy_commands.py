@@ -101,7 +101,7 @@ class _Explanation:
         self._policy = policy
         self._operation = operation
         self._account = account
-        self._amounts = total(operation.amounts, operation.items, policy)
+        self._amounts = total(operation, policy)
 
     def print(self, console: Console) -> None:
         """Prints the limits that apply, then the others."""
