@@ -17,10 +17,13 @@ from server.domain.errors import (
     PolicyRejectedError,
 )
 from server.domain.hold import HoldView
+from server.domain.ledger import Cause
 from server.domain.limits import Balance
+from server.domain.limits.balance import GrantSource
 from server.domain.operation import TenantRef, amount_violations, text_violations, unknown
 from server.domain.policy import Policy
-from server.domain.units import MAX_AMOUNT
+from server.domain.refill import refills_of
+from server.domain.units import FOREVER_MS, MAX_AMOUNT
 from server.engine.base import AccountWrite, Conflict, Engine, HoldOutcome, Written
 from server.engine.faults import no_such_hold
 from server.gate import QuotaGate
@@ -42,6 +45,15 @@ class ImportRow:
     account: Account
     import_id: str
     balances: Mapping[str, int]
+
+
+@dataclass(frozen=True, slots=True)
+class Refund:
+    """What a refund came to: the account after it, whether this call made it, and the units taken back by meter."""
+
+    account: Account
+    applied: bool
+    taken: Mapping[str, int]
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +100,12 @@ class Administration:
         )
         given = _cells(policy, "opening", _opening(policy, account.plan, opening))
         write = AccountWrite(
-            account=record, expected_version=expected_version, grants={} if expected_version else given
+            account=record,
+            expected_version=expected_version,
+            grants={} if expected_version else given,
+            balances=_balances(policy),
+            refills=refills_of(policy, record, found.now_ms),
+            raises=stored is not None and _is_upgrade(policy, stored, record),
         )
         answer = await self._engine.write_account(ref, write, within_s)
         self._gate.forget(ref)
@@ -132,6 +149,9 @@ class Administration:
                 account=replace(account, lifetime_purchased_usd_micros=lifetime, version=account.version + 1),
                 expected_version=account.version,
                 grants=_cells(policy, "amounts", amounts),
+                source=GrantSource.BOUGHT,
+                balances=_balances(policy),
+                cause=Cause.PURCHASE,
                 write_id=f"purchase/{purchase_id}",
                 fingerprint=_fingerprint([face_value_usd_micros, dict(amounts)]),
             )
@@ -142,18 +162,71 @@ class Administration:
         message = f"account {ref.tenant!r} changed {WRITE_ROUNDS} times during the purchase; send it again"
         raise AccountChangedError(message)
 
-    async def create_grant(self, ref: TenantRef, grant_id: str, amounts: Mapping[str, int], *, within_s: float) -> bool:
-        """Adds units to balances once per id; whether this call did."""
+    async def refund_purchase(
+        self,
+        ref: TenantRef,
+        refund_id: str,
+        face_value_usd_micros: int,
+        amounts: Mapping[str, int],
+        *,
+        within_s: float,
+    ) -> Refund:
+        """Lowers lifetime_purchased by the face value and takes back what was bought and not yet spent, once per id."""
+        policy, ref = self._gate.resolve(ref)
+        bad = text_violations("refund_id", refund_id, required=True) + amount_violations("amounts", amounts, policy)
+        if not 0 <= face_value_usd_micros <= MAX_AMOUNT:
+            bad.append(FieldViolation("face_value_usd_micros", "must be from 0 to 2^53 - 1"))
+        if bad:
+            raise InvalidRequestError(bad)
+        self._gate.must_trust()
+        cells = _cells(policy, "amounts", amounts)
+        for _ in range(WRITE_ROUNDS):
+            account = await self._account(ref, within_s)
+            lifetime = max(account.lifetime_purchased_usd_micros - face_value_usd_micros, 0)
+            write = AccountWrite(
+                account=replace(account, lifetime_purchased_usd_micros=lifetime, version=account.version + 1),
+                expected_version=account.version,
+                grants={cell: -units for cell, units in cells.items()},
+                source=GrantSource.BOUGHT,
+                balances=_balances(policy),
+                cause=Cause.REFUND,
+                write_id=f"refund/{refund_id}",
+                fingerprint=_fingerprint([face_value_usd_micros, dict(amounts)]),
+            )
+            answer = await self._engine.write_account(ref, write, within_s)
+            self._gate.forget(ref)
+            if isinstance(answer, Written):
+                meters = zip(amounts, cells, strict=True)
+                taken = {meter: answer.changed.get(cell, 0) for meter, cell in meters}
+                return Refund(answer.account or account, answer.applied, taken)
+        message = f"account {ref.tenant!r} changed {WRITE_ROUNDS} times during the refund; send it again"
+        raise AccountChangedError(message)
+
+    async def create_grant(
+        self,
+        ref: TenantRef,
+        grant_id: str,
+        amounts: Mapping[str, int],
+        *,
+        expires_at_ms: int = FOREVER_MS,
+        within_s: float,
+    ) -> bool:
+        """Adds promotional units to balances once per id, until they expire; whether this call did."""
         policy, ref = self._gate.resolve(ref)
         bad = text_violations("grant_id", grant_id, required=True) + amount_violations("amounts", amounts, policy)
+        bad += _expiry_violations(policy, amounts, expires_at_ms)
         if bad:
             raise InvalidRequestError(bad)
         self._gate.must_trust()
         await self._account(ref, within_s)
         write = AccountWrite(
             grants=_cells(policy, "amounts", amounts),
+            source=GrantSource.PROMOTIONAL,
+            expires_at_ms=expires_at_ms,
+            balances=_balances(policy),
+            cause=Cause.GRANT,
             write_id=f"grant/{grant_id}",
-            fingerprint=_fingerprint(dict(amounts)),
+            fingerprint=_fingerprint([dict(amounts), expires_at_ms] if expires_at_ms < FOREVER_MS else dict(amounts)),
         )
         answer = await self._engine.write_account(ref, write, within_s)
         return isinstance(answer, Written) and answer.applied
@@ -185,6 +258,9 @@ class Administration:
             account=account,
             expected_version=0,
             grants=_cells(policy, "balances", row.balances),
+            balances=_balances(policy),
+            refills=refills_of(policy, account, found.now_ms) if account is not None else (),
+            cause=Cause.IMPORT,
             write_id=f"import/{row.import_id}",
             fingerprint=_fingerprint(dict(row.balances)),
         )
@@ -276,6 +352,33 @@ def _opening(policy: Policy, plan: str, named: Mapping[str, int]) -> Mapping[str
         return named
     balances = [limit for limit in policy.limits if isinstance(limit, Balance)]
     return {limit.meter: units for limit in balances if (units := limit.opening.of(plan))}
+
+
+def _balances(policy: Policy) -> Mapping[str, Balance]:
+    """The policy's balances by cell."""
+    return {limit.cell: limit for limit in policy.limits if isinstance(limit, Balance)}
+
+
+def _is_upgrade(policy: Policy, stored: Account, record: Account) -> bool:
+    """Whether a change of plan raises the ceiling of a refill."""
+    return any(
+        (limit.refill.to.of(record.plan) or 0) > (limit.refill.to.of(stored.plan) or 0)
+        for limit in policy.limits
+        if isinstance(limit, Balance) and limit.refill is not None and stored.plan in policy.plans
+    )
+
+
+def _expiry_violations(policy: Policy, amounts: Mapping[str, int], expires_at_ms: int) -> list[FieldViolation]:
+    """What is wrong with an expiry: it needs balances that keep grants apart."""
+    if expires_at_ms == FOREVER_MS:
+        return []
+    if not 0 <= expires_at_ms <= MAX_AMOUNT:
+        return [FieldViolation("expires_at_ms", "must be milliseconds since the epoch")]
+    return [
+        FieldViolation("expires_at_ms", f"balance {limit.id!r} is one sum; give it a `burn` order to keep grants apart")
+        for limit in policy.limits
+        if isinstance(limit, Balance) and limit.meter in amounts and not limit.burn
+    ]
 
 
 def _cells(policy: Policy, field: str, amounts: Mapping[str, int]) -> dict[str, int]:

@@ -209,8 +209,11 @@ class QuotaGate:
             limits=tuple(
                 EffectiveLimit(limit, value, found.now_ms)
                 for limit in policy.limits
-                if (value := value_of(limit, account, found.now_ms)).value is not None
-                or limit.kind in {Kind.BALANCE, Kind.GATE}
+                if not account.flags.get(limit.unless)
+                and (
+                    (value := value_of(limit, account, found.now_ms)).value is not None
+                    or limit.kind in {Kind.BALANCE, Kind.GATE}
+                )
             ),
             products=tuple(policy.products.values()),
             policy_version=policy.version,

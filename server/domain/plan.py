@@ -252,7 +252,7 @@ def make_shape(policy: Policy, operation: Operation, names: tuple[str, ...], acc
     gates: list[Stateless] = []
     checks: list[CheckForm] = []
     for place, limit in enumerate(policy.limits):
-        if not limit.applies(operation.action, operation.scope):
+        if not limit.applies(operation.action, operation.scope) or account.flags.get(limit.unless):
             continue
         if isinstance(limit, Gate):
             passes = limit.passes(account, operation.scope)

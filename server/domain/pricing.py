@@ -1,7 +1,5 @@
 """Price list: what items cost. Parts of a block are charged in proportion, rounded up once per item."""
 
-from collections.abc import Mapping
-
 from server.domain.errors import InvalidRequestError
 from server.domain.operation import Item, Operation
 from server.domain.policy import Policy

@@ -10,14 +10,16 @@ from typing import NamedTuple
 
 from server.domain.account import Account
 from server.domain.hold import Delivered, Fraction, HoldNote, HoldView, MeterTotals, State
+from server.domain.ledger import Cause, LedgerEntry, Totals
 from server.domain.limits import CELLS, Kind
-from server.domain.limits.balance import BalanceCell
-from server.domain.limits.base import Cell, Change, Check, Ending, Limit, Look, Taken
+from server.domain.limits.balance import MOST_GRANTS, Balance, BalanceCell, GrantSource
+from server.domain.limits.base import Cell, Change, Check, Draw, Ending, Limit, Look, Taken
 from server.domain.limits.window import Window
 from server.domain.operation import TenantRef
 from server.domain.plan import Plan
 from server.domain.policy import HoldTerms
-from server.domain.units import MAX_AMOUNT
+from server.domain.refill import Refill, RefillTerms, no_refills
+from server.domain.units import FOREVER_MS, MAX_AMOUNT
 from server.engine.base import (
     AccountWrite,
     Conflict,
@@ -34,12 +36,14 @@ from server.engine.base import (
 from server.engine.faults import (
     balance_too_large,
     decreased,
+    grant_is_over,
     id_reused,
     item_totals,
     no_such_hold,
     no_such_meter,
     not_active,
     too_many_cells,
+    too_many_grants,
     unfit,
 )
 
@@ -96,30 +100,70 @@ class _Step(NamedTuple):
 
 
 @dataclass(slots=True)
+class _Schedule:
+    """When a balance is refilled next, the start of the cycle that was refilled last, and the plans refilled in it."""
+
+    refill_ms: int
+    cycle_ms: int
+    plans: list[str]
+
+
+@dataclass(slots=True)
 class _Tenant:
     account: Account | None = None
-    writes: dict[str, bytes] = field(default_factory=dict)
+    writes: dict[str, tuple[bytes, Mapping[str, int]]] = field(default_factory=dict)
     cells: dict[CellName, Cell] = field(default_factory=dict)
     holds: dict[str, _Hold] = field(default_factory=dict)
+    schedules: dict[str, _Schedule] = field(default_factory=dict)
+    ledger: list[LedgerEntry] = field(default_factory=list)
+
+    def moved(self, at_ms: int, cause: Cause, reference: str, cell: str, before: Totals) -> None:
+        """Writes to the ledger what a step made of a balance's totals."""
+        after = _balance(self, cell).totals
+        self.ledger.append(LedgerEntry(len(self.ledger) + 1, at_ms, cause, reference, cell, before, after))
+
+    def next_change_ms(self) -> int:
+        """When grants change next by themselves."""
+        refills = (schedule.refill_ms for schedule in self.schedules.values())
+        expiries = (cell.next_expiry_ms() for cell in self.cells.values() if isinstance(cell, BalanceCell))
+        return min([*refills, *expiries], default=FOREVER_MS)
 
 
 class MemoryEngine:
     """Decisions in this process. `clock` gives milliseconds since the epoch."""
 
-    def __init__(self, clock: Callable[[], int], *, most_cells: int = 1000) -> None:
+    def __init__(self, clock: Callable[[], int], *, refills: RefillTerms = no_refills, most_cells: int = 1000) -> None:
         self._clock = clock
+        self._refills = refills
         self._most_cells = most_cells
         self._tenants: dict[TenantRef, _Tenant] = {}
 
     def _enter(self, ref: TenantRef) -> tuple[_Tenant, int]:
-        """The tenant with its overdue holds expired and its ended tombstones gone, and the time."""
+        """The tenant with all done that time has made due, in its order, and the time."""
         now_ms = self._clock()
         tenant = self._tenants.setdefault(ref, _Tenant())
-        for hold in sorted(tenant.holds.values(), key=lambda hold: (hold.lease_ends_at_ms, hold.hold_id)):
-            if hold.state is State.ACTIVE and hold.lease_ends_at_ms <= now_ms:
-                _finish(tenant, hold, _Step(Ending.EXPIRE, State.EXPIRED, {}), now_ms)
+        while (due := _first_due(tenant)) and due[0] <= now_ms:
+            if hold_id := due[1]:
+                _finish(tenant, tenant.holds[hold_id], _Step(Ending.EXPIRE, State.EXPIRED, {}), now_ms)
+            else:
+                self._change_grants(ref, tenant, due[0])
         tenant.holds = {i: h for i, h in tenant.holds.items() if not h.kept_until_ms or h.kept_until_ms > now_ms}
         return tenant, now_ms
+
+    def _change_grants(self, ref: TenantRef, tenant: _Tenant, at_ms: int) -> None:
+        """What changes at this instant: grants lapse, then refills are made."""
+        terms = {refill.cell: refill for refill in self._refills(ref, tenant.account or Account(plan=""), at_ms)}
+        for (name, _), balance in sorted(tenant.cells.items(), key=lambda cell: cell[0]):
+            if not isinstance(balance, BalanceCell):
+                continue
+            before, ledgered = balance.totals, balance.ledgered
+            balance.lapse(at_ms)
+            if balance.totals != before and ledgered:
+                tenant.moved(at_ms, Cause.LAPSE, "", name, before)
+            schedule = tenant.schedules.get(name)
+            if schedule is not None and schedule.refill_ms <= at_ms:
+                _refill(tenant, balance, schedule, terms.get(name), at_ms)
+        tenant.schedules = {n: s for n, s in tenant.schedules.items() if s.refill_ms < FOREVER_MS}
 
     async def reserve(self, plan: Plan, hold_id: str, within_s: float) -> Granted | Refused | Replayed | Stale:
         """Takes all of the plan's checks or none."""
@@ -257,26 +301,30 @@ class MemoryEngine:
 
     async def write_account(self, ref: TenantRef, write: AccountWrite, within_s: float) -> Written | Conflict:
         """Changes an account and its balances in one step."""
-        tenant = self._tenants.setdefault(ref, _Tenant())
+        tenant, now_ms = self._enter(ref)
         known = tenant.writes.get(write.write_id) if write.write_id else None
         if known is not None:
-            if known != write.fingerprint:
+            if known[0] != write.fingerprint:
                 raise id_reused(write.write_id, ["content"])
-            return Written(tenant.account, applied=False)
+            return Written(tenant.account, applied=False, changed=known[1])
         version = tenant.account.version if tenant.account is not None else 0
         if write.account is not None and version != write.expected_version:
             return Conflict(tenant.account)
-        balances = {cell: _balance(tenant, cell) for cell in write.grants}
-        if any(balance.granted + write.grants[cell] > MAX_AMOUNT for cell, balance in balances.items()):
-            raise balance_too_large()
-        for cell, balance in balances.items():
-            balance.grant(write.grants[cell])
-            tenant.cells[cell, ()] = balance
+        for cell, units in write.grants.items():
+            _must_fit(tenant, cell, units, write, now_ms)
+        changed = {cell: _grant(tenant, cell, units, write, now_ms) for cell, units in write.grants.items()}
+        for refill in write.refills:
+            _schedule(tenant, refill, write, now_ms)
         if write.account is not None:
             tenant.account = write.account
         if write.write_id:
-            tenant.writes[write.write_id] = write.fingerprint
-        return Written(tenant.account, applied=True)
+            tenant.writes[write.write_id] = write.fingerprint, changed
+        return Written(tenant.account, applied=True, changed=changed)
+
+    async def ledger(self, ref: TenantRef, after: int, count: int, within_s: float) -> Sequence[LedgerEntry]:
+        """Entries above a sequence."""
+        entries = self._tenants.get(ref, _Tenant()).ledger
+        return [entry for entry in entries if entry.sequence > after][:count]
 
     async def open_holds(
         self,
@@ -346,10 +394,12 @@ def _take_all(
         if not look.fits or not (check.take or check.settles):
             after.append(look)
             continue
-        after.append(_cell(tenant, check).take(check, now_ms))
+        cell = _cell(tenant, check)
+        draws = cell.drawn(check) if isinstance(cell, BalanceCell) else ()
+        after.append(cell.take(check, now_ms))
         meter = check.limit.meter if check.settles else ""
         if meter or not isinstance(check.limit, Window) or check.limit.returns:
-            taken = Taken(check.take, now_ms, bases.get(meter, 0), last=True)
+            taken = Taken(check.take, now_ms, bases.get(meter, 0), last=True, draws=draws)
             takes.append(_Take(_name(check), check.limit, meter, taken))
     return takes, tuple(after)
 
@@ -375,7 +425,8 @@ def _raise(tenant: _Tenant, hold: _Hold, plan: Plan, now_ms: int) -> tuple[bool,
         same = [take for take in hold.takes if take.name == new.name]
         for take in same:
             if take.limit.kind is Kind.BALANCE:
-                take.taken = take.taken._replace(amount=take.taken.amount + new.taken.amount)
+                draws = _joined(take.taken, new.taken)
+                take.taken = take.taken._replace(amount=take.taken.amount + new.taken.amount, draws=draws)
             else:
                 take.taken = take.taken._replace(last=False)
         if not same or new.limit.kind is not Kind.BALANCE:
@@ -395,7 +446,11 @@ def _finish(tenant: _Tenant, hold: _Hold, step: _Step, now_ms: int) -> None:
             before = hold.meters[take.meter].reported or 0
             after = totals.get(take.meter, before)
         change = Change(ending, before, after, live, now_ms)
-        uncollected = tenant.cells[take.name].finish(take.taken, change, take.limit)
+        cell = tenant.cells[take.name]
+        totals_before = cell.totals if isinstance(cell, BalanceCell) else Totals()
+        uncollected = cell.finish(take.taken, change, take.limit)
+        if isinstance(cell, BalanceCell) and _is_ledgered(take.limit) and cell.totals.moved != totals_before.moved:
+            tenant.moved(now_ms, Cause(ending), hold.hold_id, take.name[0], totals_before)
         if uncollected:
             meter = hold.meters[take.meter]
             hold.meters[take.meter] = meter._replace(uncollected=meter.uncollected + uncollected)
@@ -444,3 +499,88 @@ def _balance(tenant: _Tenant, cell: str) -> BalanceCell:
     balance = tenant.cells.get((cell, ()), BalanceCell())
     assert isinstance(balance, BalanceCell)  # noqa: S101  # grants name balance cells only
     return balance
+
+
+def _first_due(tenant: _Tenant) -> tuple[int, str] | None:
+    """The first that time makes due: a lease's end with its hold, or a change of grants with no id."""
+    leases = [(hold.lease_ends_at_ms, hold.hold_id) for hold in tenant.holds.values() if hold.state is State.ACTIVE]
+    return min([*leases, (tenant.next_change_ms(), "")])
+
+
+def _must_fit(tenant: _Tenant, cell: str, units: int, write: AccountWrite, now_ms: int) -> None:
+    """Raises where a balance cannot be changed by these units."""
+    balance, limit = _balance(tenant, cell), write.balances.get(cell)
+    if max(balance.granted + units, balance.reversed - units) > MAX_AMOUNT:
+        raise balance_too_large()
+    own = (write.source, write.expires_at_ms)
+    if units < 0 or limit is None or not limit.burn or own == (GrantSource.MONTHLY, FOREVER_MS):
+        return
+    if write.expires_at_ms <= now_ms:
+        raise grant_is_over()
+    is_new = own not in {(grant.source, grant.expires_at_ms) for grant in balance.grants}
+    if is_new and len(balance.grants) >= MOST_GRANTS:
+        raise too_many_grants()
+
+
+def _grant(tenant: _Tenant, cell: str, units: int, write: AccountWrite, now_ms: int) -> int:
+    """Adds units to a balance, or takes them back; how many."""
+    balance, limit = _balance(tenant, cell), write.balances.get(cell)
+    tenant.cells[cell, ()] = balance
+    before = balance.totals
+    if units >= 0:
+        balance.grant(units, write.source, write.expires_at_ms, limit)
+        changed = units
+    else:
+        changed = balance.reverse(-units, write.source, limit.debt if limit is not None else 0)
+    if changed and limit is not None and limit.ledger:
+        tenant.moved(now_ms, write.cause, write.write_id, cell, before)
+    return changed
+
+
+def _schedule(tenant: _Tenant, refill: Refill, write: AccountWrite, now_ms: int) -> None:
+    """Begins a balance's refills; where they have begun, tops up for a plan that this cycle has not had."""
+    schedule = tenant.schedules.get(refill.cell)
+    if schedule is None:
+        tenant.schedules[refill.cell] = _Schedule(refill.cycle.end_ms, refill.cycle.start_ms, [refill.plan])
+        return
+    if not write.raises or refill.plan in schedule.plans:
+        return
+    schedule.plans.append(refill.plan)
+    balance = _balance(tenant, refill.cell)
+    tenant.cells[refill.cell, ()] = balance
+    before = balance.totals
+    balance.top_up(refill.ceiling)
+    if balance.totals != before and refill.ledgered:
+        tenant.moved(now_ms, Cause.UPGRADE, write.write_id, refill.cell, before)
+
+
+def _refill(tenant: _Tenant, balance: BalanceCell, schedule: _Schedule, refill: Refill | None, at_ms: int) -> None:
+    """Makes the refill that is due, and notes the next one."""
+    if refill is None:
+        schedule.refill_ms = FOREVER_MS  # the policy refills it no more
+        return
+    if refill.cycle.start_ms > schedule.cycle_ms:
+        before = balance.totals
+        balance.top_up(refill.ceiling)
+        if balance.totals != before and refill.ledgered:
+            tenant.moved(at_ms, Cause.REFILL, "", refill.cell, before)
+        schedule.cycle_ms, schedule.plans = refill.cycle.start_ms, [refill.plan]
+    schedule.refill_ms = refill.cycle.end_ms
+
+
+def _is_ledgered(limit: Limit) -> bool:
+    return isinstance(limit, Balance) and limit.ledger
+
+
+def _joined(taken: Taken, more: Taken) -> tuple[Draw, ...]:
+    """The draws of a take that grew; none where it is from a balance of one sum."""
+    if not (taken.draws or more.draws):
+        return ()
+    return (*_explained(taken), *_explained(more))
+
+
+def _explained(taken: Taken) -> tuple[Draw, ...]:
+    """Draws for all of a take: what none explains was there before grants were kept apart, or was charged since."""
+    unexplained = taken.amount - sum(draw.units for draw in taken.draws)
+    rest = (Draw(GrantSource.MONTHLY, FOREVER_MS, unexplained),) if unexplained else ()
+    return (*taken.draws, *rest)

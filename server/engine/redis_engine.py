@@ -9,15 +9,19 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from time import monotonic
 from typing import Any, Final, NamedTuple, Protocol
 
+from server.domain.account import Account
 from server.domain.errors import (
     CorruptStateError,
     HoldgateError,
+    InvalidRequestError,
     OverloadedError,
     StoreUnavailableError,
 )
 from server.domain.hold import Delivered, HoldView
+from server.domain.ledger import LedgerEntry
 from server.domain.operation import TenantRef
 from server.domain.plan import Plan
+from server.domain.refill import RefillTerms, no_refills
 from server.engine import keys, wire
 from server.engine.base import (
     AccountWrite,
@@ -35,6 +39,7 @@ from server.engine.base import (
 from server.engine.faults import (
     balance_too_large,
     decreased,
+    grant_is_over,
     id_reused,
     item_totals,
     no_such_hold,
@@ -42,6 +47,7 @@ from server.engine.faults import (
     not_active,
     raised_too_often,
     too_many_cells,
+    too_many_grants,
     unfit,
 )
 from server.engine.pipeline import Reply, ScriptSource, Word
@@ -105,9 +111,17 @@ class StoreCaller(Protocol):
 class RedisEngine:
     """Decisions in Redis. `clock` gives milliseconds for tests, or 0 for the store's own clock."""
 
-    def __init__(self, store: StoreCaller, *, clock: Callable[[], int] = lambda: 0, most_cells: int = 1000) -> None:
+    def __init__(
+        self,
+        store: StoreCaller,
+        *,
+        clock: Callable[[], int] = lambda: 0,
+        refills: RefillTerms = no_refills,
+        most_cells: int = 1000,
+    ) -> None:
         self._store = store
         self._clock = clock
+        self._refills = refills
         self._most_cells = most_cells
 
     async def reserve(self, plan: Plan, hold_id: str, within_s: float) -> Granted | Refused | Replayed | Stale:
@@ -212,18 +226,22 @@ class RedisEngine:
     async def write_account(self, ref: TenantRef, write: AccountWrite, within_s: float) -> Written | Conflict:
         """Changes an account and its balances in one step."""
         tenant = keys.tenant_keys(ref)
-        reply = await self._evalsha(
-            "account", (tenant.cells, tenant.account, tenant.ids), (wire.pack_account_write(write),), within_s
-        )
+        args = (wire.pack_account_write(self._clock(), tenant.member, write),)
+        reply = await self._run(_Call("account", tenant, "", args, (tenant.ids,)), within_s)
         match reply:
-            case [1 | 2 as outcome, record]:
-                return Written(wire.account_of(record), applied=outcome == 1)
+            case [1 | 2 as outcome, record, results]:
+                changed = dict(zip(write.grants, wire.results_of(results), strict=True))
+                return Written(wire.account_of(record), applied=outcome == 1, changed=changed)
             case [3, record]:
                 return Conflict(wire.account_of(record))
-            case [4, _]:
-                raise id_reused(write.write_id, ["content"])
             case [5, _]:
                 raise balance_too_large()
+            case [6, _, _]:
+                raise id_reused(write.write_id, ["content"])
+            case [7, _]:
+                raise too_many_grants()
+            case [8, _]:
+                raise grant_is_over()
         raise _unreadable("account", reply)
 
     async def open_holds(
@@ -242,11 +260,17 @@ class RedisEngine:
                 break
             offset += count
             pairs = [(int(score), raw.decode()) for raw, score in zip(ids[::2], ids[1::2], strict=True)]
-            wanted = [hold_id for score, hold_id in pairs if (score, hold_id) > (lease_end, last_id)]
+            wanted = [hold_id for score, hold_id in pairs if hold_id and (score, hold_id) > (lease_end, last_id)]
             if wanted:
                 records = await self._plain(within_s, "MGET", *map(tenant.hold, wanted))
                 found += [wire.hold_of(i, r) for i, r in zip(wanted, records, strict=True) if r is not None]
         return found[:count]
+
+    async def ledger(self, ref: TenantRef, after: int, count: int, within_s: float) -> Sequence[LedgerEntry]:
+        """Entries above a sequence."""
+        stream = keys.tenant_keys(ref).ledger
+        entries = await self._plain(within_s, "XRANGE", stream, f"(0-{after}", "+", "COUNT", count)
+        return [wire.ledger_entry(int(entry.partition(b"-")[2]), fields[1]) for entry, fields in entries]
 
     async def sweep(self) -> int:
         """Expires overdue holds of idle tenants, slot by slot, by the index of tenants by earliest due.
@@ -274,6 +298,8 @@ class RedisEngine:
                         expired += await self._reap(keys.tenant_keys(keys.tenant_of(member)), SWEEP_WITHIN_S)
                     except CorruptStateError as error:
                         corrupt = error
+                    except InvalidRequestError:
+                        continue  # of a policy that this server does not have: another one sweeps it
         if corrupt is not None:
             raise corrupt
         return expired
@@ -294,15 +320,22 @@ class RedisEngine:
 
     async def _reap(self, tenant: keys.TenantKeys, within_s: float) -> int:
         expired = 0
+        terms = wire.RefillsAt()
         for _ in range(REAP_ROUNDS):
-            args = (wire.pack([self._clock(), SWEEP_MOST, tenant.member]),)
-            more, _, count = await self._evalsha(
+            args = (wire.pack_reap(self._clock(), SWEEP_MOST, tenant.member, terms),)
+            more, _, count, *wanted = await self._evalsha(
                 "reap", (tenant.cells, tenant.account, tenant.due, tenant.due_index), args, within_s
             )
             expired += count
-            if not more:
+            if wanted:
+                terms = self._terms(keys.tenant_of(tenant.member), *wanted)
+            elif not more:
                 break
         return expired
+
+    def _terms(self, ref: TenantRef, at_ms: int, record: bytes) -> wire.RefillsAt:
+        account = wire.account_of(record) or Account(plan="")
+        return wire.RefillsAt(at_ms, account.version, self._refills(ref, account, at_ms))
 
     async def _run(self, call: _Call, within_s: float, look_up: _LookUp | None = None) -> list[Any]:
         """Runs a script; while it answers that holds are overdue, reaps and asks again."""

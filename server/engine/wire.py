@@ -13,11 +13,13 @@ import orjson
 from server.domain.account import Account, Override
 from server.domain.errors import CorruptStateError
 from server.domain.hold import Delivered, Fraction, HoldNote, HoldView, MeterTotals, State
+from server.domain.ledger import Cause, LedgerEntry, Totals
 from server.domain.limits.balance import Balance
 from server.domain.limits.base import Kind, Limit, Look
 from server.domain.limits.window import Window
 from server.domain.plan import CheckForm, Plan, Shape
 from server.domain.policy import Policy
+from server.domain.refill import Refill
 from server.engine import keys
 from server.engine.base import AccountWrite
 
@@ -29,6 +31,9 @@ METER_SIZE: Final = 4
 TAKE_SIZE: Final = 9
 TAKE_AMOUNT: Final = 4
 """Where a take has its amount."""
+
+TOTALS_SIZE: Final = 49
+"""Bytes of a balance's totals."""
 
 SHAPE: Final = "wire.form"
 NOTE: Final = "wire.note"
@@ -46,6 +51,14 @@ def unpack(raw: bytes) -> list[Any]:
     unpacker = msgpack.Unpacker(raw=True, strict_map_key=False)
     unpacker.feed(raw)
     return list(unpacker)
+
+
+class RefillsAt(NamedTuple):
+    """Refills at an instant, for an account of this version; at 0 none are known yet."""
+
+    at_ms: int = 0
+    version: int = 0
+    refills: Sequence[Refill] = ()
 
 
 class PackedPlan(NamedTuple):
@@ -105,12 +118,13 @@ class ShapeForm:
     def _add_check(self, check: CheckForm) -> None:
         limit = check.limit
         window_ms = limit.window_ms if isinstance(limit, Window) else 0
+        param: int | str = _burn_order(limit) or 0 if isinstance(limit, Balance) else window_ms
         # A window whose meter is settled keeps an entry even for 0, so that a report finds it.
         nothing = 0 if check.settles and window_ms else False
         if check.meter >= 0 and not check.asks_room:
             self._fills.append((len(self.values) + 2, check.meter, nothing))
         take = nothing if check.asks_room else check.fixed or nothing
-        self.values += [int(limit.kind), _field(check), check.fixed, take, check.cap, window_ms, int(limit.shadow)]
+        self.values += [int(limit.kind), _field(check), check.fixed, take, check.cap, param, int(limit.shadow)]
 
     def _add_take(self, number: int, check: CheckForm, numbers: Mapping[str, int]) -> None:
         if not _is_kept(check):
@@ -182,9 +196,11 @@ def _scope(check: CheckForm) -> str:
 
 
 def _hold_param(limit: Limit) -> int:
-    """What a hold remembers of the limit for its end: a balance's debt, a window's length (negative: `returns`)."""
+    """What a hold remembers of the limit for its end: a balance's debt (-1 - debt with a ledger), a window's length
+    (negative: `returns`).
+    """
     if isinstance(limit, Balance):
-        return limit.debt
+        return -1 - limit.debt if limit.ledger else limit.debt
     if isinstance(limit, Window):
         return -limit.window_ms if limit.returns else limit.window_ms
     return 0
@@ -283,20 +299,69 @@ def pack_extend(
     return pack(values)
 
 
-def pack_account_write(write: AccountWrite) -> bytes:
+def _burn_order(limit: Balance) -> str:
+    """The order of sources as digits; empty where grants are not kept apart."""
+    return "".join(str(source.value) for source in limit.burn)
+
+
+def pack_account_write(now_ms: int, member: bytes, write: AccountWrite) -> bytes:
     """The argument of `account.lua`."""
     replaces = write.account is not None
-    return pack(
-        [
-            int(replaces),
-            write.expected_version,
-            account_record(write.account) if write.account is not None else b"",
-            write.write_id,
-            write.fingerprint,
-            len(write.grants),
-            *(value for grant in write.grants.items() for value in grant),
-        ]
-    )
+    values: list[object] = [
+        now_ms,
+        member,
+        int(replaces),
+        write.expected_version,
+        account_record(write.account) if write.account is not None else b"",
+        write.write_id,
+        write.fingerprint,
+        write.cause,
+        len(write.grants),
+    ]
+    for cell, units in write.grants.items():
+        limit = write.balances.get(cell)
+        terms = (_burn_order(limit), int(limit.ledger), limit.debt) if limit is not None else ("", 0, 0)
+        values += (cell, units, write.source, write.expires_at_ms, *terms)
+    values.append(len(write.refills))
+    for refill in write.refills:
+        values += (*_refill_values(refill), int(write.raises))
+    return pack(values)
+
+
+def _refill_values(refill: Refill) -> tuple[object, ...]:
+    cycle = refill.cycle
+    return refill.cell, int(refill.ledgered), refill.plan, refill.ceiling, cycle.start_ms, cycle.end_ms
+
+
+def pack_reap(now_ms: int, most: int, member: bytes, terms: RefillsAt) -> bytes:
+    """The argument of `reap.lua`."""
+    refills = [value for refill in terms.refills for value in _refill_values(refill)]
+    return pack([now_ms, most, member, terms.at_ms, terms.version, *refills])
+
+
+def results_of(packed: bytes) -> Sequence[int]:
+    """The units by which each change of an account write changed its balance; none for a write of an older server."""
+    return cast("Sequence[int]", msgpack.unpackb(packed)) if packed else ()
+
+
+def ledger_entry(sequence: int, packed: bytes) -> LedgerEntry:
+    """One entry of the stream."""
+    try:
+        at_ms, cause, reference, field, before, after = unpack(packed)
+        totals_before, totals_after = totals_of(before), totals_of(after)
+        return LedgerEntry(
+            sequence, at_ms, Cause(cause), reference.decode(), field.decode(), totals_before, totals_after
+        )
+    except (ValueError, TypeError, AttributeError, msgpack.UnpackException) as error:
+        message = f"ledger entry {sequence} is not readable: {error!r}"
+        raise CorruptStateError(message) from error
+
+
+def totals_of(cell: bytes) -> Totals:
+    """The totals of a balance's cell."""
+    if len(cell) < TOTALS_SIZE:
+        raise CorruptStateError(f"a balance cell has {len(cell)} bytes, below {TOTALS_SIZE}")
+    return Totals(*(int.from_bytes(cell[at : at + 7], "big") for at in range(0, TOTALS_SIZE, 7)))
 
 
 def account_record(account: Account) -> bytes:

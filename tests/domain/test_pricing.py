@@ -30,9 +30,7 @@ def cost(item: Item, **scope: str) -> dict[str, int]:
     return price(item, asking(item, scope=scope), LAB)
 
 
-@pytest.mark.parametrize(
-    ("frames", "credit"), [(1, 1), (48, 1), (49, 2), (240, 5), (241, 6), (480, 10), (2400, 50)]
-)
+@pytest.mark.parametrize(("frames", "credit"), [(1, 1), (48, 1), (49, 2), (240, 5), (241, 6), (480, 10), (2400, 50)])
 def test_a_part_of_a_block_is_charged_in_proportion_and_rounded_up(frames: int, credit: int) -> None:
     assert cost(Item("a", "film", {"frames": frames}))["credits"] == credit
 

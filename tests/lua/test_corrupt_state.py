@@ -25,13 +25,13 @@ TOUCHES: Final = {
     "reserve, refused": {"cells", "new hold", "windows", "project's windows"},
     "reserve, repeated": {"cells", "due", "hold", "windows", "project's windows"},
     "look": {"cells", "windows", "project's windows"},
-    "report": {"cells", "hold", "project's windows"},
-    "settle": {"cells", "due", "hold", "project's windows"},
+    "report": {"cells", "hold", "ledger", "project's windows"},
+    "settle": {"cells", "due", "hold", "ledger", "project's windows"},
     "release": {"cells", "due", "hold", "project's windows"},
-    "renew": {"cells", "due", "hold", "project's windows"},
-    "extend": {"cells", "account", "due", "hold", "windows", "project's windows"},
+    "renew": {"cells", "due", "hold", "ledger", "project's windows"},
+    "extend": {"cells", "account", "due", "hold", "ledger", "windows", "project's windows"},
     "find": {"account", "hold"},
-    "write account": {"cells", "account", "ids"},
+    "write account": {"cells", "account", "ids", "due", "due_index", "grants", "ledger"},
     REAP: {"cells", "due", "due_index", "hold", "project's windows"},
 }
 """The keys that each operation looks at, so that a wrong type in them cannot pass unnoticed."""
@@ -84,6 +84,8 @@ TYPES: Final = {
     "project's windows": "hash",
     "due": "zset",
     "due_index": "zset",
+    "grants": "hash",
+    "ledger": "stream",
 }
 
 

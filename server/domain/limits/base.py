@@ -40,6 +40,7 @@ class Limit:
     `when` maps a dimension to the values for which the rule applies; `actions` is None for all actions.
     `scope` lists the dimensions that separate its cells. `cell` names its state: it depends on id, kind, meter,
     scope and window length, so that changing one of those starts a new cell and changing a value does not.
+    `unless` is a flag; the rule is not for accounts that have it.
     """
 
     kind: ClassVar[Kind]
@@ -54,6 +55,7 @@ class Limit:
     values: PlanValues = UNLIMITED
     room: int | None = None
     shadow: bool = False
+    unless: str = ""
     cell: str = ""
 
     def applies(self, action: str, scope: Mapping[str, str]) -> bool:
@@ -99,17 +101,27 @@ class Look(NamedTuple):
         return self.wait_ms == 0
 
 
+class Draw(NamedTuple):
+    """Units that came from a balance's grant of this source and expiry."""
+
+    source: int
+    expires_at_ms: int
+    units: int
+
+
 class Taken(NamedTuple):
     """What a hold took from one cell.
 
     `base` is where this part starts within the meter's total (a raise adds a part), `last` whether it is the
-    part that carries what is used beyond the reserved total.
+    part that carries what is used beyond the reserved total. `draws` say which grants of a balance it came from,
+    first charged first; without any it came from the balance as one sum.
     """
 
     amount: int
     at_ms: int
     base: int
     last: bool
+    draws: tuple[Draw, ...] = ()
 
 
 class Ending(IntEnum):

@@ -17,6 +17,7 @@ Example {1, 1773144000000, <1,...>, <>} ]]
 --@include ints
 --@include finish
 --@include checks
+--@include draws
 
 local plan = { cmsgpack.unpack(ARGV[1]) }
 local asked = { cmsgpack.unpack(ARGV[2]) }
@@ -69,7 +70,6 @@ for _ = 1, asked[at] do
   higher = higher or asked[at + 2] > hold[meter_at(meter) + 1]
   at = at + 2
 end
-local BALANCE_KIND = 5
 
 -- Adds a raise's takes to the hold. A balance's are one with what the hold has; a window's are parts of their own,
 -- since they were made at another time, and the newest part carries what is used beyond the reserved total.
@@ -81,6 +81,7 @@ local function join_takes(into, takes)
     for index = count + 1, count + known * TAKE_SIZE, TAKE_SIZE do
       if into[index + 2] == takes[new + 2] and into[index + 3] == takes[new + 3] then
         if takes[new] == BALANCE_KIND then
+          into[index + 8] = params_joined(into[index + 8], into[index + 4], takes[new + 8], takes[new + 4])
           into[index + 4] = into[index + 4] + takes[new + 4]
           joined = true
         else
@@ -156,7 +157,7 @@ if higher and fits then
     if plan[check + 3] and rows[row] == 0 then
       takes[n + 1], takes[n + 2], takes[n + 3], takes[n + 4] = plan[check], meter, asked[memo + 1], plan[check + 1]
       takes[n + 5], takes[n + 6], takes[n + 7] = plan[check + 3], now - hold[2], floor_of(meter)
-      takes[n + 8], takes[n + 9] = 1, asked[memo + 2]
+      takes[n + 8], takes[n + 9] = 1, param_with_draws(asked[memo + 2], plan[check + 1])
     end
     check, memo = check + CHECK_SIZE, memo + 3
   end

@@ -18,6 +18,7 @@ Example {1, 1773144000000, <10,1,0,60000,0>, 1773144120000} ]]
 --@include ints
 --@include hold
 --@include checks
+--@include draws
 
 local plan = { cmsgpack.unpack(ARGV[1]) }
 local gated, id, lease_ms, longest_ms, replay_ms, member, content, count, takes = cmsgpack.unpack(ARGV[2])
@@ -70,6 +71,10 @@ if ARGV[3] then
       count, takes = count + 1, takes .. shadow[index + 1]
     end
   end
+end
+
+if next(DRAWS) then
+  takes = takes_with_draws(takes)
 end
 
 if lease_ms == 0 then

@@ -28,6 +28,7 @@ end
 -- Keys that a script finds in its own data. KEYS[1] is hg:{policy/tenant}:cells; all else of the tenant starts
 -- with the same tag. Mirrors server/engine/keys.py, and nothing else in Lua builds a key.
 local PREFIX = string.sub(KEYS[1], 1, -6)
+local LEDGER, GRANTS = PREFIX .. 'ledger', PREFIX .. 'grants'
 
 local function hold_key(id)
   return PREFIX .. 'h:' .. id
@@ -45,10 +46,12 @@ end
 6 fingerprint  7 lease_ms  8 tombstone_ms  9 note (opaque)
 10 number of meters, then per meter: name, reserved, reported (-1: never), uncollected
 then the number of takes, then per take: kind, meter (0: follows no report), scope, field, amount,
-ms since created, base, last, param (a balance's debt bound; a window's length in ms, negative where a release returns
+ms since created, base, last, param (a balance's debt bound, -1 - bound where it has a ledger, or with
+draws, see draws.lua; a window's length in ms, negative where a release returns
 even the request) ]]
 local ACTIVE, SETTLED, RELEASED, EXPIRED, SETTLED_LATE, DONE = 1, 2, 3, 4, 5, 6
 local METERS, METER_SIZE, TAKE_SIZE = 10, 4, 9
+local BALANCE_KIND = 5 -- as in domain/limits/base.py
 
 local function hold_read(raw)
   local hold = { cmsgpack.unpack(raw) }
@@ -275,18 +278,135 @@ local function slots_finish(raw, ending, live, amount)
   local left = slots_taken(raw) - amount
   return left > 0 and int(left), 0
 end
+--[[ The grants of a balance that keeps them apart: behind its totals, as one msgpack sequence.
+1 burn order (sources as digits)  2 ledgered (1 or 0)  then per grant, by source and expiry: source, expires_ms, left
+A grant is all units of one source and one expiry. What of the available units stands in none of them is the first
+source's, without an expiry: a balance of nothing else has no sequence. A grant stays until its time is over, even
+when nothing is left of it, since a hold may bring something back. ]]
+local MONTHLY, NEVER = 1, 9007199254740991
+local FIRST_GRANT, GRANT_SIZE, MOST_GRANTS = 3, 3, 64
+
+local function grants_read(packed, available)
+  local grants = { cmsgpack.unpack(packed) }
+  if type(grants[1]) ~= 'string' or #grants < 5 or (#grants - 2) % GRANT_SIZE ~= 0 then
+    error('CORRUPT the grants of a balance')
+  end
+  for at = 2, #grants do
+    local value = grants[at]
+    if type(value) ~= 'number' or value < 0 or value > NEVER or value % 1 ~= 0 then
+      error('CORRUPT a grant of a balance')
+    end
+  end
+  for at = FIRST_GRANT + 2, #grants, GRANT_SIZE do
+    available = available - grants[at]
+  end
+  if available < 0 then
+    error('CORRUPT grants above what is available')
+  end
+  return grants
+end
+
+local function grants_packed(grants)
+  if not grants or #grants < FIRST_GRANT then
+    return ''
+  end
+  return cmsgpack.pack(unpack(grants))
+end
+
+-- Takes units out of the grants in this order, of one source the first to expire first. Returns what was drawn, in
+-- turn: source, expires_ms, units.
+local function grants_draw(grants, order, available, units)
+  local free = available
+  for at = FIRST_GRANT + 2, #grants, GRANT_SIZE do
+    free = free - grants[at]
+  end
+  local draws = {}
+  local function drawn(source, expires_ms, from)
+    local part = math.min(units, from)
+    if part > 0 then
+      local n = #draws
+      draws[n + 1], draws[n + 2], draws[n + 3] = source, expires_ms, part
+      units = units - part
+    end
+    return part
+  end
+  for digit in string.gmatch(order, '%d') do
+    local source = tonumber(digit)
+    for at = FIRST_GRANT, #grants, GRANT_SIZE do
+      if grants[at] == source then
+        grants[at + 2] = grants[at + 2] - drawn(source, grants[at + 1], grants[at + 2])
+      end
+    end
+    if source == MONTHLY then
+      drawn(source, NEVER, free)
+    end
+  end
+  return draws
+end
+
+-- The index of a grant, or where it belongs and false.
+local function grants_find(grants, source, expires_ms)
+  for at = FIRST_GRANT, #grants, GRANT_SIZE do
+    if grants[at] == source and grants[at + 1] == expires_ms then
+      return at, true
+    end
+    if grants[at] > source or (grants[at] == source and grants[at + 1] > expires_ms) then
+      return at, false
+    end
+  end
+  return #grants + 1, false
+end
+
+-- Adds units to a grant; false when there would be too many grants.
+local function grants_add(grants, source, expires_ms, units)
+  local at, found = grants_find(grants, source, expires_ms)
+  if found then
+    grants[at + 2] = grants[at + 2] + units
+    return true
+  end
+  if #grants + 1 >= FIRST_GRANT + MOST_GRANTS * GRANT_SIZE then
+    return false
+  end
+  for _, value in ipairs({ units, expires_ms, source }) do
+    table.insert(grants, at, value)
+  end
+  return true
+end
+
+-- Gives back what was drawn, but for the first `kept` units of it. Returns the units whose grant is over.
+local function grants_return(grants, draws, kept)
+  local over = 0
+  for at = 2, #draws, 3 do
+    local source, expires_ms, units = draws[at], draws[at + 1], draws[at + 2]
+    local back = math.max(units - kept, 0)
+    kept = math.max(kept - units, 0)
+    if back > 0 and not (source == MONTHLY and expires_ms == NEVER) then
+      local index, found = grants_find(grants or {}, source, expires_ms)
+      if found then
+        grants[index + 2] = grants[index + 2] + back
+      else
+        over = over + back
+      end
+    end
+  end
+  return over
+end
 --[[ balance: prepaid units. Twin of server/domain/limits/balance.py. A cell is seven running totals of 7 bytes:
-granted, reversed, charged, held, expired, uncollected, debt.
+granted, reversed, charged, held, expired, uncollected, debt. Behind them stand its grants, where the policy keeps them
+apart and there is more than one (balance_grants.lua).
 granted - reversed + debt = available + held + charged + expired. Subtracted in an order that keeps every
 intermediate result exact. ]]
-local BALANCE = '>I7I7I7I7I7I7I7'
+local BALANCE, BALANCE_SIZE = '>I7I7I7I7I7I7I7', 49
+
+-- What a request draws from each balance that keeps grants apart, by the cell's field (draws.lua).
+local DRAWS = {}
 
 -- Returns cap, used, held, reset_ms, wait_ms, and the new raw value (nil when it does not fit or takes nothing).
-local function balance_check(raw, _, amount, take)
+local function balance_check(raw, _, amount, take, _, order, field)
   if not raw then
     return 0, 0, 0, -1, amount > 0 and -1 or 0
   end
-  if #raw ~= 49 then
+  if #raw < BALANCE_SIZE then
     error('CORRUPT a balance cell of ' .. #raw .. ' bytes')
   end
   local granted, reversed, charged, held, expired, uncollected, debt = struct.unpack(BALANCE, raw)
@@ -294,35 +414,57 @@ local function balance_check(raw, _, amount, take)
     error('CORRUPT a balance above 2^53 - 1')
   end
   local available = math.max(granted - reversed - expired - charged + debt - held, 0)
+  local grants = #raw > BALANCE_SIZE and grants_read(string.sub(raw, BALANCE_SIZE + 1), available)
   if amount > 0 and amount > available then
     return available + held, held, held, -1, -1
   end
+  local tail = ''
+  if grants and take then
+    if order ~= 0 then
+      grants[1] = order
+    end
+    DRAWS[field] = grants_draw(grants, grants[1], available, take)
+    tail = grants_packed(grants)
+  end
   return available + held, held, held, -1, 0,
-    take and struct.pack(BALANCE, granted, reversed, charged, held + take, expired, uncollected, debt) or nil
+    take and struct.pack(BALANCE, granted, reversed, charged, held + take, expired, uncollected, debt) .. tail or nil
 end
 
--- {granted, reversed, charged, held, expired, uncollected, debt}, available
+-- {granted, reversed, charged, held, expired, uncollected, debt}, available, grants (nil: none kept apart)
 local function balance_open(raw)
   if not raw then
     return { 0, 0, 0, 0, 0, 0, 0 }, 0
   end
-  if #raw ~= 49 then
+  if #raw < BALANCE_SIZE then
     error('CORRUPT a balance cell of ' .. #raw .. ' bytes')
   end
   local b = { struct.unpack(BALANCE, raw) }
-  return b, b[1] - b[2] - b[5] - b[3] + b[7] - b[4]
+  b[8] = nil -- where the next value would begin
+  local available = b[1] - b[2] - b[5] - b[3] + b[7] - b[4]
+  if #raw == BALANCE_SIZE then
+    return b, available
+  end
+  return b, available, grants_read(string.sub(raw, BALANCE_SIZE + 1), available)
 end
 
-local function balance_packed(b)
+local function balance_packed(b, grants)
   if math.min(unpack(b)) < 0 or math.max(unpack(b)) >= 9007199254740992 then
     error('CORRUPT a balance outside 0 to 2^53 - 1')
   end
-  return struct.pack(BALANCE, b[1], b[2], b[3], b[4], b[5], b[6], b[7])
+  return struct.pack(BALANCE, b[1], b[2], b[3], b[4], b[5], b[6], b[7]) .. grants_packed(grants)
 end
 
--- new raw value, uncollected. Charges the hold's own units, then unreserved ones, then debt up to `bound`.
-local function balance_finish(raw, ending, live, amount, _, base, last, bound, before, after)
-  local b, available = balance_open(raw)
+--[[ new raw value, uncollected, whether the ledger wants an entry. Charges the hold's own units, then unreserved ones,
+then debt up to the bound. `param` is the bound, -1 - bound where movements go to the ledger, or with draws
+(draws.lua). What a hold does not use goes back to the grant that it came from, or is expired with it. ]]
+local function balance_finish(raw, ending, live, amount, _, base, last, param, before, after)
+  local draws = type(param) == 'string' and { cmsgpack.unpack(param) }
+  local bound = draws and draws[1] or param
+  local ledgered = bound < 0
+  if ledgered then
+    bound = -1 - bound
+  end
+  local b, available, grants = balance_open(raw)
   before, after = share(before, amount, base, last), share(after, amount, base, last)
   local own = live and math.max(amount - before, 0) or 0
   local from_own = math.min(after - before, own)
@@ -330,11 +472,39 @@ local function balance_finish(raw, ending, live, amount, _, base, last, bound, b
   local from_available = math.min(rest, math.max(available, 0))
   local from_debt = math.min(rest - from_available, math.max(bound - b[7], 0))
   local uncollected = rest - from_available - from_debt
+  if grants then
+    grants_draw(grants, grants[1], available, from_available)
+  end
+  local over = 0
+  if draws and live and ending ~= REPORT then
+    over = grants_return(grants, draws, math.min(after, amount))
+  end
   b[4] = b[4] - (ending == REPORT and from_own or own)
   b[7] = b[7] + from_debt
   b[3] = b[3] + (after - before - uncollected)
+  b[5] = b[5] + over
   b[6] = b[6] + uncollected
-  return balance_packed(b), uncollected
+  return balance_packed(b, grants), uncollected, ledgered and (after > before or over > 0)
+end
+--[[ The ledger: a stream with an entry for each step that moved money, numbered 0-1, 0-2, … without gaps. An entry is
+one msgpack sequence: at_ms, cause (domain/ledger.py), reference, field, the balance's seven totals before and after. ]]
+local NO_TOTALS = string.rep('\0', 49)
+
+-- Sees the stream's type, before anything is written.
+local function ledger_look()
+  redis.call('XLEN', LEDGER)
+end
+
+local function ledger_entry(at_ms, cause, reference, field, before, after)
+  return cmsgpack.pack(
+    at_ms, cause, reference, field, before and string.sub(before, 1, 49) or NO_TOTALS, string.sub(after, 1, 49)
+  )
+end
+
+local function ledger_write(entries)
+  for _, entry in ipairs(entries) do
+    redis.call('XADD', LEDGER, '0-*', 'e', entry)
+  end
 end
 
 -- The kinds that keep state, by their number in domain/limits/base.py.
@@ -365,7 +535,7 @@ everything before the first write; ZREM comes first because only it could still 
 local function finish(id, hold, ending, state, after, now)
   local live = hold[1] == ACTIVE
   local at = takes_at(hold)
-  local scopes, fields, values = {}, {}, {}
+  local scopes, fields, values, entries = {}, {}, {}, {}
   for take = at + 1, at + hold[at] * TAKE_SIZE, TAKE_SIZE do
     local scope, field = hold[take + 2], hold[take + 3]
     if not values[scope] then
@@ -389,10 +559,13 @@ local function finish(id, hold, ending, state, after, now)
     if meter > 0 then
       before, total = math.max(hold[meter_at(meter) + 2], 0), after[meter]
     end
-    local new, uncollected = FINISH[kind](
+    local new, uncollected, moved = FINISH[kind](
       values[scope][field], ending, live, hold[take + 4], hold[2] + hold[take + 5],
       hold[take + 6], hold[take + 7], hold[take + 8], before, total, now
     )
+    if moved then
+      entries[#entries + 1] = ledger_entry(now, ending, id, field, values[scope][field], new)
+    end
     values[scope][field] = new
     if uncollected > 0 then
       hold[meter_at(meter) + 3] = hold[meter_at(meter) + 3] + uncollected
@@ -411,6 +584,9 @@ local function finish(id, hold, ending, state, after, now)
     end)
   end
   local record, tombstone_ms = hold_packed(hold), int(hold[8])
+  if #entries > 0 then
+    ledger_look()
+  end
   local sets, gone = {}, {}
   for _, scope in ipairs(scopes) do
     sets[scope], gone[scope] = {}, {}
@@ -442,6 +618,7 @@ local function finish(id, hold, ending, state, after, now)
   else
     redis.call('SET', hold_key(id), record, 'PX', tombstone_ms)
   end
+  ledger_write(entries)
 end
 
 -- The reported totals as they stand, by meter number; nothing reported counts as 0.
@@ -506,7 +683,7 @@ local function check_all(plan, standing, now)
     for index = 1, count do
       local raw = read[before + index]
       local cap, used, held, reset, wait, new, renew =
-        CHECK[plan[at]](raw, now, plan[at + 2], plan[at + 3], plan[at + 4], plan[at + 5])
+        CHECK[plan[at]](raw, now, plan[at + 2], plan[at + 3], plan[at + 4], plan[at + 5], plan[at + 1])
       rows[row + 1], rows[row + 2], rows[row + 3], rows[row + 4], rows[row + 5] = cap, used, held, reset, wait
       if wait ~= 0 then
         blocked = blocked or plan[at + 6] == 0
@@ -570,6 +747,53 @@ local function write_all(plan, sets, renews, moves)
     end
   end
 end
+--[[ What a hold remembers of its draws from a balance that keeps grants apart, so that what it does not use returns
+where it came from: in place of the take's debt bound a msgpack sequence, 1 the bound, then in turn source, expires_ms,
+units. What is charged comes off its front. ]]
+
+-- A take's param, with what was drawn from the cell of this field.
+local function param_with_draws(param, field)
+  local draws = DRAWS[field]
+  if not draws then
+    return param
+  end
+  return cmsgpack.pack(param, unpack(draws))
+end
+
+-- Packed takes with their draws.
+local function takes_with_draws(takes)
+  local values = { cmsgpack.unpack(takes) }
+  for at = 1, #values, TAKE_SIZE do
+    if values[at] == BALANCE_KIND and values[at + 4] > 0 then
+      values[at + 8] = param_with_draws(values[at + 8], values[at + 3])
+    end
+  end
+  return cmsgpack.pack(unpack(values))
+end
+
+-- The param of a take that grew from `amount` by `more`: the old draws, then the new ones.
+local function params_joined(param, amount, new, more)
+  if type(param) ~= 'string' and type(new) ~= 'string' then
+    return param
+  end
+  local function draws_of(packed, units)
+    local draws = type(packed) == 'string' and { cmsgpack.unpack(packed) } or { packed }
+    for at = 4, #draws, 3 do
+      units = units - draws[at]
+    end
+    -- What no draw explains was there before grants were kept apart, or has been charged beyond the hold.
+    if units > 0 then
+      local n = #draws
+      draws[n + 1], draws[n + 2], draws[n + 3] = MONTHLY, NEVER, units
+    end
+    return draws
+  end
+  local joined, added = draws_of(param, amount), draws_of(new, more)
+  for at = 2, #added do
+    joined[#joined + 1] = added[at]
+  end
+  return cmsgpack.pack(unpack(joined))
+end
 
 local plan = { cmsgpack.unpack(ARGV[1]) }
 local asked = { cmsgpack.unpack(ARGV[2]) }
@@ -622,7 +846,6 @@ for _ = 1, asked[at] do
   higher = higher or asked[at + 2] > hold[meter_at(meter) + 1]
   at = at + 2
 end
-local BALANCE_KIND = 5
 
 -- Adds a raise's takes to the hold. A balance's are one with what the hold has; a window's are parts of their own,
 -- since they were made at another time, and the newest part carries what is used beyond the reserved total.
@@ -634,6 +857,7 @@ local function join_takes(into, takes)
     for index = count + 1, count + known * TAKE_SIZE, TAKE_SIZE do
       if into[index + 2] == takes[new + 2] and into[index + 3] == takes[new + 3] then
         if takes[new] == BALANCE_KIND then
+          into[index + 8] = params_joined(into[index + 8], into[index + 4], takes[new + 8], takes[new + 4])
           into[index + 4] = into[index + 4] + takes[new + 4]
           joined = true
         else
@@ -709,7 +933,7 @@ if higher and fits then
     if plan[check + 3] and rows[row] == 0 then
       takes[n + 1], takes[n + 2], takes[n + 3], takes[n + 4] = plan[check], meter, asked[memo + 1], plan[check + 1]
       takes[n + 5], takes[n + 6], takes[n + 7] = plan[check + 3], now - hold[2], floor_of(meter)
-      takes[n + 8], takes[n + 9] = 1, asked[memo + 2]
+      takes[n + 8], takes[n + 9] = 1, param_with_draws(asked[memo + 2], plan[check + 1])
     end
     check, memo = check + CHECK_SIZE, memo + 3
   end

@@ -23,6 +23,7 @@ end
 -- Keys that a script finds in its own data. KEYS[1] is hg:{policy/tenant}:cells; all else of the tenant starts
 -- with the same tag. Mirrors server/engine/keys.py, and nothing else in Lua builds a key.
 local PREFIX = string.sub(KEYS[1], 1, -6)
+local LEDGER, GRANTS = PREFIX .. 'ledger', PREFIX .. 'grants'
 
 local function hold_key(id)
   return PREFIX .. 'h:' .. id
@@ -40,10 +41,12 @@ end
 6 fingerprint  7 lease_ms  8 tombstone_ms  9 note (opaque)
 10 number of meters, then per meter: name, reserved, reported (-1: never), uncollected
 then the number of takes, then per take: kind, meter (0: follows no report), scope, field, amount,
-ms since created, base, last, param (a balance's debt bound; a window's length in ms, negative where a release returns
+ms since created, base, last, param (a balance's debt bound, -1 - bound where it has a ledger, or with
+draws, see draws.lua; a window's length in ms, negative where a release returns
 even the request) ]]
 local ACTIVE, SETTLED, RELEASED, EXPIRED, SETTLED_LATE, DONE = 1, 2, 3, 4, 5, 6
 local METERS, METER_SIZE, TAKE_SIZE = 10, 4, 9
+local BALANCE_KIND = 5 -- as in domain/limits/base.py
 
 local function hold_read(raw)
   local hold = { cmsgpack.unpack(raw) }
@@ -270,18 +273,135 @@ local function slots_finish(raw, ending, live, amount)
   local left = slots_taken(raw) - amount
   return left > 0 and int(left), 0
 end
+--[[ The grants of a balance that keeps them apart: behind its totals, as one msgpack sequence.
+1 burn order (sources as digits)  2 ledgered (1 or 0)  then per grant, by source and expiry: source, expires_ms, left
+A grant is all units of one source and one expiry. What of the available units stands in none of them is the first
+source's, without an expiry: a balance of nothing else has no sequence. A grant stays until its time is over, even
+when nothing is left of it, since a hold may bring something back. ]]
+local MONTHLY, NEVER = 1, 9007199254740991
+local FIRST_GRANT, GRANT_SIZE, MOST_GRANTS = 3, 3, 64
+
+local function grants_read(packed, available)
+  local grants = { cmsgpack.unpack(packed) }
+  if type(grants[1]) ~= 'string' or #grants < 5 or (#grants - 2) % GRANT_SIZE ~= 0 then
+    error('CORRUPT the grants of a balance')
+  end
+  for at = 2, #grants do
+    local value = grants[at]
+    if type(value) ~= 'number' or value < 0 or value > NEVER or value % 1 ~= 0 then
+      error('CORRUPT a grant of a balance')
+    end
+  end
+  for at = FIRST_GRANT + 2, #grants, GRANT_SIZE do
+    available = available - grants[at]
+  end
+  if available < 0 then
+    error('CORRUPT grants above what is available')
+  end
+  return grants
+end
+
+local function grants_packed(grants)
+  if not grants or #grants < FIRST_GRANT then
+    return ''
+  end
+  return cmsgpack.pack(unpack(grants))
+end
+
+-- Takes units out of the grants in this order, of one source the first to expire first. Returns what was drawn, in
+-- turn: source, expires_ms, units.
+local function grants_draw(grants, order, available, units)
+  local free = available
+  for at = FIRST_GRANT + 2, #grants, GRANT_SIZE do
+    free = free - grants[at]
+  end
+  local draws = {}
+  local function drawn(source, expires_ms, from)
+    local part = math.min(units, from)
+    if part > 0 then
+      local n = #draws
+      draws[n + 1], draws[n + 2], draws[n + 3] = source, expires_ms, part
+      units = units - part
+    end
+    return part
+  end
+  for digit in string.gmatch(order, '%d') do
+    local source = tonumber(digit)
+    for at = FIRST_GRANT, #grants, GRANT_SIZE do
+      if grants[at] == source then
+        grants[at + 2] = grants[at + 2] - drawn(source, grants[at + 1], grants[at + 2])
+      end
+    end
+    if source == MONTHLY then
+      drawn(source, NEVER, free)
+    end
+  end
+  return draws
+end
+
+-- The index of a grant, or where it belongs and false.
+local function grants_find(grants, source, expires_ms)
+  for at = FIRST_GRANT, #grants, GRANT_SIZE do
+    if grants[at] == source and grants[at + 1] == expires_ms then
+      return at, true
+    end
+    if grants[at] > source or (grants[at] == source and grants[at + 1] > expires_ms) then
+      return at, false
+    end
+  end
+  return #grants + 1, false
+end
+
+-- Adds units to a grant; false when there would be too many grants.
+local function grants_add(grants, source, expires_ms, units)
+  local at, found = grants_find(grants, source, expires_ms)
+  if found then
+    grants[at + 2] = grants[at + 2] + units
+    return true
+  end
+  if #grants + 1 >= FIRST_GRANT + MOST_GRANTS * GRANT_SIZE then
+    return false
+  end
+  for _, value in ipairs({ units, expires_ms, source }) do
+    table.insert(grants, at, value)
+  end
+  return true
+end
+
+-- Gives back what was drawn, but for the first `kept` units of it. Returns the units whose grant is over.
+local function grants_return(grants, draws, kept)
+  local over = 0
+  for at = 2, #draws, 3 do
+    local source, expires_ms, units = draws[at], draws[at + 1], draws[at + 2]
+    local back = math.max(units - kept, 0)
+    kept = math.max(kept - units, 0)
+    if back > 0 and not (source == MONTHLY and expires_ms == NEVER) then
+      local index, found = grants_find(grants or {}, source, expires_ms)
+      if found then
+        grants[index + 2] = grants[index + 2] + back
+      else
+        over = over + back
+      end
+    end
+  end
+  return over
+end
 --[[ balance: prepaid units. Twin of server/domain/limits/balance.py. A cell is seven running totals of 7 bytes:
-granted, reversed, charged, held, expired, uncollected, debt.
+granted, reversed, charged, held, expired, uncollected, debt. Behind them stand its grants, where the policy keeps them
+apart and there is more than one (balance_grants.lua).
 granted - reversed + debt = available + held + charged + expired. Subtracted in an order that keeps every
 intermediate result exact. ]]
-local BALANCE = '>I7I7I7I7I7I7I7'
+local BALANCE, BALANCE_SIZE = '>I7I7I7I7I7I7I7', 49
+
+-- What a request draws from each balance that keeps grants apart, by the cell's field (draws.lua).
+local DRAWS = {}
 
 -- Returns cap, used, held, reset_ms, wait_ms, and the new raw value (nil when it does not fit or takes nothing).
-local function balance_check(raw, _, amount, take)
+local function balance_check(raw, _, amount, take, _, order, field)
   if not raw then
     return 0, 0, 0, -1, amount > 0 and -1 or 0
   end
-  if #raw ~= 49 then
+  if #raw < BALANCE_SIZE then
     error('CORRUPT a balance cell of ' .. #raw .. ' bytes')
   end
   local granted, reversed, charged, held, expired, uncollected, debt = struct.unpack(BALANCE, raw)
@@ -289,35 +409,57 @@ local function balance_check(raw, _, amount, take)
     error('CORRUPT a balance above 2^53 - 1')
   end
   local available = math.max(granted - reversed - expired - charged + debt - held, 0)
+  local grants = #raw > BALANCE_SIZE and grants_read(string.sub(raw, BALANCE_SIZE + 1), available)
   if amount > 0 and amount > available then
     return available + held, held, held, -1, -1
   end
+  local tail = ''
+  if grants and take then
+    if order ~= 0 then
+      grants[1] = order
+    end
+    DRAWS[field] = grants_draw(grants, grants[1], available, take)
+    tail = grants_packed(grants)
+  end
   return available + held, held, held, -1, 0,
-    take and struct.pack(BALANCE, granted, reversed, charged, held + take, expired, uncollected, debt) or nil
+    take and struct.pack(BALANCE, granted, reversed, charged, held + take, expired, uncollected, debt) .. tail or nil
 end
 
--- {granted, reversed, charged, held, expired, uncollected, debt}, available
+-- {granted, reversed, charged, held, expired, uncollected, debt}, available, grants (nil: none kept apart)
 local function balance_open(raw)
   if not raw then
     return { 0, 0, 0, 0, 0, 0, 0 }, 0
   end
-  if #raw ~= 49 then
+  if #raw < BALANCE_SIZE then
     error('CORRUPT a balance cell of ' .. #raw .. ' bytes')
   end
   local b = { struct.unpack(BALANCE, raw) }
-  return b, b[1] - b[2] - b[5] - b[3] + b[7] - b[4]
+  b[8] = nil -- where the next value would begin
+  local available = b[1] - b[2] - b[5] - b[3] + b[7] - b[4]
+  if #raw == BALANCE_SIZE then
+    return b, available
+  end
+  return b, available, grants_read(string.sub(raw, BALANCE_SIZE + 1), available)
 end
 
-local function balance_packed(b)
+local function balance_packed(b, grants)
   if math.min(unpack(b)) < 0 or math.max(unpack(b)) >= 9007199254740992 then
     error('CORRUPT a balance outside 0 to 2^53 - 1')
   end
-  return struct.pack(BALANCE, b[1], b[2], b[3], b[4], b[5], b[6], b[7])
+  return struct.pack(BALANCE, b[1], b[2], b[3], b[4], b[5], b[6], b[7]) .. grants_packed(grants)
 end
 
--- new raw value, uncollected. Charges the hold's own units, then unreserved ones, then debt up to `bound`.
-local function balance_finish(raw, ending, live, amount, _, base, last, bound, before, after)
-  local b, available = balance_open(raw)
+--[[ new raw value, uncollected, whether the ledger wants an entry. Charges the hold's own units, then unreserved ones,
+then debt up to the bound. `param` is the bound, -1 - bound where movements go to the ledger, or with draws
+(draws.lua). What a hold does not use goes back to the grant that it came from, or is expired with it. ]]
+local function balance_finish(raw, ending, live, amount, _, base, last, param, before, after)
+  local draws = type(param) == 'string' and { cmsgpack.unpack(param) }
+  local bound = draws and draws[1] or param
+  local ledgered = bound < 0
+  if ledgered then
+    bound = -1 - bound
+  end
+  local b, available, grants = balance_open(raw)
   before, after = share(before, amount, base, last), share(after, amount, base, last)
   local own = live and math.max(amount - before, 0) or 0
   local from_own = math.min(after - before, own)
@@ -325,11 +467,39 @@ local function balance_finish(raw, ending, live, amount, _, base, last, bound, b
   local from_available = math.min(rest, math.max(available, 0))
   local from_debt = math.min(rest - from_available, math.max(bound - b[7], 0))
   local uncollected = rest - from_available - from_debt
+  if grants then
+    grants_draw(grants, grants[1], available, from_available)
+  end
+  local over = 0
+  if draws and live and ending ~= REPORT then
+    over = grants_return(grants, draws, math.min(after, amount))
+  end
   b[4] = b[4] - (ending == REPORT and from_own or own)
   b[7] = b[7] + from_debt
   b[3] = b[3] + (after - before - uncollected)
+  b[5] = b[5] + over
   b[6] = b[6] + uncollected
-  return balance_packed(b), uncollected
+  return balance_packed(b, grants), uncollected, ledgered and (after > before or over > 0)
+end
+--[[ The ledger: a stream with an entry for each step that moved money, numbered 0-1, 0-2, … without gaps. An entry is
+one msgpack sequence: at_ms, cause (domain/ledger.py), reference, field, the balance's seven totals before and after. ]]
+local NO_TOTALS = string.rep('\0', 49)
+
+-- Sees the stream's type, before anything is written.
+local function ledger_look()
+  redis.call('XLEN', LEDGER)
+end
+
+local function ledger_entry(at_ms, cause, reference, field, before, after)
+  return cmsgpack.pack(
+    at_ms, cause, reference, field, before and string.sub(before, 1, 49) or NO_TOTALS, string.sub(after, 1, 49)
+  )
+end
+
+local function ledger_write(entries)
+  for _, entry in ipairs(entries) do
+    redis.call('XADD', LEDGER, '0-*', 'e', entry)
+  end
 end
 
 -- The kinds that keep state, by their number in domain/limits/base.py.
@@ -360,7 +530,7 @@ everything before the first write; ZREM comes first because only it could still 
 local function finish(id, hold, ending, state, after, now)
   local live = hold[1] == ACTIVE
   local at = takes_at(hold)
-  local scopes, fields, values = {}, {}, {}
+  local scopes, fields, values, entries = {}, {}, {}, {}
   for take = at + 1, at + hold[at] * TAKE_SIZE, TAKE_SIZE do
     local scope, field = hold[take + 2], hold[take + 3]
     if not values[scope] then
@@ -384,10 +554,13 @@ local function finish(id, hold, ending, state, after, now)
     if meter > 0 then
       before, total = math.max(hold[meter_at(meter) + 2], 0), after[meter]
     end
-    local new, uncollected = FINISH[kind](
+    local new, uncollected, moved = FINISH[kind](
       values[scope][field], ending, live, hold[take + 4], hold[2] + hold[take + 5],
       hold[take + 6], hold[take + 7], hold[take + 8], before, total, now
     )
+    if moved then
+      entries[#entries + 1] = ledger_entry(now, ending, id, field, values[scope][field], new)
+    end
     values[scope][field] = new
     if uncollected > 0 then
       hold[meter_at(meter) + 3] = hold[meter_at(meter) + 3] + uncollected
@@ -406,6 +579,9 @@ local function finish(id, hold, ending, state, after, now)
     end)
   end
   local record, tombstone_ms = hold_packed(hold), int(hold[8])
+  if #entries > 0 then
+    ledger_look()
+  end
   local sets, gone = {}, {}
   for _, scope in ipairs(scopes) do
     sets[scope], gone[scope] = {}, {}
@@ -437,6 +613,7 @@ local function finish(id, hold, ending, state, after, now)
   else
     redis.call('SET', hold_key(id), record, 'PX', tombstone_ms)
   end
+  ledger_write(entries)
 end
 
 -- The reported totals as they stand, by meter number; nothing reported counts as 0.

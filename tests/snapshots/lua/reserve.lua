@@ -31,10 +31,12 @@ end
 6 fingerprint  7 lease_ms  8 tombstone_ms  9 note (opaque)
 10 number of meters, then per meter: name, reserved, reported (-1: never), uncollected
 then the number of takes, then per take: kind, meter (0: follows no report), scope, field, amount,
-ms since created, base, last, param (a balance's debt bound; a window's length in ms, negative where a release returns
+ms since created, base, last, param (a balance's debt bound, -1 - bound where it has a ledger, or with
+draws, see draws.lua; a window's length in ms, negative where a release returns
 even the request) ]]
 local ACTIVE, SETTLED, RELEASED, EXPIRED, SETTLED_LATE, DONE = 1, 2, 3, 4, 5, 6
 local METERS, METER_SIZE, TAKE_SIZE = 10, 4, 9
+local BALANCE_KIND = 5 -- as in domain/limits/base.py
 
 local function hold_read(raw)
   local hold = { cmsgpack.unpack(raw) }
@@ -187,18 +189,135 @@ local function slots_check(raw, _, amount, take, cap)
   end
   return cap, taken, taken, -1, 0, take and string.format('%.0f', taken + take) or nil
 end
+--[[ The grants of a balance that keeps them apart: behind its totals, as one msgpack sequence.
+1 burn order (sources as digits)  2 ledgered (1 or 0)  then per grant, by source and expiry: source, expires_ms, left
+A grant is all units of one source and one expiry. What of the available units stands in none of them is the first
+source's, without an expiry: a balance of nothing else has no sequence. A grant stays until its time is over, even
+when nothing is left of it, since a hold may bring something back. ]]
+local MONTHLY, NEVER = 1, 9007199254740991
+local FIRST_GRANT, GRANT_SIZE, MOST_GRANTS = 3, 3, 64
+
+local function grants_read(packed, available)
+  local grants = { cmsgpack.unpack(packed) }
+  if type(grants[1]) ~= 'string' or #grants < 5 or (#grants - 2) % GRANT_SIZE ~= 0 then
+    error('CORRUPT the grants of a balance')
+  end
+  for at = 2, #grants do
+    local value = grants[at]
+    if type(value) ~= 'number' or value < 0 or value > NEVER or value % 1 ~= 0 then
+      error('CORRUPT a grant of a balance')
+    end
+  end
+  for at = FIRST_GRANT + 2, #grants, GRANT_SIZE do
+    available = available - grants[at]
+  end
+  if available < 0 then
+    error('CORRUPT grants above what is available')
+  end
+  return grants
+end
+
+local function grants_packed(grants)
+  if not grants or #grants < FIRST_GRANT then
+    return ''
+  end
+  return cmsgpack.pack(unpack(grants))
+end
+
+-- Takes units out of the grants in this order, of one source the first to expire first. Returns what was drawn, in
+-- turn: source, expires_ms, units.
+local function grants_draw(grants, order, available, units)
+  local free = available
+  for at = FIRST_GRANT + 2, #grants, GRANT_SIZE do
+    free = free - grants[at]
+  end
+  local draws = {}
+  local function drawn(source, expires_ms, from)
+    local part = math.min(units, from)
+    if part > 0 then
+      local n = #draws
+      draws[n + 1], draws[n + 2], draws[n + 3] = source, expires_ms, part
+      units = units - part
+    end
+    return part
+  end
+  for digit in string.gmatch(order, '%d') do
+    local source = tonumber(digit)
+    for at = FIRST_GRANT, #grants, GRANT_SIZE do
+      if grants[at] == source then
+        grants[at + 2] = grants[at + 2] - drawn(source, grants[at + 1], grants[at + 2])
+      end
+    end
+    if source == MONTHLY then
+      drawn(source, NEVER, free)
+    end
+  end
+  return draws
+end
+
+-- The index of a grant, or where it belongs and false.
+local function grants_find(grants, source, expires_ms)
+  for at = FIRST_GRANT, #grants, GRANT_SIZE do
+    if grants[at] == source and grants[at + 1] == expires_ms then
+      return at, true
+    end
+    if grants[at] > source or (grants[at] == source and grants[at + 1] > expires_ms) then
+      return at, false
+    end
+  end
+  return #grants + 1, false
+end
+
+-- Adds units to a grant; false when there would be too many grants.
+local function grants_add(grants, source, expires_ms, units)
+  local at, found = grants_find(grants, source, expires_ms)
+  if found then
+    grants[at + 2] = grants[at + 2] + units
+    return true
+  end
+  if #grants + 1 >= FIRST_GRANT + MOST_GRANTS * GRANT_SIZE then
+    return false
+  end
+  for _, value in ipairs({ units, expires_ms, source }) do
+    table.insert(grants, at, value)
+  end
+  return true
+end
+
+-- Gives back what was drawn, but for the first `kept` units of it. Returns the units whose grant is over.
+local function grants_return(grants, draws, kept)
+  local over = 0
+  for at = 2, #draws, 3 do
+    local source, expires_ms, units = draws[at], draws[at + 1], draws[at + 2]
+    local back = math.max(units - kept, 0)
+    kept = math.max(kept - units, 0)
+    if back > 0 and not (source == MONTHLY and expires_ms == NEVER) then
+      local index, found = grants_find(grants or {}, source, expires_ms)
+      if found then
+        grants[index + 2] = grants[index + 2] + back
+      else
+        over = over + back
+      end
+    end
+  end
+  return over
+end
 --[[ balance: prepaid units. Twin of server/domain/limits/balance.py. A cell is seven running totals of 7 bytes:
-granted, reversed, charged, held, expired, uncollected, debt.
+granted, reversed, charged, held, expired, uncollected, debt. Behind them stand its grants, where the policy keeps them
+apart and there is more than one (balance_grants.lua).
 granted - reversed + debt = available + held + charged + expired. Subtracted in an order that keeps every
 intermediate result exact. ]]
-local BALANCE = '>I7I7I7I7I7I7I7'
+local BALANCE, BALANCE_SIZE = '>I7I7I7I7I7I7I7', 49
+
+-- What a request draws from each balance that keeps grants apart, by the cell's field (draws.lua).
+local DRAWS = {}
 
 -- Returns cap, used, held, reset_ms, wait_ms, and the new raw value (nil when it does not fit or takes nothing).
-local function balance_check(raw, _, amount, take)
+local function balance_check(raw, _, amount, take, _, order, field)
   if not raw then
     return 0, 0, 0, -1, amount > 0 and -1 or 0
   end
-  if #raw ~= 49 then
+  if #raw < BALANCE_SIZE then
     error('CORRUPT a balance cell of ' .. #raw .. ' bytes')
   end
   local granted, reversed, charged, held, expired, uncollected, debt = struct.unpack(BALANCE, raw)
@@ -206,11 +325,20 @@ local function balance_check(raw, _, amount, take)
     error('CORRUPT a balance above 2^53 - 1')
   end
   local available = math.max(granted - reversed - expired - charged + debt - held, 0)
+  local grants = #raw > BALANCE_SIZE and grants_read(string.sub(raw, BALANCE_SIZE + 1), available)
   if amount > 0 and amount > available then
     return available + held, held, held, -1, -1
   end
+  local tail = ''
+  if grants and take then
+    if order ~= 0 then
+      grants[1] = order
+    end
+    DRAWS[field] = grants_draw(grants, grants[1], available, take)
+    tail = grants_packed(grants)
+  end
   return available + held, held, held, -1, 0,
-    take and struct.pack(BALANCE, granted, reversed, charged, held + take, expired, uncollected, debt) or nil
+    take and struct.pack(BALANCE, granted, reversed, charged, held + take, expired, uncollected, debt) .. tail or nil
 end
 -- The account's version as stored, 0 for a tenant without an account.
 local function account_version(raw)
@@ -266,7 +394,7 @@ local function check_all(plan, standing, now)
     for index = 1, count do
       local raw = read[before + index]
       local cap, used, held, reset, wait, new, renew =
-        CHECK[plan[at]](raw, now, plan[at + 2], plan[at + 3], plan[at + 4], plan[at + 5])
+        CHECK[plan[at]](raw, now, plan[at + 2], plan[at + 3], plan[at + 4], plan[at + 5], plan[at + 1])
       rows[row + 1], rows[row + 2], rows[row + 3], rows[row + 4], rows[row + 5] = cap, used, held, reset, wait
       if wait ~= 0 then
         blocked = blocked or plan[at + 6] == 0
@@ -330,6 +458,53 @@ local function write_all(plan, sets, renews, moves)
     end
   end
 end
+--[[ What a hold remembers of its draws from a balance that keeps grants apart, so that what it does not use returns
+where it came from: in place of the take's debt bound a msgpack sequence, 1 the bound, then in turn source, expires_ms,
+units. What is charged comes off its front. ]]
+
+-- A take's param, with what was drawn from the cell of this field.
+local function param_with_draws(param, field)
+  local draws = DRAWS[field]
+  if not draws then
+    return param
+  end
+  return cmsgpack.pack(param, unpack(draws))
+end
+
+-- Packed takes with their draws.
+local function takes_with_draws(takes)
+  local values = { cmsgpack.unpack(takes) }
+  for at = 1, #values, TAKE_SIZE do
+    if values[at] == BALANCE_KIND and values[at + 4] > 0 then
+      values[at + 8] = param_with_draws(values[at + 8], values[at + 3])
+    end
+  end
+  return cmsgpack.pack(unpack(values))
+end
+
+-- The param of a take that grew from `amount` by `more`: the old draws, then the new ones.
+local function params_joined(param, amount, new, more)
+  if type(param) ~= 'string' and type(new) ~= 'string' then
+    return param
+  end
+  local function draws_of(packed, units)
+    local draws = type(packed) == 'string' and { cmsgpack.unpack(packed) } or { packed }
+    for at = 4, #draws, 3 do
+      units = units - draws[at]
+    end
+    -- What no draw explains was there before grants were kept apart, or has been charged beyond the hold.
+    if units > 0 then
+      local n = #draws
+      draws[n + 1], draws[n + 2], draws[n + 3] = MONTHLY, NEVER, units
+    end
+    return draws
+  end
+  local joined, added = draws_of(param, amount), draws_of(new, more)
+  for at = 2, #added do
+    joined[#joined + 1] = added[at]
+  end
+  return cmsgpack.pack(unpack(joined))
+end
 
 local plan = { cmsgpack.unpack(ARGV[1]) }
 local gated, id, lease_ms, longest_ms, replay_ms, member, content, count, takes = cmsgpack.unpack(ARGV[2])
@@ -382,6 +557,10 @@ if ARGV[3] then
       count, takes = count + 1, takes .. shadow[index + 1]
     end
   end
+end
+
+if next(DRAWS) then
+  takes = takes_with_draws(takes)
 end
 
 if lease_ms == 0 then

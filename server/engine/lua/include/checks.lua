@@ -52,7 +52,7 @@ local function check_all(plan, standing, now)
     for index = 1, count do
       local raw = read[before + index]
       local cap, used, held, reset, wait, new, renew =
-        CHECK[plan[at]](raw, now, plan[at + 2], plan[at + 3], plan[at + 4], plan[at + 5])
+        CHECK[plan[at]](raw, now, plan[at + 2], plan[at + 3], plan[at + 4], plan[at + 5], plan[at + 1])
       rows[row + 1], rows[row + 2], rows[row + 3], rows[row + 4], rows[row + 5] = cap, used, held, reset, wait
       if wait ~= 0 then
         blocked = blocked or plan[at + 6] == 0

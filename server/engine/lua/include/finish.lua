@@ -3,6 +3,7 @@
 --@include window_finish
 --@include slots_finish
 --@include balance_finish
+--@include ledger
 
 -- The kinds that keep state, by their number in domain/limits/base.py.
 local FINISH = { [3] = window_finish, [4] = slots_finish, [5] = balance_finish }
@@ -32,7 +33,7 @@ everything before the first write; ZREM comes first because only it could still 
 local function finish(id, hold, ending, state, after, now)
   local live = hold[1] == ACTIVE
   local at = takes_at(hold)
-  local scopes, fields, values = {}, {}, {}
+  local scopes, fields, values, entries = {}, {}, {}, {}
   for take = at + 1, at + hold[at] * TAKE_SIZE, TAKE_SIZE do
     local scope, field = hold[take + 2], hold[take + 3]
     if not values[scope] then
@@ -56,10 +57,13 @@ local function finish(id, hold, ending, state, after, now)
     if meter > 0 then
       before, total = math.max(hold[meter_at(meter) + 2], 0), after[meter]
     end
-    local new, uncollected = FINISH[kind](
+    local new, uncollected, moved = FINISH[kind](
       values[scope][field], ending, live, hold[take + 4], hold[2] + hold[take + 5],
       hold[take + 6], hold[take + 7], hold[take + 8], before, total, now
     )
+    if moved then
+      entries[#entries + 1] = ledger_entry(now, ending, id, field, values[scope][field], new)
+    end
     values[scope][field] = new
     if uncollected > 0 then
       hold[meter_at(meter) + 3] = hold[meter_at(meter) + 3] + uncollected
@@ -78,6 +82,9 @@ local function finish(id, hold, ending, state, after, now)
     end)
   end
   local record, tombstone_ms = hold_packed(hold), int(hold[8])
+  if #entries > 0 then
+    ledger_look()
+  end
   local sets, gone = {}, {}
   for _, scope in ipairs(scopes) do
     sets[scope], gone[scope] = {}, {}
@@ -109,6 +116,7 @@ local function finish(id, hold, ending, state, after, now)
   else
     redis.call('SET', hold_key(id), record, 'PX', tombstone_ms)
   end
+  ledger_write(entries)
 end
 
 -- The reported totals as they stand, by meter number; nothing reported counts as 0.
