@@ -49,9 +49,9 @@ units = st.integers(0, 30)
 lately = st.sampled_from([0, 0, 0, 1, 1, 2, 5])
 """Which hold or write, counted back from the last."""
 steps_ms = st.sampled_from(
-    [1, 1, MINUTE_MS, TERMS.lease_ms - 1, TERMS.lease_ms, HOUR_MS, DAY_MS, 10 * DAY_MS, 31 * DAY_MS, 100 * DAY_MS]
+    [*[1] * 6, *[MINUTE_MS] * 3, TERMS.lease_ms - 1, TERMS.lease_ms, HOUR_MS, DAY_MS, *[20 * DAY_MS] * 2, 100 * DAY_MS]
 )
-expiries_ms = st.sampled_from([1, MINUTE_MS, TERMS.lease_ms, HOUR_MS, DAY_MS, 40 * DAY_MS, FOREVER_MS])
+expiries_ms = st.sampled_from([1, MINUTE_MS, MINUTE_MS, TERMS.lease_ms, HOUR_MS, DAY_MS, 40 * DAY_MS, FOREVER_MS])
 fractions = st.integers(1, 9).flatmap(lambda parts: st.tuples(st.integers(0, parts), st.just(parts)))
 policies = st.builds(
     lambda burn, debt, free, calendar, refilled: policy(
@@ -129,8 +129,10 @@ class MoneyAgrees(RuleBasedStateMachine):
             AccountWrite(account=account, grants={CELL: opening}, refills=refills_of(rules, account, self.clock()))
         )
 
-    @rule(rules=policies)
-    def another_policy(self, rules: Policy) -> None:
+    @rule(rules=policies, often=st.integers(0, 4))
+    def another_policy(self, rules: Policy, often: int) -> None:
+        if often:
+            return
         self.refills.policy = rules
 
     @rule(step_ms=steps_ms)
@@ -204,6 +206,18 @@ class MoneyAgrees(RuleBasedStateMachine):
         answer = self.ask(lambda engine: engine.extend(REF, hold_id, {"credits": total}, plan, WITHIN_S))
         if hasattr(answer, "hold"):
             self.delivered[hold_id] = answer.hold.meters["credits"].reported or 0
+
+    @rule(amount=units, more=units, total=units, step_ms=steps_ms, end=st.sampled_from(["settle", "release", "none"]))
+    def job(self, amount: int, more: int, total: int, step_ms: int, end: str) -> None:
+        """All that a job may do, in one go: such sequences are rare among single steps."""
+        self.reserve(new=True, amount=amount)
+        self.raise_to(back=0, total=total // 2, amount=amount + more)
+        self.nothing_is_lost()
+        self.time_passes(step_ms)
+        if end == "settle":
+            self.settle(back=0, total=total, final=True)
+        elif end == "release":
+            self.release(back=0)
 
     @rule()
     def sweep(self) -> None:
