@@ -1,16 +1,14 @@
 """The use cases of the control plane: accounts, money that comes in, holds, policies."""
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from hashlib import sha256
-from typing import Final
+from typing import Final, NamedTuple
 
-import orjson
-
+from server.accounting import WRITE_ROUNDS, Accounting, balances_of, cells_of, fingerprint, no_account, page_of
 from server.domain.account import Account
 from server.domain.errors import (
     AccountChangedError,
-    AccountNotFoundError,
     FieldViolation,
     HoldgateError,
     InvalidRequestError,
@@ -18,8 +16,9 @@ from server.domain.errors import (
 )
 from server.domain.hold import HoldView
 from server.domain.ledger import Cause
-from server.domain.limits import Balance
+from server.domain.limits import Balance, Limit
 from server.domain.limits.balance import GrantSource
+from server.domain.note import Note
 from server.domain.operation import TenantRef, amount_violations, text_violations, unknown
 from server.domain.policy import Policy
 from server.domain.refill import refills_of
@@ -29,12 +28,8 @@ from server.engine.faults import no_such_hold
 from server.gate import QuotaGate
 from server.policy.store import PolicyStore
 
-WRITE_ROUNDS: Final = 64
-"""Times that a purchase reads the account again when another write came in between. Of those who write at once one
-succeeds in each round, so this is how many purchases of one tenant may arrive together."""
-
-MAX_PAGE: Final = 1000
-DEFAULT_PAGE: Final = 100
+NOTE_ID: Final = re.compile(r"[0-9]{1,20}(-[0-9]{1,20})?", re.ASCII)
+"""How the ids of notes are written."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,13 +42,12 @@ class ImportRow:
     balances: Mapping[str, int]
 
 
-@dataclass(frozen=True, slots=True)
-class Refund:
-    """What a refund came to: the account after it, whether this call made it, and the units taken back by meter."""
+class Notification(NamedTuple):
+    """A note, with the id of the limit that it is about and the values of its dimensions."""
 
-    account: Account
-    applied: bool
-    taken: Mapping[str, int]
+    note: Note
+    limit_id: str
+    scope: Mapping[str, str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +66,7 @@ class Administration:
         self._policies = policies
         self._engine = engine
         self._gate = gate
+        self.accounting = Accounting(engine, gate)
 
     async def put_account(
         self,
@@ -98,12 +93,12 @@ class Administration:
             ),
             version=expected_version + 1,
         )
-        given = _cells(policy, "opening", _opening(policy, account.plan, opening))
+        given = cells_of(policy, "opening", _opening(policy, account.plan, opening))
         write = AccountWrite(
             account=record,
             expected_version=expected_version,
             grants={} if expected_version else given,
-            balances=_balances(policy),
+            balances=balances_of(policy),
             refills=refills_of(policy, record, found.now_ms),
             raises=stored is not None and _is_upgrade(policy, stored, record),
         )
@@ -148,58 +143,18 @@ class Administration:
             write = AccountWrite(
                 account=replace(account, lifetime_purchased_usd_micros=lifetime, version=account.version + 1),
                 expected_version=account.version,
-                grants=_cells(policy, "amounts", amounts),
+                grants=cells_of(policy, "amounts", amounts),
                 source=GrantSource.BOUGHT,
-                balances=_balances(policy),
+                balances=balances_of(policy),
                 cause=Cause.PURCHASE,
                 write_id=f"purchase/{purchase_id}",
-                fingerprint=_fingerprint([face_value_usd_micros, dict(amounts)]),
+                fingerprint=fingerprint([face_value_usd_micros, dict(amounts)]),
             )
             answer = await self._engine.write_account(ref, write, within_s)
             self._gate.forget(ref)
             if isinstance(answer, Written):
                 return answer.account or account, answer.applied
         message = f"account {ref.tenant!r} changed {WRITE_ROUNDS} times during the purchase; send it again"
-        raise AccountChangedError(message)
-
-    async def refund_purchase(
-        self,
-        ref: TenantRef,
-        refund_id: str,
-        face_value_usd_micros: int,
-        amounts: Mapping[str, int],
-        *,
-        within_s: float,
-    ) -> Refund:
-        """Lowers lifetime_purchased by the face value and takes back what was bought and not yet spent, once per id."""
-        policy, ref = self._gate.resolve(ref)
-        bad = text_violations("refund_id", refund_id, required=True) + amount_violations("amounts", amounts, policy)
-        if not 0 <= face_value_usd_micros <= MAX_AMOUNT:
-            bad.append(FieldViolation("face_value_usd_micros", "must be from 0 to 2^53 - 1"))
-        if bad:
-            raise InvalidRequestError(bad)
-        self._gate.must_trust()
-        cells = _cells(policy, "amounts", amounts)
-        for _ in range(WRITE_ROUNDS):
-            account = await self._account(ref, within_s)
-            lifetime = max(account.lifetime_purchased_usd_micros - face_value_usd_micros, 0)
-            write = AccountWrite(
-                account=replace(account, lifetime_purchased_usd_micros=lifetime, version=account.version + 1),
-                expected_version=account.version,
-                grants={cell: -units for cell, units in cells.items()},
-                source=GrantSource.BOUGHT,
-                balances=_balances(policy),
-                cause=Cause.REFUND,
-                write_id=f"refund/{refund_id}",
-                fingerprint=_fingerprint([face_value_usd_micros, dict(amounts)]),
-            )
-            answer = await self._engine.write_account(ref, write, within_s)
-            self._gate.forget(ref)
-            if isinstance(answer, Written):
-                meters = zip(amounts, cells, strict=True)
-                taken = {meter: answer.changed.get(cell, 0) for meter, cell in meters}
-                return Refund(answer.account or account, answer.applied, taken)
-        message = f"account {ref.tenant!r} changed {WRITE_ROUNDS} times during the refund; send it again"
         raise AccountChangedError(message)
 
     async def create_grant(
@@ -220,13 +175,13 @@ class Administration:
         self._gate.must_trust()
         await self._account(ref, within_s)
         write = AccountWrite(
-            grants=_cells(policy, "amounts", amounts),
+            grants=cells_of(policy, "amounts", amounts),
             source=GrantSource.PROMOTIONAL,
             expires_at_ms=expires_at_ms,
-            balances=_balances(policy),
+            balances=balances_of(policy),
             cause=Cause.GRANT,
             write_id=f"grant/{grant_id}",
-            fingerprint=_fingerprint([dict(amounts), expires_at_ms] if expires_at_ms < FOREVER_MS else dict(amounts)),
+            fingerprint=fingerprint([dict(amounts), expires_at_ms] if expires_at_ms < FOREVER_MS else dict(amounts)),
         )
         answer = await self._engine.write_account(ref, write, within_s)
         return isinstance(answer, Written) and answer.applied
@@ -257,12 +212,12 @@ class Administration:
         write = AccountWrite(
             account=account,
             expected_version=0,
-            grants=_cells(policy, "balances", row.balances),
-            balances=_balances(policy),
+            grants=cells_of(policy, "balances", row.balances),
+            balances=balances_of(policy),
             refills=refills_of(policy, account, found.now_ms) if account is not None else (),
             cause=Cause.IMPORT,
             write_id=f"import/{row.import_id}",
-            fingerprint=_fingerprint(dict(row.balances)),
+            fingerprint=fingerprint(dict(row.balances)),
         )
         answer = await self._engine.write_account(ref, write, within_s)
         self._gate.forget(ref)
@@ -287,14 +242,25 @@ class Administration:
     ) -> tuple[Sequence[HoldView], str]:
         """A page of open holds by lease end, and the token of the next page."""
         _, ref = self._gate.resolve(ref)
-        if not 0 <= page_size <= MAX_PAGE:
-            raise InvalidRequestError.of("page_size", f"is {page_size}; must be from 0 to {MAX_PAGE}")
-        count = page_size or DEFAULT_PAGE
+        count = page_of(page_size)
         after = _position(page_token)
         holds = await self._engine.open_holds(ref, after, count + 1, within_s)
         page = list(holds[:count])
         last = page[-1] if len(holds) > count else None
         return page, f"{last.lease_ends_at_ms}/{last.hold_id}" if last else ""
+
+    async def notifications(
+        self, ref: TenantRef, page_size: int, page_token: str, *, within_s: float
+    ) -> tuple[Sequence[Notification], str]:
+        """A page of what the tenant's people are to be told, the oldest first, and the token of the next page."""
+        policy, ref = self._gate.resolve(ref)
+        count = page_of(page_size)
+        if page_token and not NOTE_ID.fullmatch(page_token):
+            raise InvalidRequestError.of("page_token", "is not a token that ListNotifications gave; start without one")
+        notes = await self._engine.notes(ref, page_token, count + 1, within_s)
+        limits = {limit.cell: limit for limit in policy.limits if limit.cell}
+        listed = [_notification(note, limits.get(note.cell)) for note in notes[:count]]
+        return listed, listed[-1].note.note_id if len(notes) > count else ""
 
     async def force_release(self, ref: TenantRef, hold_id: str, *, within_s: float) -> HoldOutcome:
         """Ends a hold on an operator's word."""
@@ -319,8 +285,7 @@ class Administration:
         account = (await self._engine.find(ref, "", within_s)).account
         if account is None:
             self._gate.must_trust()
-            message = f"no account {ref.tenant!r} in policy {ref.policy!r}; create it with AdminService.PutAccount"
-            raise AccountNotFoundError(message)
+            raise no_account(ref)
         return account
 
 
@@ -354,11 +319,6 @@ def _opening(policy: Policy, plan: str, named: Mapping[str, int]) -> Mapping[str
     return {limit.meter: units for limit in balances if (units := limit.opening.of(plan))}
 
 
-def _balances(policy: Policy) -> Mapping[str, Balance]:
-    """The policy's balances by cell."""
-    return {limit.cell: limit for limit in policy.limits if isinstance(limit, Balance)}
-
-
 def _is_upgrade(policy: Policy, stored: Account, record: Account) -> bool:
     """Whether a change of plan raises the ceiling of a refill."""
     return any(
@@ -381,21 +341,11 @@ def _expiry_violations(policy: Policy, amounts: Mapping[str, int], expires_at_ms
     ]
 
 
-def _cells(policy: Policy, field: str, amounts: Mapping[str, int]) -> dict[str, int]:
-    """Amounts by balance meter, in this field of the request, as units by cell."""
-    cells = {limit.meter: limit.cell for limit in policy.limits if isinstance(limit, Balance)}
-    bad = [
-        unknown(f"{field}[{meter}]", meter, policy.name, "balance of meter", cells)
-        for meter in amounts
-        if meter not in cells
-    ]
-    if bad:
-        raise InvalidRequestError(bad)
-    return {cells[meter]: amount for meter, amount in amounts.items()}
-
-
-def _fingerprint(content: object) -> bytes:
-    return sha256(orjson.dumps(content, option=orjson.OPT_SORT_KEYS)).digest()[:8]
+def _notification(note: Note, limit: Limit | None) -> Notification:
+    """What a note is about; a limit that the policy no longer has is named by its cell, without dimensions."""
+    if limit is None:
+        return Notification(note, note.cell.partition("~")[0], {})
+    return Notification(note, limit.id, dict(zip(limit.scope, note.scope, strict=True)))
 
 
 def _position(page_token: str) -> tuple[int, str]:

@@ -5,12 +5,14 @@ from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from time import monotonic
+from types import MappingProxyType
 from typing import Final, TypeVar
 
 from server.domain.account import Account
 from server.domain.decision import Decision, Lease, LimitResult, LimitResults, grant, refuse
 from server.domain.errors import (
     AccountChangedError,
+    FieldViolation,
     HoldNotFoundError,
     InvalidRequestError,
     StoreLostError,
@@ -18,7 +20,8 @@ from server.domain.errors import (
 )
 from server.domain.hold import Delivered, HoldNote, HoldView, State
 from server.domain.limits import Gate, Kind
-from server.domain.limits.base import Limit
+from server.domain.limits.base import CycleTerms, Limit
+from server.domain.limits.quota import CycleUse
 from server.domain.operation import (
     Operation,
     TenantRef,
@@ -33,14 +36,16 @@ from server.domain.plan import (
     Source,
     Value,
     account_or_default,
+    cycle_anchors,
     make_plan,
     make_shape,
+    terms_of,
     usage_plan,
     value_of,
 )
 from server.domain.policy import Policy, Product
 from server.domain.pricing import price
-from server.engine.base import Engine, Extended, Found, Granted, HoldOutcome, Looked, Refused, Replayed, Stale
+from server.engine.base import Cycles, Engine, Extended, Found, Granted, HoldOutcome, Looked, Refused, Replayed, Stale
 from server.engine.faults import id_reused, no_such_hold
 from server.policy.store import PolicyStore
 
@@ -57,20 +62,33 @@ _Answer = TypeVar("_Answer")
 
 
 @dataclass(frozen=True, slots=True)
+class QuotaView:
+    """The cycles of one quota at `now_ms`: the current one, by the terms of now, and past ones, the latest first."""
+
+    limit: Limit
+    scope: Mapping[str, str]
+    current: CycleUse
+    past: Sequence[CycleUse]
+    now_ms: int
+
+
+@dataclass(frozen=True, slots=True)
 class UsageView:
-    """Current figures of a tenant's limits."""
+    """Current figures of a tenant's limits, and the cycles of its quotas."""
 
     results: Sequence[LimitResult]
     policy_version: str
+    quotas: Sequence[QuotaView]
 
 
 @dataclass(frozen=True, slots=True)
 class EffectiveLimit:
-    """A limit as it stands for one tenant at `now_ms`."""
+    """A limit as it stands for one tenant at `now_ms`; a quota has `terms`."""
 
     limit: Limit
     value: Value
     now_ms: int
+    terms: CycleTerms | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,13 +145,27 @@ class QuotaGate:
 
         return await self._planned(policy, operation, attempt, within_s, self._plan)
 
-    async def settle(
-        self, ref: TenantRef, hold_id: str, delivered: Delivered, *, final: bool, within_s: float
+    async def settle(  # noqa: PLR0913  # each is a field of the request
+        self,
+        ref: TenantRef,
+        hold_id: str,
+        delivered: Delivered,
+        *,
+        final: bool,
+        within_s: float,
+        scope: Mapping[str, str] = MappingProxyType({}),
     ) -> HoldOutcome:
-        """Charges what was delivered; when final, gives the rest back and ends the hold."""
+        """Charges what was delivered; when final, gives the rest back and ends the hold. A caller that names
+        dimensions pays a read for them to be compared with the hold's, which never change.
+        """
         policy, ref = self._held(ref, hold_id)
         if isinstance(delivered, Mapping):
             _must_be_amounts("usage.used", delivered, policy)
+        if scope:
+            started_s = monotonic()
+            found = await self._find(ref, hold_id, within_s)
+            _must_be_scope(scope, found.hold)
+            within_s -= monotonic() - started_s
         return await self._known(self._engine.settle(ref, hold_id, delivered, final=final, within_s=within_s))
 
     async def release(self, ref: TenantRef, hold_id: str, *, within_s: float) -> HoldOutcome:
@@ -192,10 +224,10 @@ class QuotaGate:
 
         async def attempt(plan: Plan, left_s: float) -> UsageView | Stale:
             self._must_trust_for(plan)
-            answer = await self._engine.look(plan, left_s)
+            answer = await self._engine.cycles(plan, left_s)
             if isinstance(answer, Stale):
                 return answer
-            return UsageView(LimitResults(plan, answer.looks), policy.version)
+            return UsageView(LimitResults(plan, answer.looks), policy.version, _quota_views(plan, answer))
 
         return await self._planned(policy, operation, attempt, within_s, usage_plan)
 
@@ -207,12 +239,12 @@ class QuotaGate:
         return LimitsView(
             plan=account.plan,
             limits=tuple(
-                EffectiveLimit(limit, value, found.now_ms)
+                EffectiveLimit(limit, value, found.now_ms, terms_of(limit, account, found.now_ms))
                 for limit in policy.limits
                 if not account.flags.get(limit.unless)
                 and (
                     (value := value_of(limit, account, found.now_ms)).value is not None
-                    or limit.kind in {Kind.BALANCE, Kind.GATE}
+                    or limit.kind in {Kind.BALANCE, Kind.GATE, Kind.QUOTA}
                 )
             ),
             products=tuple(policy.products.values()),
@@ -247,7 +279,9 @@ class QuotaGate:
             return make_plan(policy, operation, account, now_ms)
         names = tuple(operation.amounts)
         scope = tuple(operation.scope.items())
-        key = (policy.version, operation.action, scope, names, account.plan, account.overrides, account.flags_key)
+        anchors = cycle_anchors(policy, account) if policy.anchor_zones else ()
+        flags = account.flags_key
+        key = (policy.version, operation.action, scope, names, account.plan, account.overrides, flags, anchors)
         shape = self._shapes.get(key)
         if shape is None or not shape.valid_from_ms <= now_ms < shape.valid_until_ms:
             if len(self._shapes) >= SHAPES_CACHED:
@@ -324,6 +358,20 @@ def _must_be_amounts(field: str, amounts: Mapping[str, int], policy: Policy) -> 
         raise InvalidRequestError(bad)
 
 
+def _must_be_scope(scope: Mapping[str, str], hold: HoldView | None) -> None:
+    """Raises where a caller takes a hold for another one's; a hold that is not there is the engine's to tell."""
+    if hold is None:
+        return
+    made = {name: hold.note.scope.get(name, "") for name in scope}
+    bad = [
+        FieldViolation(f"scope[{name}]", f"is {value!r}; hold {hold.hold_id!r} was made with {made[name]!r}")
+        for name, value in scope.items()
+        if made[name] != value
+    ]
+    if bad:
+        raise InvalidRequestError(bad)
+
+
 def _lease(hold_id: str, lease_ends_at_ms: int, now_ms: int, lease_ms: int) -> Lease | None:
     """The hold as its caller sees it; to be renewed after a third of the lease."""
     if not hold_id:
@@ -352,6 +400,22 @@ def _replayed(plan: Plan, hold: HoldView, now_ms: int) -> Decision:
     looks = [hold.looks[place] for place in places] if known else []
     live = hold.lease_ends_at_ms if hold.state is State.ACTIVE else 0
     return grant(plan, looks, _lease(hold.hold_id, live, now_ms, hold.lease_ms), replayed=True)
+
+
+def _quota_views(plan: Plan, answer: Cycles) -> list[QuotaView]:
+    """Each quota's cycles, apart into the current one and those before it."""
+    views: list[QuotaView] = []
+    checks = [check for check in plan.checks if check.terms is not None]
+    for check, known in zip(checks, answer.cycles, strict=True):
+        terms = check.terms
+        assert terms is not None  # noqa: S101  # as chosen above
+        same = [cycle for cycle in known if cycle.terms.start_ms == terms.start_ms]
+        current = same[0] if same else CycleUse(terms, check.cap)
+        current.renew(terms, check.cap, answer.now_ms)
+        past = [cycle for cycle in known if cycle.terms.start_ms < terms.start_ms]
+        scope = dict(zip(check.limit.scope, check.scope, strict=True))
+        views.append(QuotaView(check.limit, scope, current, past, answer.now_ms))
+    return views
 
 
 def _extended(plan: Plan, answer: Extended) -> Decision:

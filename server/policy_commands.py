@@ -11,7 +11,7 @@ from rich.table import Table
 
 from server.domain.account import Account
 from server.domain.errors import HoldgateError, PolicyRejectedError
-from server.domain.limits import Balance, Gate, Guard, Limit
+from server.domain.limits import Balance, Gate, Guard, Kind, Limit, Quota
 from server.domain.limits.base import PlanValues
 from server.domain.operation import Operation, TenantRef
 from server.domain.plan import account_or_default
@@ -30,6 +30,7 @@ FAILED: Final = 1
 
 _SETTINGS_FILE: Final = "HOLDGATE_SETTINGS_FILE"
 _PIPE_WIDTH: Final = 240  # columns where there is no terminal to ask, so that no cell is broken
+_BEHIND: Final = {Kind.BALANCE: " at first", Kind.QUOTA: " per cycle"}
 _WRITTEN: Final = {
     Unit.COUNT: Template.parse("{x}"),
     Unit.DURATION: Template.parse("{x:sec} s"),
@@ -132,12 +133,15 @@ class _Explanation:
         action, scope = self._operation.action, self._operation.scope
         if limit.actions is not None and action not in limit.actions:
             return f"the action is {action}; it is for {_listed(limit.actions)}"
+        left_out = [name for name in limit.scope if name not in scope] if action in limit.optional_for else []
+        if left_out:
+            return f"{left_out[0]} is not named; {action} need not name it"
         for name, allowed in limit.when.items():
             if scope.get(name) not in allowed:
                 return f"{name} is {scope.get(name, 'not named')}; it is for {_listed(allowed)}"
         if self._account.flags.get(limit.unless):
             return f"the account has the flag {limit.unless}"
-        if not isinstance(limit, Gate | Balance) and limit.values.of(self._account.plan) is None:
+        if not isinstance(limit, Gate | Balance | Quota) and limit.values.of(self._account.plan) is None:
             return f"it is unlimited on plan {self._account.plan}"
         return ""
 
@@ -145,13 +149,15 @@ class _Explanation:
         if isinstance(limit, Gate):
             return self._gate_figures(index, limit)
         values, key = (limit.opening, "opening") if isinstance(limit, Balance) else (limit.values, "limit")
-        value, amount = values.of(self._account.plan) or 0, self._asked(limit)
-        room = "" if limit.room is None else "room for "
+        value, amount = values.of(self._account.plan), self._asked(limit)
+        room = "room for " if self._operation.action in limit.room else ""
         return (
             f"{room}{self._written(limit, amount)}",
-            f"{self._written(limit, value)}{' at first' if isinstance(limit, Balance) else ''}",
+            "unlimited"
+            if isinstance(limit, Quota) and value is None
+            else f"{self._written(limit, value or 0)}{_BEHIND.get(limit.kind, '')}",
             self._origin(index, key, values),
-            self._outcome(limit, amount, value),
+            self._counted_only(limit) if value is None else self._outcome(limit, amount, value),
         )
 
     def _gate_figures(self, index: int, limit: Gate) -> tuple[str, str, str, str]:
@@ -171,17 +177,31 @@ class _Explanation:
             return "passes" if amount <= value else self._refused(limit)
         if amount == 0:
             return "passes: it asks for nothing"
+        if isinstance(limit, Quota) and (promise := self._promise(limit)):
+            return promise
         if not isinstance(limit, Balance) and amount > value:
             return f"{self._refused(limit)}, always: it asks for more than there can be"
         return f"depends on what is {'left' if isinstance(limit, Balance) else 'used'}; else {self._refused(limit)}"
+
+    def _promise(self, quota: Quota) -> str:
+        """What a quota does above its limit, where it does not refuse there."""
+        overage, grace_ms = quota.overage.of(self._account.plan), quota.grace.of(self._account.plan)
+        if overage is None:
+            return "passes: use above the limit is billed"
+        if grace_ms:
+            return f"passes until {_WRITTEN[Unit.DURATION].text({'x': grace_ms})} after exhaustion"
+        return ""
+
+    def _counted_only(self, limit: Limit) -> str:
+        return "passes: it only counts" if isinstance(limit, Quota) else self._outcome(limit, self._asked(limit), 0)
 
     def _refused(self, limit: Limit) -> str:
         rule = self._policy.refusals[limit.refuse]
         return f"{'noted' if limit.shadow else 'refused'}: {rule.http_status} {rule.code}"
 
     def _asked(self, limit: Limit) -> int:
-        if limit.room is not None:
-            return limit.room
+        if (room := limit.room.get(self._operation.action)) is not None:
+            return room
         if not limit.meter:
             return 1
         return self._amounts.get(limit.meter, self._policy.meters[limit.meter].per_request)

@@ -20,7 +20,7 @@ from tests.tenants import Clock, Refills, Tenant
 MOST_CELLS = 6
 """Few, so that a test reaches the bound."""
 
-PAST_ALL_LEASES_MS = 48 * HOUR_MS
+PAST_ALL_LEASES_MS = 1000 * 24 * HOUR_MS
 
 Connect = Callable[[RunningStore], Awaitable[StoreConnection]]
 

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import Final
 
-from server.domain.limits import Balance, Gate, Guard, Kind, Limit, Slots, Window
+from server.domain.limits import Balance, Gate, Guard, Kind, Limit, Quota, Slots, Window
 from server.domain.limits.balance import GrantSource, Refilling
 from server.domain.limits.base import UNLIMITED, PlanValues
 from server.domain.policy import Action, Envelope, HoldTerms, Meter, Policy, Product, RefusalRule
@@ -56,7 +56,7 @@ def window(  # noqa: PLR0913  # each is a field of the limit
         scope=scope,
         returns=returns,
         shadow=shadow,
-        room=room,
+        room={"work": room} if room else {},
         cell=f"{limit_id}~w",
     )
 
@@ -81,7 +81,7 @@ def slots(  # noqa: PLR0913  # each is a field of the limit
         scope=scope,
         typical_ms=typical_ms,
         shadow=shadow,
-        room=room,
+        room={"work": room} if room else {},
         cell=f"{limit_id}~s",
     )
 
@@ -107,13 +107,46 @@ def balance(  # noqa: PLR0913  # each is a field of the limit
         meter=meter,
         debt=debt,
         opening=UNLIMITED,
-        room=room,
+        room={"work": room} if room else {},
         shadow=shadow,
         burn=tuple(GrantSource(int(digit)) for digit in burn),
         refill=None if refill is None else Refilling(values(refill), calendar=calendar),
         ledger=ledger,
         unless=unless,
         cell=f"{limit_id}~b",
+    )
+
+
+def quota(  # noqa: PLR0913  # each is a field of the limit
+    limit_id: str,
+    limit: int | Mapping[str, int | None] | None,
+    meter: str = "frames",
+    *,
+    scope: tuple[str, ...] = (),
+    overage: int | None = 0,
+    price: int = 0,
+    grace_ms: int = 0,
+    anchored: bool = True,
+    thresholds: tuple[int, ...] = (80, 100),
+    shadow: bool = False,
+    room: int | None = None,
+) -> Quota:
+    """At most `limit` units of a meter per cycle; by default none above it, and no grace."""
+    return Quota(
+        id=limit_id,
+        label=f"the {limit_id} quota",
+        refuse=limit_id,
+        meter=meter,
+        values=values(limit),
+        scope=scope,
+        anchored=anchored,
+        overage=values(overage),
+        price=values(price),
+        grace=values(grace_ms),
+        thresholds=thresholds,
+        shadow=shadow,
+        room={"work": room} if room else {},
+        cell=f"{limit_id}~q",
     )
 
 

@@ -17,8 +17,14 @@ ACTIVE: Final = 1
 NEVER: Final = 2**53 - 1
 SLOTS: Final = 4
 BALANCE: Final = 5
+QUOTA: Final = 6
 BALANCE_FIELDS: Final = ("granted", "reversed", "charged", "held", "expired", "uncollected", "debt")
 TOTALS_SIZE: Final = 7 * len(BALANCE_FIELDS)
+QUOTA_SIZES: Final = (6, 7, 7, 7, 6, 7, 7, 7, 7, 7, 7, 6, 1)
+QUOTA_FIELDS: Final = (
+    *("start", "end", "limit", "allowed", "grace_ms", "price"),
+    *("within", "overage", "grace", "over_hard", "held", "exhausted_at", "noted"),
+)
 METERS_AT: Final = 9
 TAKE_SIZE: Final = 9
 
@@ -77,13 +83,18 @@ class StoredHold:
             reported = max(self.meters[meter - 1][2], 0) if meter else 0
             beyond = max(reported - base, 0)
             charged = beyond if last else min(beyond, amount)
-            if kind in {SLOTS, BALANCE}:
+            if kind in {SLOTS, BALANCE, QUOTA}:
                 yield kind, field, amount if kind == SLOTS else max(amount - charged, 0)
 
 
 def is_balance(raw: bytes) -> bool:
     """Whether a cell is a balance: its totals, and behind them the grants that it keeps apart."""
-    return len(raw) >= TOTALS_SIZE
+    return len(raw) == TOTALS_SIZE or (raw[TOTALS_SIZE : TOTALS_SIZE + 1] == b"\xa3" and is_order(raw))
+
+
+def is_order(raw: bytes) -> bool:
+    """Whether the sources' digits stand where a balance has its burn order."""
+    return sorted(raw[TOTALS_SIZE + 1 : TOTALS_SIZE + 4]) == sorted(b"123")
 
 
 def grants_of(raw: bytes) -> list[tuple[int, int, int]]:
@@ -99,6 +110,37 @@ def balance_of(raw: bytes) -> dict[str, int]:
     assert is_balance(raw)
     numbers = [struct.unpack(">Q", b"\0" + raw[at : at + 7])[0] for at in range(0, TOTALS_SIZE, 7)]
     return dict(zip(BALANCE_FIELDS, numbers, strict=True))
+
+
+def cycles_in(raw: bytes) -> list[dict[str, int]]:
+    """A quota cell's cycles by the names of their numbers, the latest first."""
+    size, cycles = sum(QUOTA_SIZES), []
+    assert len(raw) % size == 0
+    for at in range(0, len(raw), size):
+        numbers, place = [], at
+        for width in QUOTA_SIZES:
+            numbers.append(int.from_bytes(raw[place : place + width], "big"))
+            place += width
+        cycles.append(dict(zip(QUOTA_FIELDS, numbers, strict=True)))
+    return cycles
+
+
+def kind_of(raw: bytes) -> int:
+    """The kind of limit that a standing cell belongs to, by its form."""
+    if is_balance(raw):
+        return BALANCE
+    return QUOTA if len(raw) >= sum(QUOTA_SIZES) else SLOTS
+
+
+def held_in(raw: bytes) -> int:
+    """What a standing cell holds for live holds."""
+    match kind_of(raw):
+        case 5:
+            return balance_of(raw)["held"]
+        case 6:
+            return sum(cycle["held"] for cycle in cycles_in(raw))
+        case _:
+            return int(raw)
 
 
 def broken_rules(state: Snapshot) -> list[str]:
@@ -141,17 +183,24 @@ def _broken_cells(prefix: bytes, cells: dict[bytes, bytes], live: Iterable[Store
     for field, raw in cells.items():
         if field in {b"v", b"due"}:
             continue
-        of_balance = is_balance(raw)
-        held = balance_of(raw)["held"] if of_balance else int(raw)
-        kept = expected.pop((BALANCE if of_balance else SLOTS, field), 0)
+        kind, held = kind_of(raw), held_in(raw)
+        kept = expected.pop((kind, field), 0)
         if held != kept:
             yield f"{prefix!r}: cell {field!r} has {held} held, its live holds {kept}"
-        if of_balance and not _adds_up(balance_of(raw), grants_of(raw)):
-            yield f"{prefix!r}: balance {field!r} does not add up: {balance_of(raw)} with {grants_of(raw)}"
-        if not of_balance and held <= 0:
-            yield f"{prefix!r}: pool {field!r} is empty and should be gone"
+        if wrong := _wrong_in(kind, raw):
+            yield f"{prefix!r}: cell {field!r} {wrong}"
     if any(expected.values()):
         yield f"{prefix!r}: live holds took {expected} from cells that do not exist"
+
+
+def _wrong_in(kind: int, raw: bytes) -> str:
+    """What a standing cell of this kind must never be."""
+    if kind == BALANCE and not _adds_up(balance_of(raw), grants_of(raw)):
+        return f"does not add up: {balance_of(raw)} with {grants_of(raw)}"
+    if kind == QUOTA:
+        starts = [cycle["start"] for cycle in cycles_in(raw)]
+        return "" if starts == sorted(set(starts), reverse=True) else f"has its cycles out of order: {starts}"
+    return "is an empty pool and should be gone" if kind == SLOTS and int(raw) <= 0 else ""
 
 
 def _broken_due_times(
@@ -226,14 +275,14 @@ def leaks(state: Snapshot) -> list[str]:
     left: list[str] = []
     for key, (kind, content, has_ttl) in state.items():
         name = key.rpartition(b"}:")[2]
-        if name in {b"acct", b"ids", b"ledger", b"grants"} or (has_ttl and name[:2] in {b"h:", b"w:"}):
+        if name in {b"acct", b"ids", b"ledger", b"grants", b"note"} or (has_ttl and name[:2] in {b"h:", b"w:"}):
             continue
         if name == b"cells" and kind == b"hash":
             left += [
                 f"{key!r} has {field!r}"
                 for field, raw in content.items()  # type: ignore[attr-defined]  # a hash is a dict
                 if (field == b"due" and key.removesuffix(b"cells") + b"grants" not in state)
-                or (field not in {b"v", b"due"} and not is_balance(raw))
+                or (field not in {b"v", b"due"} and (kind_of(raw) == SLOTS or held_in(raw)))
             ]
             continue
         if kind == b"zset" and _waits_for_grants(state, key, list(content)):  # type: ignore[call-overload]  # same

@@ -74,7 +74,9 @@ class Tenant:
             expected_version=self.account.version,
             grants={cells[limit_id]: units for limit_id, units in grants.items()},
         )
-        assert await self.engine.write_account(self.ref, write, WITHIN_S) == Written(account, True, write.grants)
+        assert await self.engine.write_account(self.ref, write, WITHIN_S) == Written(
+            account, applied=True, changed=write.grants
+        )
         self.account = account
 
     async def top_up(self, write_id: str, **grants: int) -> Written | Conflict:

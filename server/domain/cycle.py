@@ -9,6 +9,7 @@ the first. A calendar month is a cycle that begins on day 1.
 from calendar import monthrange
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta, tzinfo
+from functools import lru_cache
 from typing import Final, NamedTuple
 
 from server.domain.units import FOREVER_MS
@@ -69,6 +70,7 @@ class Months:
         return (start.astimezone(UTC) - _EPOCH) // _MILLISECOND
 
 
+@lru_cache(maxsize=65_536)  # asked for with every request
 def day_of_month(at_ms: int, zone: tzinfo = UTC) -> int:
     """The day of the month of an instant, as people in `zone` date it: what cycles anchored there begin on."""
     return (_EPOCH + min(max(at_ms, 0), _LAST_MS) * _MILLISECOND).astimezone(zone).day

@@ -6,11 +6,13 @@ from enum import IntEnum
 from typing import Any, Final, NamedTuple
 
 from server.domain.account import Account
+from server.domain.cycle import day_of_month
 from server.domain.errors import AccountNotFoundError, InvalidRequestError
 from server.domain.hold import HoldNote
 from server.domain.limits.balance import Balance
-from server.domain.limits.base import Check, Kind, Limit, Look
+from server.domain.limits.base import Check, CycleTerms, Kind, Limit, Look
 from server.domain.limits.gate import Gate
+from server.domain.limits.quota import Quota
 from server.domain.operation import TAKING, Operation, TenantRef, amounts_digest, request_digest
 from server.domain.policy import HoldTerms, Policy
 from server.domain.pricing import price, total
@@ -42,12 +44,13 @@ class CheckForm(NamedTuple):
     meter: int
     fixed: int
     asks_room: bool
+    terms: CycleTerms | None = None
 
     def check(self, units: Sequence[int]) -> Check:
         """The check of a request with these units, by the shape's names."""
         amount = self.fixed if self.meter < 0 else units[self.meter]
         take = 0 if self.asks_room else amount
-        return Check(self.place, self.limit, self.scope, amount, take, self.cap, self.settles)
+        return Check(self.place, self.limit, self.scope, amount, take, self.cap, self.settles, self.terms)
 
 
 class GuardForm(NamedTuple):
@@ -68,9 +71,9 @@ class GuardForm(NamedTuple):
 class Shape:
     """What requests have in common that differ in amounts, id and tenant alone: compiled once, used by all of them.
 
-    For a policy, an account's plan, flags and overrides, an action, dimensions, and the names of the amounts. Valid
-    while valid_from_ms <= now < valid_until_ms. `kept` are the places in `names` of what a hold keeps. `memo` is for
-    what other layers derive from a shape once, each under its own name.
+    For a policy, an account's plan, flags, overrides and first days of cycles, an action, dimensions, and the names of
+    the amounts. Valid while valid_from_ms <= now < valid_until_ms. `kept` are the places in `names` of what a hold
+    keeps. `memo` is for what other layers derive from a shape once, each under its own name.
     """
 
     policy: Policy
@@ -187,7 +190,7 @@ class Plan:
 
     @property
     def closed(self) -> bool:
-        """Whether money stands behind it, so that a store that lost its state must not decide."""
+        """Whether money or an allowance stands behind it, so that a store that lost its state must not decide."""
         return self.shape.closed
 
 
@@ -260,9 +263,13 @@ def make_shape(policy: Policy, operation: Operation, names: tuple[str, ...], acc
             continue
         value = value_of(limit, account, now_ms)
         from_ms, until_ms = max(from_ms, value.from_ms), min(until_ms, value.until_ms)
-        if value.value is None and not isinstance(limit, Balance):
+        if value.value is None and not isinstance(limit, (Balance, Quota)):
             continue
+        terms = terms_of(limit, account, now_ms)
+        if terms is not None:
+            from_ms, until_ms = max(from_ms, terms.start_ms), min(until_ms, terms.end_ms)
         meter, fixed = _amount(policy, limit, names)
+        room = limit.room.get(operation.action)
         if limit.kind is Kind.GUARD:
             guards.append(GuardForm(limit, value.value or 0, meter, fixed))
             continue
@@ -273,9 +280,10 @@ def make_shape(policy: Policy, operation: Operation, names: tuple[str, ...], acc
                 scope=_scope_values(limit, operation.scope),
                 cap=MAX_AMOUNT if value.value is None else value.value,
                 settles=limit.kind is not Kind.SLOTS and limit.meter in kept,
-                meter=meter if limit.room is None else -1,
-                fixed=fixed if limit.room is None else limit.room,
-                asks_room=limit.room is not None,
+                meter=meter if room is None else -1,
+                fixed=fixed if room is None else room,
+                asks_room=room is not None,
+                terms=terms,
             )
         )
     return Shape(
@@ -290,7 +298,7 @@ def make_shape(policy: Policy, operation: Operation, names: tuple[str, ...], acc
         gates=tuple(gates),
         checks=tuple(checks),
         gated=any(not gate.look.fits and not gate.limit.shadow for gate in gates),
-        closed=any(form.limit.kind is Kind.BALANCE for form in checks),
+        closed=any(form.limit.kind in {Kind.BALANCE, Kind.QUOTA} for form in checks),
     )
 
 
@@ -303,11 +311,15 @@ def usage_plan(policy: Policy, operation: Operation, account: Account, now_ms: i
             continue
         value = value_of(limit, account, now_ms)
         from_ms, until_ms = max(from_ms, value.from_ms), min(until_ms, value.until_ms)
-        if value.value is None and not isinstance(limit, Balance):
+        if value.value is None and not isinstance(limit, (Balance, Quota)):
             continue
+        terms = terms_of(limit, account, now_ms)
+        if terms is not None:
+            from_ms, until_ms = max(from_ms, terms.start_ms), min(until_ms, terms.end_ms)
         cap = MAX_AMOUNT if value.value is None else value.value
         scope = _scope_values(limit, operation.scope)
-        checks.append(CheckForm(place, limit, scope, cap, settles=False, meter=-1, fixed=0, asks_room=False))
+        form = CheckForm(place, limit, scope, cap, settles=False, meter=-1, fixed=0, asks_room=False, terms=terms)
+        checks.append(form)
     shape = Shape(
         policy=policy,
         action=operation.action,
@@ -320,9 +332,19 @@ def usage_plan(policy: Policy, operation: Operation, account: Account, now_ms: i
         gates=(),
         checks=tuple(checks),
         gated=False,
-        closed=any(form.limit.kind is Kind.BALANCE for form in checks),
+        closed=any(form.limit.kind in {Kind.BALANCE, Kind.QUOTA} for form in checks),
     )
     return Plan(shape, operation, account, ())
+
+
+def cycle_anchors(policy: Policy, account: Account) -> tuple[int, ...]:
+    """The days of the month on which the account's cycles begin: all that a shape knows of its creation date."""
+    return tuple([day_of_month(account.created_at_ms, zone) for zone in policy.anchor_zones])
+
+
+def terms_of(limit: Limit, account: Account, now_ms: int) -> CycleTerms | None:
+    """A quota's cycle at `now_ms` and what it allows the account beyond its limit; None for other kinds."""
+    return limit.terms(account, now_ms) if isinstance(limit, Quota) else None
 
 
 def _kept_meters(policy: Policy, names: tuple[str, ...], measured: set[str]) -> frozenset[str]:

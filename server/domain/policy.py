@@ -2,11 +2,13 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from datetime import tzinfo
 from enum import StrEnum
 from types import MappingProxyType
 from typing import Final
 
 from server.domain.limits.base import Limit
+from server.domain.limits.quota import Quota
 from server.domain.templates import Template
 
 ACTION: Final = "action"
@@ -92,12 +94,20 @@ class RefusalRule:
 @dataclass(frozen=True, slots=True)
 class Envelope:
     """The system's own HTTP form. `body` is a JSON object whose leaves are templates; the key "+" of an object
-    stands for the refusal's own fields. `headers` by HTTP status, 200 for a grant.
+    stands for the refusal's own fields. `headers` by HTTP status, 200 for a grant. `ratelimit` and `problem` name the
+    versions of the standards whose fields are added and whose body takes the place of `body`; empty for neither.
     """
 
     body: Mapping[str, object]
     headers: Mapping[int, Mapping[str, Template]]
     types: Mapping[int, str]
+    ratelimit: str = ""
+    problem: str = ""
+
+    @property
+    def tells_grants(self) -> bool:
+        """Whether a grant has headers."""
+        return bool(self.ratelimit) or 200 in self.headers  # noqa: PLR2004  # the status of grants
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,3 +128,10 @@ class Policy:
     refusals: Mapping[str, RefusalRule]
     precedence: tuple[str, ...]
     envelope: Envelope | None
+    anchor_zones: tuple[tzinfo, ...] = field(init=False, default=())
+    """The time zones of those quotas whose cycles begin on the day of an account's creation."""
+
+    def __post_init__(self) -> None:
+        """Finds the zones, once for all requests."""
+        anchored = dict.fromkeys(limit.zone for limit in self.limits if isinstance(limit, Quota) and limit.anchored)
+        object.__setattr__(self, "anchor_zones", tuple(anchored))

@@ -7,11 +7,14 @@ from typing import NamedTuple, Protocol
 
 from server.domain.account import Account
 from server.domain.hold import Delivered, HoldView, MeterTotals, State
-from server.domain.ledger import Cause, LedgerEntry
+from server.domain.ledger import Cause, LedgerEntry, Totals
 from server.domain.limits.balance import Balance, GrantSource
 from server.domain.limits.base import Look
+from server.domain.limits.quota import CycleUse
+from server.domain.note import Note
 from server.domain.operation import TenantRef
 from server.domain.plan import Plan
+from server.domain.reconcile import BalanceState
 from server.domain.refill import Refill
 from server.domain.units import FOREVER_MS
 
@@ -50,6 +53,14 @@ class Looked(NamedTuple):
 
     now_ms: int
     looks: tuple[Look, ...]
+
+
+class Cycles(NamedTuple):
+    """Figures, and the cycles that each quota of the plan remembers, the latest first, in the order of the checks."""
+
+    now_ms: int
+    looks: tuple[Look, ...]
+    cycles: tuple[Sequence[CycleUse], ...]
 
 
 class Extended(NamedTuple):
@@ -119,6 +130,14 @@ class Conflict(NamedTuple):
     account: Account | None
 
 
+class Audit(NamedTuple):
+    """Balances by cell, and the last sequence of the ledger at that instant."""
+
+    now_ms: int
+    last_sequence: int
+    balances: Mapping[str, BalanceState]
+
+
 class Engine(Protocol):
     """Atomic decisions. `within_s` bounds each call: past it StoreUnavailableError, never a half-taken state."""
 
@@ -127,6 +146,12 @@ class Engine(Protocol):
 
     async def look(self, plan: Plan, within_s: float) -> Looked | Stale:
         """The plan's figures, taking nothing and remembering nothing."""
+
+    async def cycles(self, plan: Plan, within_s: float) -> Cycles | Stale:
+        """As `look`, with the current and past cycles of the plan's quotas."""
+
+    async def notes(self, ref: TenantRef, after: str, count: int, within_s: float) -> Sequence[Note]:
+        """At most `count` notes behind the one of id `after` (empty: from the start), the oldest first."""
 
     async def settle(
         self, ref: TenantRef, hold_id: str, delivered: Delivered, *, final: bool, within_s: float
@@ -149,6 +174,15 @@ class Engine(Protocol):
 
     async def ledger(self, ref: TenantRef, after: int, count: int, within_s: float) -> Sequence[LedgerEntry]:
         """The ledger's entries with a sequence above `after`, the first first."""
+
+    async def trim_ledger(self, ref: TenantRef, through: int, within_s: float) -> int:
+        """Drops entries up to this sequence; how many."""
+
+    async def audit(self, ref: TenantRef, cells: Sequence[str], within_s: float) -> Audit:
+        """These balances, at one instant."""
+
+    async def repair(self, ref: TenantRef, totals: Mapping[str, Totals], seen: Audit, within_s: float) -> bool:
+        """Gives balances these totals, if they are still as `seen`; whether it did."""
 
     async def open_holds(
         self, ref: TenantRef, after: tuple[int, str], count: int, within_s: float

@@ -8,9 +8,11 @@ of tenants by earliest due lives in the same slot: its tag is the smallest numbe
     hg:{p/t}:ids        hash        account writes already made: id -> fingerprint, units changed
     hg:{p/t}:grants     hash        balances that change with time: when, and what was done last
     hg:{p/t}:ledger     stream      movements of money, 0-1, 0-2, …
+    hg:{p/t}:trimmed    hash        a balance's totals at its last entry that is no longer in the ledger
     hg:{p/t}:due        sorted set  open holds by lease end; with an empty id, the next change of grants
     hg:{p/t}:h:<id>     string      hold or tombstone
     hg:{p/t}:w:<scope>  hash        window cells of one scope
+    hg:{p/t}:note       stream      notes for the tenant's people: thresholds that were crossed
     hg:{<slot>}:due     sorted set  tenants of a slot by earliest due
 """
 
@@ -43,6 +45,11 @@ class TenantKeys(NamedTuple):
     def hold(self, hold_id: str) -> bytes:
         """The key of a hold."""
         return self.prefix + b"h:" + hold_id.encode()
+
+    @property
+    def notes(self) -> bytes:
+        """The key of the notes."""
+        return self.prefix + b"note"
 
     def windows(self, scope: str) -> bytes:
         """The key of the window cells of one scope."""
@@ -103,6 +110,12 @@ def index_keys() -> Iterable[bytes]:
 def scope_text(check: CheckForm) -> str:
     """The scope of a window's key: its dimensions with their values; empty for the tenant as a whole."""
     return ",".join(f"{name}={_quoted(value)}" for name, value in zip(check.limit.scope, check.scope, strict=True))
+
+
+def cell_of(field: str) -> tuple[str, tuple[str, ...]]:
+    """The cell's name and the values of its dimensions, from what `standing_field` made of them."""
+    cell, *values = field.split(":")
+    return cell, tuple(map(unquote, values))
 
 
 def standing_field(check: CheckForm) -> str:

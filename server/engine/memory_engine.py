@@ -9,20 +9,24 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from server.domain.account import Account
-from server.domain.hold import Delivered, Fraction, HoldNote, HoldView, MeterTotals, State
+from server.domain.hold import Delivered, HoldNote, HoldView, MeterTotals, State
 from server.domain.ledger import Cause, LedgerEntry, Totals
 from server.domain.limits import CELLS, Kind
 from server.domain.limits.balance import MOST_GRANTS, Balance, BalanceCell, GrantSource
 from server.domain.limits.base import Cell, Change, Check, Draw, Ending, Limit, Look, Taken
 from server.domain.limits.window import Window
+from server.domain.note import Note
 from server.domain.operation import TenantRef
 from server.domain.plan import Plan
 from server.domain.policy import HoldTerms
+from server.domain.reconcile import BalanceState, GrantLeft
 from server.domain.refill import Refill, RefillTerms, no_refills
 from server.domain.units import FOREVER_MS, MAX_AMOUNT
 from server.engine.base import (
     AccountWrite,
+    Audit,
     Conflict,
+    Cycles,
     Extended,
     Found,
     Granted,
@@ -46,6 +50,8 @@ from server.engine.faults import (
     too_many_grants,
     unfit,
 )
+from server.engine.memory_quotas import cycles_of, joins, note_crossings
+from server.engine.memory_totals import is_new, named_totals, unnamed
 
 CellName = tuple[str, tuple[str, ...]]
 
@@ -113,14 +119,36 @@ class _Tenant:
     account: Account | None = None
     writes: dict[str, tuple[bytes, Mapping[str, int]]] = field(default_factory=dict)
     cells: dict[CellName, Cell] = field(default_factory=dict)
+    notes: list[Note] = field(default_factory=list)
     holds: dict[str, _Hold] = field(default_factory=dict)
     schedules: dict[str, _Schedule] = field(default_factory=dict)
     ledger: list[LedgerEntry] = field(default_factory=list)
+    sequence: int = 0
+    trimmed: dict[str, Totals] = field(default_factory=dict)
 
     def moved(self, at_ms: int, cause: Cause, reference: str, cell: str, before: Totals) -> None:
         """Writes to the ledger what a step made of a balance's totals."""
         after = _balance(self, cell).totals
-        self.ledger.append(LedgerEntry(len(self.ledger) + 1, at_ms, cause, reference, cell, before, after))
+        self.sequence += 1
+        self.ledger.append(LedgerEntry(self.sequence, at_ms, cause, reference, cell, before, after))
+
+    def balance_state(self, cell: str) -> BalanceState:
+        """A balance with what stands behind it."""
+        balance, schedule = _balance(self, cell), self.schedules.get(cell)
+        kept = 0
+        for hold in self.holds.values():
+            for take in hold.takes if hold.state is State.ACTIVE else ():
+                if take.name[0] == cell:
+                    change = Change(Ending.REPORT, 0, 0, live=True, now_ms=0)
+                    total = (hold.meters[take.meter].reported or 0) if take.meter else 0
+                    kept += max(take.taken.amount - change.share(take.taken, total), 0)
+        return BalanceState(
+            totals=balance.totals,
+            grants=tuple(GrantLeft(grant.source, grant.expires_at_ms, grant.left) for grant in balance.grants),
+            refill_ms=schedule.refill_ms if schedule is not None else 0,
+            trimmed=self.trimmed.get(cell),
+            kept=kept,
+        )
 
     def next_change_ms(self) -> int:
         """When grants change next by themselves."""
@@ -232,10 +260,10 @@ class MemoryEngine:
             return _outcome(hold, applied=False)
         if hold.state is State.RELEASED:
             raise unfit(hold.view(), "settle")
-        named = _named_totals(hold, delivered)
-        totals = {meter: named.get(meter, _unnamed(values, final=final)) for meter, values in hold.meters.items()}
+        named = named_totals(hold.hold_id, hold.meters, delivered)
+        totals = {meter: named.get(meter, unnamed(values, final=final)) for meter, values in hold.meters.items()}
         falls = any(total < (hold.meters[meter].reported or 0) for meter, total in totals.items())
-        rises = any(_is_new(hold.meters[meter], total, named=meter in named) for meter, total in totals.items())
+        rises = any(is_new(hold.meters[meter], total, named=meter in named) for meter, total in totals.items())
         if hold.state in {State.SETTLED, State.SETTLED_LATE}:
             if rises or (falls and final):
                 raise unfit(hold.view(), "settle")
@@ -326,6 +354,32 @@ class MemoryEngine:
         entries = self._tenants.get(ref, _Tenant()).ledger
         return [entry for entry in entries if entry.sequence > after][:count]
 
+    async def trim_ledger(self, ref: TenantRef, through: int, within_s: float) -> int:
+        """Drops entries."""
+        tenant, _ = self._enter(ref)
+        dropped = [entry for entry in tenant.ledger if entry.sequence <= through]
+        tenant.trimmed |= {entry.cell: entry.after for entry in dropped}
+        tenant.ledger = tenant.ledger[len(dropped) :]
+        return len(dropped)
+
+    async def audit(self, ref: TenantRef, cells: Sequence[str], within_s: float) -> Audit:
+        """Balances with what stands behind them."""
+        tenant, now_ms = self._enter(ref)
+        return Audit(now_ms, tenant.sequence, {cell: tenant.balance_state(cell) for cell in cells})
+
+    async def repair(self, ref: TenantRef, totals: Mapping[str, Totals], seen: Audit, within_s: float) -> bool:
+        """Sets totals."""
+        tenant, now_ms = self._enter(ref)
+        if any(tenant.balance_state(cell) != seen.balances[cell] for cell in totals):
+            return False
+        for cell, right in totals.items():
+            balance = _balance(tenant, cell)
+            tenant.cells[cell, ()] = balance
+            before = balance.totals
+            balance.correct(right)
+            tenant.moved(now_ms, Cause.REPAIR, "", cell, before)
+        return True
+
     async def open_holds(
         self,
         ref: TenantRef,
@@ -338,6 +392,20 @@ class MemoryEngine:
         views = [hold.view() for hold in holds if hold.state is State.ACTIVE]
         views.sort(key=lambda view: (view.lease_ends_at_ms, view.hold_id))
         return [view for view in views if (view.lease_ends_at_ms, view.hold_id) > after][:count]
+
+    async def cycles(self, plan: Plan, within_s: float) -> Cycles | Stale:
+        """The plan's figures, and the cycles of its quotas."""
+        looked = await self.look(plan, within_s)
+        if isinstance(looked, Stale):
+            return looked
+        tenant = self._tenants[plan.operation.ref]
+        cells = [tenant.cells[_name(check)] for check in plan.checks]
+        return Cycles(looked.now_ms, looked.looks, cycles_of(cells))
+
+    async def notes(self, ref: TenantRef, after: str, count: int, within_s: float) -> Sequence[Note]:
+        """Notes, the oldest first."""
+        notes = self._tenants.get(ref, _Tenant()).notes
+        return [note for note in notes if int(note.note_id) > int(after or 0)][:count]
 
     async def sweep(self) -> int:
         """Expires overdue holds of all tenants."""
@@ -399,7 +467,8 @@ def _take_all(
         after.append(cell.take(check, now_ms))
         meter = check.limit.meter if check.settles else ""
         if meter or not isinstance(check.limit, Window) or check.limit.returns:
-            taken = Taken(check.take, now_ms, bases.get(meter, 0), last=True, draws=draws)
+            cycle_ms = check.terms.start_ms if check.terms is not None else 0
+            taken = Taken(check.take, now_ms, bases.get(meter, 0), last=True, cycle_ms=cycle_ms, draws=draws)
             takes.append(_Take(_name(check), check.limit, meter, taken))
     return takes, tuple(after)
 
@@ -422,14 +491,15 @@ def _raise(tenant: _Tenant, hold: _Hold, plan: Plan, now_ms: int) -> tuple[bool,
             take.taken = take.taken._replace(amount=max(take.taken.amount, charged))
     takes, looks = _take_all(checks, tenant, looks, now_ms, floors)
     for new in takes:
-        same = [take for take in hold.takes if take.name == new.name]
-        for take in same:
-            if take.limit.kind is Kind.BALANCE:
+        joined = False
+        for take in [take for take in hold.takes if take.name == new.name]:
+            if joins(take.limit, take.taken, new.limit, new.taken):
                 draws = _joined(take.taken, new.taken)
                 take.taken = take.taken._replace(amount=take.taken.amount + new.taken.amount, draws=draws)
+                joined = True
             else:
                 take.taken = take.taken._replace(last=False)
-        if not same or new.limit.kind is not Kind.BALANCE:
+        if not joined:
             hold.takes.append(new)
     for meter, total in plan.meters.items():
         hold.meters[meter] = hold.meters[meter]._replace(reserved=max(total, hold.meters[meter].reserved))
@@ -451,6 +521,7 @@ def _finish(tenant: _Tenant, hold: _Hold, step: _Step, now_ms: int) -> None:
         uncollected = cell.finish(take.taken, change, take.limit)
         if isinstance(cell, BalanceCell) and _is_ledgered(take.limit) and cell.totals.moved != totals_before.moved:
             tenant.moved(now_ms, Cause(ending), hold.hold_id, take.name[0], totals_before)
+        note_crossings(tenant.notes, cell, take.name, now_ms)
         if uncollected:
             meter = hold.meters[take.meter]
             hold.meters[take.meter] = meter._replace(uncollected=meter.uncollected + uncollected)
@@ -463,26 +534,6 @@ def _finish(tenant: _Tenant, hold: _Hold, step: _Step, now_ms: int) -> None:
         hold.takes = []
     if live and state is not State.ACTIVE:
         hold.kept_until_ms = now_ms + hold.terms.tombstone_ms
-
-
-def _named_totals(hold: _Hold, delivered: Mapping[str, int] | Fraction | None) -> Mapping[str, int]:
-    if isinstance(delivered, Fraction):
-        return {meter: delivered.of(totals.reserved) for meter, totals in hold.meters.items()}
-    for meter in delivered or ():
-        if meter not in hold.meters:
-            raise no_such_meter("usage.used", hold.hold_id, meter)
-    return delivered or {}
-
-
-def _unnamed(totals: MeterTotals, *, final: bool) -> int:
-    """What a meter comes to that a report leaves out: its last report; as reserved, if final and never reported."""
-    if totals.reported is None:
-        return totals.reserved if final else 0
-    return totals.reported
-
-
-def _is_new(totals: MeterTotals, total: int, *, named: bool) -> bool:
-    return total > (totals.reported or 0) or (named and totals.reported is None)
 
 
 def _held(tenant: _Tenant, ref: TenantRef, hold_id: str) -> _Hold:

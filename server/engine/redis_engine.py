@@ -18,14 +18,17 @@ from server.domain.errors import (
     StoreUnavailableError,
 )
 from server.domain.hold import Delivered, HoldView
-from server.domain.ledger import LedgerEntry
+from server.domain.ledger import LedgerEntry, Totals
+from server.domain.note import Note
 from server.domain.operation import TenantRef
 from server.domain.plan import Plan
 from server.domain.refill import RefillTerms, no_refills
 from server.engine import keys, wire
 from server.engine.base import (
     AccountWrite,
+    Audit,
     Conflict,
+    Cycles,
     Extended,
     Found,
     Granted,
@@ -50,7 +53,9 @@ from server.engine.faults import (
     too_many_grants,
     unfit,
 )
+from server.engine.notes import note_of
 from server.engine.pipeline import Reply, ScriptSource, Word
+from server.engine.quota_cells import cycles_of
 from server.engine.scripts import script
 from server.engine.store_errors import OutcomeUnknown, ScriptFailed, StoreError
 
@@ -65,6 +70,9 @@ SWEEP_WITHIN_S: Final = 10.0
 
 SWEEP_BATCH: Final = 512
 """Index keys that the sweeper looks at in one write."""
+
+TRIM_MOST: Final = 1000
+"""Entries that one call drops from a ledger."""
 
 SWEEP_MOST: Final = 50
 """Holds that one reap call of the sweeper ends."""
@@ -162,6 +170,24 @@ class RedisEngine:
             case [3, now_ms, record]:
                 return Stale(now_ms, wire.account_of(record))
         raise _unreadable("usage", reply)
+
+    async def cycles(self, plan: Plan, within_s: float) -> Cycles | Stale:
+        """The plan's figures, and the cycles of its quotas."""
+        tenant = keys.tenant_keys(plan.operation.ref)
+        packed = wire.pack_plan(plan, tenant, self._clock(), self._most_cells)
+        reply = await self._run(_Call("usage", tenant, "", (packed.argument, b"1"), packed.window_keys), within_s)
+        match reply:
+            case [0, now_ms, rows, *cells]:
+                return Cycles(now_ms, packed.looks(rows), tuple(map(cycles_of, cells)))
+            case [3, now_ms, record]:
+                return Stale(now_ms, wire.account_of(record))
+        raise _unreadable("usage", reply)
+
+    async def notes(self, ref: TenantRef, after: str, count: int, within_s: float) -> Sequence[Note]:
+        """Notes, the oldest first."""
+        begin = f"({after}" if after else "-"
+        found = await self._plain(within_s, "XRANGE", keys.tenant_keys(ref).notes, begin, "+", "COUNT", count)
+        return [note_of(note_id, fields) for note_id, fields in found]
 
     async def settle(
         self, ref: TenantRef, hold_id: str, delivered: Delivered, *, final: bool, within_s: float
@@ -271,6 +297,29 @@ class RedisEngine:
         stream = keys.tenant_keys(ref).ledger
         entries = await self._plain(within_s, "XRANGE", stream, f"(0-{after}", "+", "COUNT", count)
         return [wire.ledger_entry(int(entry.partition(b"-")[2]), fields[1]) for entry, fields in entries]
+
+    async def trim_ledger(self, ref: TenantRef, through: int, within_s: float) -> int:
+        """Drops entries, some at a time."""
+        call = _Call("trim", keys.tenant_keys(ref), "", (wire.pack([through, TRIM_MOST]),))
+        dropped, more = 0, True
+        while more:
+            more, count = await self._evalsha(call.name, call.keys, call.args, within_s)
+            dropped += count
+        return dropped
+
+    async def audit(self, ref: TenantRef, cells: Sequence[str], within_s: float) -> Audit:
+        """Balances with what stands behind them."""
+        args = (wire.pack([self._clock(), *cells]),)
+        _, now_ms, last, whole, *flat = await self._run(_Call("audit", keys.tenant_keys(ref), "", args), within_s)
+        states = (wire.balance_state(flat[at : at + 4], whole=bool(whole)) for at in range(0, len(flat), 4))
+        return Audit(now_ms, last, dict(zip(cells, states, strict=True)))
+
+    async def repair(self, ref: TenantRef, totals: Mapping[str, Totals], seen: Audit, within_s: float) -> bool:
+        """Writes totals over what was seen."""
+        values = [v for cell, right in totals.items() for v in (cell, seen.balances[cell].cell, *right)]
+        args = (wire.pack([self._clock(), *values]),)
+        reply = await self._run(_Call("repair", keys.tenant_keys(ref), "", args), within_s)
+        return bool(reply[0])
 
     async def sweep(self) -> int:
         """Expires overdue holds of idle tenants, slot by slot, by the index of tenants by earliest due.

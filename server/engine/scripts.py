@@ -12,7 +12,19 @@ from typing import Final
 
 LUA: Final = Path(__file__).parent / "lua"
 INCLUDE: Final = "--@include "
-SCRIPT_NAMES: Final = ("reserve", "settle", "release", "extend", "reap", "usage", "account", "find")
+SCRIPT_NAMES: Final = (
+    "reserve",
+    "settle",
+    "release",
+    "extend",
+    "reap",
+    "usage",
+    "account",
+    "find",
+    "audit",
+    "trim",
+    "repair",
+)
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,12 +15,15 @@ from server.domain.errors import CorruptStateError
 from server.domain.hold import Delivered, Fraction, HoldNote, HoldView, MeterTotals, State
 from server.domain.ledger import Cause, LedgerEntry, Totals
 from server.domain.limits.balance import Balance
-from server.domain.limits.base import Kind, Limit, Look
+from server.domain.limits.base import Kind, Look
+from server.domain.limits.quota import Quota
 from server.domain.limits.window import Window
 from server.domain.plan import CheckForm, Plan, Shape
 from server.domain.policy import Policy
+from server.domain.reconcile import BalanceState, GrantLeft
 from server.domain.refill import Refill
-from server.engine import keys
+from server.domain.units import FOREVER_MS
+from server.engine import keys, quota_cells
 from server.engine.base import AccountWrite
 
 _packer = msgpack.Packer(use_bin_type=False, autoreset=True)
@@ -117,21 +120,19 @@ class ShapeForm:
 
     def _add_check(self, check: CheckForm) -> None:
         limit = check.limit
-        window_ms = limit.window_ms if isinstance(limit, Window) else 0
-        param: int | str = _burn_order(limit) or 0 if isinstance(limit, Balance) else window_ms
-        # A window whose meter is settled keeps an entry even for 0, so that a report finds it.
-        nothing = 0 if check.settles and window_ms else False
+        # A window or quota whose meter is settled keeps an entry even for 0, so that a report finds it.
+        nothing = 0 if check.settles and limit.kind in {Kind.WINDOW, Kind.QUOTA} else False
         if check.meter >= 0 and not check.asks_room:
             self._fills.append((len(self.values) + 2, check.meter, nothing))
         take = nothing if check.asks_room else check.fixed or nothing
-        self.values += [int(limit.kind), _field(check), check.fixed, take, check.cap, param, int(limit.shadow)]
+        self.values += [int(limit.kind), _field(check), check.fixed, take, check.cap, _param(check), int(limit.shadow)]
 
     def _add_take(self, number: int, check: CheckForm, numbers: Mapping[str, int]) -> None:
         if not _is_kept(check):
             return
         amount = 0 if check.asks_room else check.fixed
         settled = numbers[check.limit.meter] if check.settles else 0
-        take = [int(check.limit.kind), settled, _scope(check), _field(check), amount, 0, 0, 1, _hold_param(check.limit)]
+        take = [int(check.limit.kind), settled, _scope(check), _field(check), amount, 0, 0, 1, _hold_param(check)]
         if check.limit.shadow:
             self.shadows.append((number, take, check.meter))
             return
@@ -195,10 +196,25 @@ def _scope(check: CheckForm) -> str:
     return "/" + keys.scope_text(check) if check.limit.kind is Kind.WINDOW else ""
 
 
-def _hold_param(limit: Limit) -> int:
-    """What a hold remembers of the limit for its end: a balance's debt (-1 - debt with a ledger), a window's length
-    (negative: `returns`).
+def _param(check: CheckForm) -> int | str | bytes:
+    """What a look needs beside the bound: a window's length, a balance's burn order, a quota's cycle with its terms
+    (`quota.lua`).
     """
+    limit = check.limit
+    if check.terms is not None:
+        return quota_cells.packed_terms(check.terms)
+    if isinstance(limit, Balance):
+        return _burn_order(limit) or 0
+    return limit.window_ms if isinstance(limit, Window) else 0
+
+
+def _hold_param(check: CheckForm) -> int | bytes:
+    """What a hold remembers of the limit for its end: a balance's debt (-1 - debt with a ledger), a window's length
+    (negative: `returns`), a quota's cycle and thresholds.
+    """
+    limit = check.limit
+    if isinstance(limit, Quota) and check.terms is not None:
+        return quota_cells.packed_cycle(check.terms.start_ms, limit.thresholds)
     if isinstance(limit, Balance):
         return -1 - limit.debt if limit.ledger else limit.debt
     if isinstance(limit, Window):
@@ -295,7 +311,7 @@ def pack_extend(
     ]
     for check in packed.form.checks if packed is not None else ():
         meter = numbers.get(check.limit.meter, 0) if check.settles else 0
-        values += [meter, _scope(check), _hold_param(check.limit)]
+        values += [meter, _scope(check), _hold_param(check)]
     return pack(values)
 
 
@@ -355,6 +371,22 @@ def ledger_entry(sequence: int, packed: bytes) -> LedgerEntry:
     except (ValueError, TypeError, AttributeError, msgpack.UnpackException) as error:
         message = f"ledger entry {sequence} is not readable: {error!r}"
         raise CorruptStateError(message) from error
+
+
+def balance_state(parts: Sequence[Any], *, whole: bool) -> BalanceState:
+    """A balance of `audit.lua`: cell, schedule, cell at the last trim, units kept; `whole` if all holds were seen."""
+    cell, schedule, trimmed, kept = parts
+    values = unpack(cell[TOTALS_SIZE:])[2:] if cell else []
+    grants = tuple(GrantLeft(*values[at : at + 3]) for at in range(0, len(values), 3))
+    refill_ms = unpack(schedule)[1] if schedule else FOREVER_MS
+    return BalanceState(
+        totals=totals_of(cell) if cell else Totals(),
+        grants=grants,
+        refill_ms=refill_ms if refill_ms < FOREVER_MS else 0,
+        trimmed=totals_of(trimmed) if trimmed else None,
+        kept=kept if whole else None,
+        cell=cell,
+    )
 
 
 def totals_of(cell: bytes) -> Totals:

@@ -60,7 +60,15 @@ def compile_envelope(context: Context, model: PolicyModel) -> Envelope | None:
         if not possible:
             context.reject(at, f"no refusal has status {status}; expected one that has, or 200 for a grant")
         headers[status] = {name: _header(context, (*at, name), text, possible) for name, text in texts.items()}
-    return Envelope(body=body, headers=headers, types=envelope.types)
+    if envelope.problem and (envelope.body or envelope.types):
+        context.reject((*path, "problem"), "is a body by itself; leave `body` and `types` out")
+    return Envelope(
+        body=body,
+        headers=headers,
+        types=envelope.types,
+        ratelimit=envelope.ratelimit or "",
+        problem=envelope.problem or "",
+    )
 
 
 def _refusing(model: PolicyModel, code: str) -> list[LimitModel]:

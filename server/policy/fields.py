@@ -64,9 +64,11 @@ RETRY_AFTER: Final[Fills] = MappingProxyType({"retry_after": Value.NUMBER})
 GATE: Final[Fills] = MappingProxyType({"requested": Value.TEXT, "allowed": Value.TEXT})
 """Known of a gate on a dimension: what was asked for and the highest that the plan allows."""
 
+CYCLE: Final[Fills] = MappingProxyType({"reset_at": Value.TIME})
+"""Known of a quota: when its cycle ends."""
+
 _FIGURES: Final = ("limit", "used", "held", "remaining", "needed", "have")
-_LATER: Final = ("reset_at",)  # of kinds with cycles; taken now, so that no dimension gets in their way
-RESERVED: Final = frozenset({*REFUSAL, *ENVELOPE, *TYPE, *WINDOWS, *RETRY_AFTER, *GATE, *_FIGURES, "meter", *_LATER})
+RESERVED: Final = frozenset({*REFUSAL, *ENVELOPE, *TYPE, *WINDOWS, *RETRY_AFTER, *GATE, *CYCLE, *_FIGURES, "meter"})
 """Names that no dimension may have."""
 
 _ACCEPTED: Final[Mapping[Format, frozenset[Value]]] = MappingProxyType(

@@ -1,7 +1,7 @@
 """The shape of a policy file, and what is wrong with data that does not have it."""
 
 from collections.abc import Mapping
-from typing import Annotated, Any, Final
+from typing import Annotated, Any, Final, Literal
 
 from pydantic import Field, ValidationError
 from pydantic_core import ErrorDetails
@@ -86,12 +86,14 @@ class EnvelopeModel(Model):
     """The HTTP form that this system's clients expect; what has no value is left out.
 
     `types` by status, `headers` by status with 200 for a grant. In `body` the key "+" with the value `fields`
-    stands for the refusal's own fields.
+    stands for the refusal's own fields. `ratelimit` adds the standard's fields, `problem` is the standard's body.
     """
 
     types: dict[HttpStatus, TemplateText] = Field(default_factory=dict)
     body: dict[str, object] = Field(default_factory=dict)
     headers: dict[HttpStatus, dict[HeaderName, TemplateText]] = Field(default_factory=dict)
+    ratelimit: Literal["ietf-10"] | None = None
+    problem: Literal["rfc9457"] | None = None
 
 
 class PolicyModel(Model):

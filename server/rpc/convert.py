@@ -19,8 +19,9 @@ from server.domain.limits.base import Look
 from server.domain.operation import Item, Operation, TenantRef
 from server.domain.plan import Source
 from server.domain.policy import Product
-from server.domain.units import FOREVER_MS, MAX_FRACTION_PARTS, MAX_ITEMS
+from server.domain.units import FOREVER_MS, MAX_AMOUNT, MAX_FRACTION_PARTS, MAX_ITEMS
 from server.gate import EffectiveLimit, HoldOutcome
+from server.rpc.convert_usage import quota_terms
 
 if TYPE_CHECKING:
     from google.protobuf.internal.containers import RepeatedCompositeFieldContainer
@@ -171,9 +172,10 @@ def _fill_identity(message: decision_pb2.LimitStatus, result: LimitResult) -> No
 def _fill_figures(message: decision_pb2.LimitStatus, look: Look) -> None:
     """The figures of a limit that has a bound."""
     cap, used, held, reset_ms, _ = look
-    message.limit = cap
     message.used = used
-    message.remaining = cap - used if cap > used else 0
+    if cap < MAX_AMOUNT:
+        message.limit = cap
+        message.remaining = cap - used if cap > used else 0
     if held:
         message.held = held
     if reset_ms >= 0:
@@ -273,6 +275,7 @@ def effective_limit(effective: EffectiveLimit) -> quota_service_pb2.EffectiveLim
         override_ends_in_ms=value.until_ms - effective.now_ms if ends else None,
         actions=sorted(limit.actions or ()),
         shadow=limit.shadow,
+        terms=quota_terms(effective.terms) if effective.terms is not None else None,
     )
 
 

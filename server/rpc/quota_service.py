@@ -9,7 +9,7 @@ from quota.v1 import quota_service_pb2, quota_service_pb2_grpc
 from server.domain.operation import TenantRef
 from server.gate import QuotaGate
 from server.logs import DecisionLog
-from server.rpc import convert
+from server.rpc import convert, convert_usage
 from server.rpc.calls import CallContext, answering, as_written
 from server.rpc.operations import Operations
 
@@ -53,6 +53,7 @@ class QuotaService(quota_service_pb2_grpc.QuotaServiceServicer):
             convert.delivered(request),
             final=request.final if request.HasField("final") else True,
             within_s=within_s,
+            scope=request.scope,
         )
         return convert.settle_response(outcome)
 
@@ -100,6 +101,7 @@ class QuotaService(quota_service_pb2_grpc.QuotaServiceServicer):
         view = await self._gate.usage(ref, dict(request.scope), within_s=within_s)
         answer = quota_service_pb2.GetUsageResponse(policy_version=view.policy_version)
         convert.fill_limits(answer.limits, view.results)
+        answer.quotas.extend(convert_usage.quota_usages(view.quotas))
         return answer
 
     @answering

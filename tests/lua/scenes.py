@@ -1,7 +1,8 @@
 """A store in which everything has happened once, and each operation that a script decides.
 
 `Scene.build` gives the same state every time: an account with grants, an open hold, an ended one, windows of two
-scopes, a pool, a balance. `OPERATIONS` act on it; each reaches its script by way of the engine.
+scopes, a pool, a balance, a quota that a settle exhausts. `OPERATIONS` act on it; each reaches its script by way of
+the engine.
 """
 
 from collections.abc import Awaitable, Callable, Sequence
@@ -10,7 +11,7 @@ from typing import Any, Final
 
 from server.domain.account import Account
 from server.domain.ledger import Cause
-from server.domain.limits import Balance
+from server.domain.limits import Balance, Kind
 from server.domain.limits.balance import GrantSource
 from server.domain.operation import TenantRef
 from server.domain.refill import refills_of
@@ -21,7 +22,7 @@ from server.engine.client import StoreConnection
 from server.engine.pipeline import Reply, ScriptSource, Word
 from server.engine.redis_engine import RedisEngine
 from server.engine.scripts import SCRIPT_NAMES, script
-from tests.policies_for_tests import HOUR_MS, TERMS, balance, policy, slots, window
+from tests.policies_for_tests import HOUR_MS, TERMS, balance, policy, quota, slots, window
 from tests.stores import RunningStore
 from tests.tenants import START_MS, WITHIN_S, Clock, Tenant
 
@@ -31,10 +32,14 @@ LAB: Final = policy(
     window("shadow", 1, shadow=True),
     slots("jobs", 5),
     slots("sized", 50, "frames", scope=("model",)),
+    quota("allowance", 4, grace_ms=30 * 24 * HOUR_MS, thresholds=(75, 100)),
     balance("credits", debt=10),
 )
 RICH: Final = policy(*LAB.limits, balance("purse", burn="312", refill=30, ledger=True))
 """The same with all that a balance may have."""
+UNDATED: Final = replace(LAB, limits=tuple(limit for limit in LAB.limits if limit.kind is not Kind.QUOTA))
+"""LAB without what depends on the date: for tests in which the store's own clock decides."""
+
 REF: Final = TenantRef("lab", "acme")
 TENANT: Final = keys.tenant_keys(REF)
 CREDITS: Final = LAB.limits[-1].cell
@@ -58,6 +63,7 @@ KEYS: Final = {
     "due_index": TENANT.due_index,
     "hold": TENANT.hold("h"),
     "new hold": TENANT.hold("new"),
+    "notes": TENANT.notes,
     "windows": TENANT.windows(""),
     "project's windows": TENANT.windows("project=p 1"),
 }

@@ -26,7 +26,7 @@ TOUCHES: Final = {
     "reserve, repeated": {"cells", "due", "hold", "windows", "project's windows"},
     "look": {"cells", "windows", "project's windows"},
     "report": {"cells", "hold", "ledger", "project's windows"},
-    "settle": {"cells", "due", "hold", "ledger", "project's windows"},
+    "settle": {"cells", "due", "hold", "ledger", "notes", "project's windows"},
     "release": {"cells", "due", "hold", "project's windows"},
     "renew": {"cells", "due", "hold", "ledger", "project's windows"},
     "extend": {"cells", "account", "due", "hold", "ledger", "windows", "project's windows"},
@@ -86,6 +86,7 @@ TYPES: Final = {
     "due_index": "zset",
     "grants": "hash",
     "ledger": "stream",
+    "notes": "stream",
 }
 
 
@@ -171,11 +172,15 @@ async def test_garbage_is_a_typed_error_without_a_change_or_a_valid_answer(
             assert not changed, corruption[0]
 
 
+MARCH: Final = (1_772_323_200_000).to_bytes(6, "big")
+"""The start of the cycle that the quota's entry is of."""
+
 UNREADABLE: Final = {
     "account version": (TENANT.cells, b"v", [b"garbage", b""]),
     "earliest lease end": (TENANT.cells, b"due", [b"garbage", b""]),
     "pool": (TENANT.cells, b"jobs~s", [b"garbage", b"", b"nan", b"inf", b"-7", b"0.5", b"9" * 30]),
     "balance": (TENANT.cells, b"credits~b", [b"garbage", b"", b"7", b"\xff" * 49, b"\x00" * 48, b"\x00" * 50]),
+    "quota": (TENANT.cells, b"allowance~q", [b"garbage", b"", b"7", b"\x00" * 81, MARCH + b"\x7f" * 76]),
     "window": (TENANT.windows("project=p 1"), b"tpm~w", [b"garbage", b"\x00" * 14, b"\xff" * 27]),
 }
 """What no operation that decides by it may take for a number."""

@@ -15,7 +15,7 @@ from server.engine.memory_engine import MemoryEngine
 from server.engine.pipeline import Reply, ScriptSource, Word
 from server.engine.redis_engine import RedisEngine
 from server.engine.store_errors import StoreError
-from tests.lua.scenes import AMOUNTS, LAB, OPERATIONS, Scene
+from tests.lua.scenes import AMOUNTS, LAB, OPERATIONS, UNDATED, Scene
 from tests.policies_for_tests import TERMS
 from tests.store_state import broken_rules, snapshot
 from tests.stores import RunningStore, cutting_proxy, running_store, until
@@ -168,7 +168,7 @@ async def test_the_engine_needs_few_rights(cluster: bool) -> None:  # noqa: FBT0
         clock, other_clock = Clock(), Clock()
 
         answers = await a_day(Tenant(RedisEngine(connection, clock=clock), clock, LAB))
-        by_the_stores_clock = Tenant(RedisEngine(connection), clock, LAB, TenantRef("lab", "real time"))
+        by_the_stores_clock = Tenant(RedisEngine(connection), clock, UNDATED, TenantRef("lab", "real time"))
         await by_the_stores_clock.open(credits=100)
         await by_the_stores_clock.grant("h", credits=1)
 
@@ -185,7 +185,7 @@ async def test_the_engine_needs_few_rights(cluster: bool) -> None:  # noqa: FBT0
 async def test_without_a_test_clock_the_stores_own_decides(store: RunningStore, connection: StoreConnection) -> None:
     """0 asks the store; both ways give the same decision."""
     clock = Clock(0)
-    tenant = Tenant(RedisEngine(connection, clock=clock), clock, LAB)
+    tenant = Tenant(RedisEngine(connection, clock=clock), clock, UNDATED)
     seconds, micros = store.command("TIME")
     before_ms = int(seconds) * 1000 + int(micros) // 1000
 

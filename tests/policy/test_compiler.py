@@ -52,7 +52,7 @@ def test_a_gate_on_a_dimension_keeps_the_order_of_values() -> None:
 def test_a_window() -> None:
     (window,) = with_limits(
         "id: rpm, kind: window, meter: requests, window: 1m, limit: {free: 30, pro: unlimited}, scope: [model],"
-        " on_release: return, room: 2, shadow: true"
+        " on_release: return, room: {call: 2}, shadow: true"
     ).limits
     assert window == Window(
         id="rpm",
@@ -61,7 +61,7 @@ def test_a_window() -> None:
         meter="requests",
         scope=("model",),
         values=PlanValues(by_plan={"free": 30, "pro": None}),
-        room=2,
+        room={"call": 2},
         shadow=True,
         cell=cell_name("rpm", Kind.WINDOW, "requests", ("model",), 60_000),
         window_ms=60_000,

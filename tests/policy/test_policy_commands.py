@@ -87,7 +87,7 @@ def test_explain_shows_each_limit_with_its_value_and_where_that_comes_from(
         "id: rpm, kind: window, meter: requests, window: 60s, limit: 30",
         "id: tpm, kind: window, meter: credits, window: 60s, limit: 5, shadow: true",
         "id: pool, kind: slots, limit: 1, scope: [model]",
-        "id: credits, kind: balance, meter: credits, room: 1",
+        "id: credits, kind: balance, meter: credits, room: {call: 1}",
     )
     path = written(tmp_path, policy.text)
     asked = {"video_ms": 181_000, "usd_micros": 500_000, "credits": 7}

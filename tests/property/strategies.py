@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from server.domain.account import Override
 from server.domain.hold import Delivered, Fraction
 from server.domain.limits import Limit
-from tests.policies_for_tests import HOUR_MS, MINUTE_MS, PLANS, TERMS, balance, slots, window
+from tests.policies_for_tests import HOUR_MS, MINUTE_MS, PLANS, TERMS, balance, quota, slots, window
 
 MOST_UNITS: Final = 12
 HOLD_IDS: Final = ("a", "b", "c", "d", "e")
@@ -29,9 +29,9 @@ fractions = st.integers(1, 9).flatmap(lambda parts: st.builds(Fraction, st.integ
 delivered: st.SearchStrategy[Delivered] = st.one_of(st.none(), reports, fractions)
 
 steps_ms = st.sampled_from(
-    [1, 30, 61, 1000, 30_000, MINUTE_MS - 1, MINUTE_MS, TERMS.lease_ms - 1, TERMS.lease_ms, HOUR_MS]
+    [1, 30, 61, 1000, 30_000, MINUTE_MS - 1, MINUTE_MS, TERMS.lease_ms - 1, TERMS.lease_ms, HOUR_MS, 21 * 24 * HOUR_MS]
 )
-steps_back_ms = st.sampled_from([1, 40, 5000, 10 * MINUTE_MS])
+steps_back_ms = st.sampled_from([1, 40, 5000, 10 * MINUTE_MS, 21 * 24 * HOUR_MS])
 
 # A limit's id says all that its cell depends on, so that one policy may take the place of another.
 windows: st.SearchStrategy[Limit] = st.builds(
@@ -64,9 +64,23 @@ balances: st.SearchStrategy[Limit] = st.builds(
     st.booleans(),
     st.sampled_from([0, DEBT]),
 )
+quotas: st.SearchStrategy[Limit] = st.builds(
+    lambda meter, scope, cap, overage, grace_ms, shadow: quota(
+        f"q-{meter}-{'-'.join(scope)}", cap, meter, scope=scope, overage=overage, grace_ms=grace_ms, shadow=shadow
+    ),
+    st.sampled_from(["frames", "tokens"]),
+    st.sampled_from([(), ("project",)]),
+    caps,
+    st.sampled_from([0, 0, 4, None]),
+    st.sampled_from([0, 0, 1000, HOUR_MS]),
+    st.booleans(),
+)
 BALANCES: Final = tuple(balance(f"b-{meter}", meter) for meter in ("credits", "tokens"))
 limits = st.lists(
-    st.one_of(windows, windows, pools, balances), min_size=1, max_size=5, unique_by=lambda limit: limit.id
+    st.one_of(windows, windows, pools, balances, quotas, quotas),
+    min_size=1,
+    max_size=5,
+    unique_by=lambda limit: limit.id,
 )
 
 grants = st.dictionaries(st.sampled_from([limit.cell for limit in BALANCES]), st.integers(0, 40), max_size=2)

@@ -16,9 +16,9 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule, run_state_machine_as_test
 
 from server.domain.account import Account
-from server.domain.hold import Delivered
+from server.domain.hold import Fraction
 from server.domain.ledger import Cause, LedgerEntry
-from server.domain.limits.balance import GrantSource
+from server.domain.limits.balance import Balance, GrantSource
 from server.domain.operation import Operation, TenantRef
 from server.domain.plan import Plan, make_plan, usage_plan
 from server.domain.policy import Policy
@@ -110,8 +110,8 @@ class MoneyAgrees(RuleBasedStateMachine):
         return make_plan(self.policy, operation, self.account, self.clock())
 
     def write(self, write: AccountWrite) -> None:
-        limit = self.policy.limits[0]
-        write = replace(write, balances={CELL: limit}, fingerprint=repr((write.grants, write.expires_at_ms)).encode())
+        balances = {limit.cell: limit for limit in self.policy.limits if isinstance(limit, Balance)}
+        write = replace(write, balances=balances, fingerprint=repr((write.grants, write.expires_at_ms)).encode())
         answer = self.ask(lambda engine: engine.write_account(REF, write, WITHIN_S))
         if isinstance(answer, Written) and answer.applied:
             change = answer.changed.get(CELL, 0)
@@ -187,11 +187,11 @@ class MoneyAgrees(RuleBasedStateMachine):
     @rule(back=lately, total=st.one_of(st.none(), units, fractions), final=st.booleans())
     def settle(self, back: int, total: int | tuple[int, int] | None, final: bool) -> None:  # noqa: FBT001  # drawn
         hold_id = self.hold_id(back)
-        delivered: Delivered = None
+        delivered: Mapping[str, int] | Fraction | None = None
         if isinstance(total, int):
             delivered = {"credits": total}
         elif total is not None:
-            delivered = {"credits": 12 * total[0] // total[1]}
+            delivered = Fraction(*total)
         self.note(hold_id, lambda engine: engine.settle(REF, hold_id, delivered, final=final, within_s=WITHIN_S))
 
     @rule(back=lately)

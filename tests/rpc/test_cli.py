@@ -37,6 +37,7 @@ def test_without_a_command_the_help_is_shown(capsys: pytest.CaptureFixture[str])
         ["store"],
         ["store", "adopt"],
         ["health"],
+        ["usage"],
         ["version"],
     ],
     ids=" ".join,

@@ -6,6 +6,7 @@ An answer is `Fields`: every field of its message is there, `ABSENT` where it is
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from typing import Any, Final, NoReturn
 
 import orjson
@@ -20,8 +21,9 @@ from quota.v1 import decision_pb2
 from tests.scenario.calls import enum_names, fields_of
 
 DETAILS_KEY: Final = "grpc-status-details-bin"
+EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 WRAPPED: Final = ("decision", "account", "hold")
-KEYS: Final = ("id", "meter", "product", "hold_id", "limit_id")
+KEYS: Final = ("sequence", "what", "id", "limit_id", "meter", "product", "hold_id")
 
 
 class Absent:
@@ -68,7 +70,9 @@ class InProcessContext:
 
 
 def answer_fields(message: Message) -> Fields:
-    """An answer, with `refused` (the code), `blocking` and `listed` (ids of limits) beside a decision's own fields."""
+    """An answer, with `refused` (the code), `blocking` and `listed` (ids of limits) beside a decision's own fields, and
+    `noted` (limit and percent) beside notifications.
+    """
     fields = _fields(message)
     for name in WRAPPED:
         if isinstance(inner := fields.get(name), Fields):
@@ -81,6 +85,8 @@ def answer_fields(message: Message) -> Fields:
         fields["blocking"] = [limit_id for limit_id, limit in limits.items() if limit["blocking"]]
     if isinstance(limits, dict):
         fields["listed"] = list(limits)
+    if isinstance(notes := fields.get("notifications"), dict):
+        fields["noted"] = [f"{note['limit_id']} {note['percent']}%" for note in notes.values()]
     return fields
 
 
@@ -122,10 +128,20 @@ def _field(field: FieldDescriptor, value: Any) -> object:  # noqa: ANN401  # a f
     return enum_names(field)[value] if field.enum_type is not None else value
 
 
+def _id_of(entry: Fields) -> object:
+    return next(entry[name] for name in KEYS if name in entry)
+
+
+def _date(at_ms: object) -> str:
+    """The day of an instant, in UTC."""
+    assert isinstance(at_ms, int)
+    return f"{EPOCH + timedelta(milliseconds=at_ms):%Y-%m-%d}"
+
+
 def _keyed(entries: Iterable[Fields]) -> Mapping[str, Fields]:
     keyed: dict[str, Fields] = {}
     for entry in entries:
-        key = str(next(entry[name] for name in KEYS if name in entry))
+        key = _date(entry["starts_at_ms"]) if "starts_at_ms" in entry else str(_id_of(entry))
         assert key not in keyed, f"{key} is listed twice"
         keyed[key] = entry
     return keyed

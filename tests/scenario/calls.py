@@ -17,6 +17,9 @@ QUOTA: Final = "QuotaService"
 ADMIN: Final = "AdminService"
 
 ACCOUNT_FIELDS: Final = frozenset(admin.Account.DESCRIPTOR.fields_by_name)
+REPETITION: Final = re.compile(r"\{n(?:%([1-9][0-9]*))?\}")
+"""The number of a repetition, or what is left of it by so many."""
+
 INTEGERS: Final = {
     FieldDescriptor.CPPTYPE_INT32,
     FieldDescriptor.CPPTYPE_INT64,
@@ -46,13 +49,24 @@ VERBS: Final[Mapping[str, Verb]] = {
     "get_account": Verb(ADMIN, "GetAccount", admin.GetAccountRequest),
     "purchase": Verb(ADMIN, "RecordPurchase", admin.RecordPurchaseRequest, "purchase_id"),
     "grant": Verb(ADMIN, "CreateGrant", admin.CreateGrantRequest, "grant_id"),
+    "refund": Verb(ADMIN, "RefundPurchase", admin.RefundPurchaseRequest, "refund_id"),
+    "balances": Verb(ADMIN, "GetBalances", admin.GetBalancesRequest),
+    "ledger": Verb(ADMIN, "ListLedger", admin.ListLedgerRequest),
+    "trim_ledger": Verb(ADMIN, "TrimLedger", admin.TrimLedgerRequest),
+    "reconcile": Verb(ADMIN, "ReconcileBalances", admin.ReconcileBalancesRequest),
     "get_hold": Verb(ADMIN, "GetHold", admin.GetHoldRequest, "hold_id"),
     "list_holds": Verb(ADMIN, "ListHolds", admin.ListHoldsRequest),
+    "notifications": Verb(ADMIN, "ListNotifications", admin.ListNotificationsRequest),
     "force_release": Verb(ADMIN, "ForceRelease", admin.ForceReleaseRequest, "hold_id"),
     "reload": Verb(ADMIN, "ReloadPolicy", admin.ReloadPolicyRequest),
 }
 
-READS: Final = frozenset({"estimate", "usage", "limits", "get_account", "get_hold", "list_holds"})
+READS: Final = frozenset(
+    {
+        *("estimate", "usage", "limits", "get_account", "get_hold", "list_holds", "notifications"),
+        *("balances", "ledger", "reconcile"),
+    }
+)
 """Words that never change anything."""
 
 
@@ -70,13 +84,14 @@ class Call:
         return VERBS[self.word]
 
     def message(self, n: int = 1) -> Message:
-        """The request; `{n}` in a text is the number of the repetition."""
+        """The request; `{n}` in a text is the number of the repetition, `{n%10}` its last digit."""
         verb = self.verb
         fields = dict(self.fields.mapping(self.word))
         if "id" in fields and verb.id_field:
             fields[verb.id_field] = fields.pop("id")
         known = verb.request.DESCRIPTOR.fields_by_name
-        fields = {name: value for name, value in self.defaults.items() if name in known} | fields
+        chosen = set(known) - ({"scope"} if self.word == "settle" else set())  # a settle's is compared, not chosen
+        fields = {name: value for name, value in self.defaults.items() if name in chosen} | fields
         message = verb.request()
         _Filler(self.t0_ms, n).fill(message, _spelt_out(self.word, fields, self.fields))
         return message
@@ -183,7 +198,7 @@ class _Filler:
         return self._text(value.text(field.name))
 
     def _text(self, text: str) -> str:
-        return text.replace("{n}", str(self._n))
+        return REPETITION.sub(lambda found: str(self._n % int(found[1]) if found[1] else self._n), text)
 
 
 def _enum_number(field: FieldDescriptor, value: Value) -> int:

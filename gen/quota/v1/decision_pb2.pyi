@@ -63,6 +63,8 @@ class _LimitKindEnumTypeWrapper(enum_type_wrapper._EnumTypeWrapper[_LimitKind.Va
     """A pool of concurrent places that are leased."""
     LIMIT_KIND_BALANCE: _LimitKind.ValueType  # 5
     """Prepaid units: available, held, charged."""
+    LIMIT_KIND_QUOTA: _LimitKind.ValueType  # 6
+    """An allowance per billing cycle, with optional overage and grace."""
 
 class LimitKind(_LimitKind, metaclass=_LimitKindEnumTypeWrapper):
     """What rule a limit follows. See docs/policies.md for each kind's fields."""
@@ -79,6 +81,8 @@ LIMIT_KIND_SLOTS: LimitKind.ValueType  # 4
 """A pool of concurrent places that are leased."""
 LIMIT_KIND_BALANCE: LimitKind.ValueType  # 5
 """Prepaid units: available, held, charged."""
+LIMIT_KIND_QUOTA: LimitKind.ValueType  # 6
+"""An allowance per billing cycle, with optional overage and grace."""
 
 @typing.final
 class LimitStatus(message.Message):
@@ -128,18 +132,20 @@ class LimitStatus(message.Message):
     meter: builtins.str
     """The meter that it counts; empty for gates."""
     limit: builtins.int
-    """The bound in the meter's base units; absent for gates, and for a balance it is what has been granted and
-    neither charged nor expired.
+    """The bound in the meter's base units; absent for gates and for a quota that only counts, and for a balance it
+    is what has been granted and neither charged nor expired.
     """
     used: builtins.int
-    """Units used: counted by the window, places taken, or units held and charged against `limit`."""
+    """Units used: counted by the window, places taken, units held and charged against `limit`, or units held and
+    settled in this cycle.
+    """
     held: builtins.int
     """The part of `used` that open holds keep and that a settle may still give back; 0 for windows."""
     remaining: builtins.int
     """limit - used, never below 0; absent where `limit` is."""
     reset_after_ms: builtins.int
-    """Milliseconds until `remaining` next rises by itself; 0 when the cell is empty; absent where time alone
-    changes nothing (slots, balances, gates, guards).
+    """Milliseconds until `remaining` next rises by itself; 0 when the cell is empty; of a quota until its cycle ends;
+    absent where time alone changes nothing (slots, balances, gates, guards).
     """
     blocking: builtins.bool
     """Whether this limit, alone, was reason enough to refuse."""
@@ -147,7 +153,7 @@ class LimitStatus(message.Message):
     """Whether the policy only watches this limit: it never blocks, and has cells of its own."""
     retry_after_ms: builtins.int
     """For a blocking limit that waiting can clear: milliseconds until the same request would fit it if nothing
-    else changed; exact for windows, an estimate for slots.
+    else changed; exact for windows and quotas, an estimate for slots.
     """
     @builtins.property
     def scope(self) -> containers.ScalarMap[builtins.str, builtins.str]:

@@ -82,6 +82,37 @@ HOLD_STATE_SETTLED_LATE: HoldState.ValueType  # 5
 HOLD_STATE_DONE: HoldState.ValueType  # 6
 """Granted with nothing to settle or give back (requests in windows alone); remembered for replays."""
 
+class _QuotaState:
+    ValueType = typing.NewType("ValueType", builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _QuotaStateEnumTypeWrapper(enum_type_wrapper._EnumTypeWrapper[_QuotaState.ValueType], builtins.type):
+    DESCRIPTOR: descriptor.EnumDescriptor
+    QUOTA_STATE_UNSPECIFIED: _QuotaState.ValueType  # 0
+    """Never sent by a server."""
+    QUOTA_STATE_WITHIN: _QuotaState.ValueType  # 1
+    """Settled use is below the allowance."""
+    QUOTA_STATE_OVERAGE: _QuotaState.ValueType  # 2
+    """Above the allowance, and billed."""
+    QUOTA_STATE_GRACE: _QuotaState.ValueType  # 3
+    """Exhausted, and served until the grace ends."""
+    QUOTA_STATE_ENFORCED: _QuotaState.ValueType  # 4
+    """Exhausted and enforced: nothing more fits."""
+
+class QuotaState(_QuotaState, metaclass=_QuotaStateEnumTypeWrapper):
+    """How far a quota's cycle is from being enforced."""
+
+QUOTA_STATE_UNSPECIFIED: QuotaState.ValueType  # 0
+"""Never sent by a server."""
+QUOTA_STATE_WITHIN: QuotaState.ValueType  # 1
+"""Settled use is below the allowance."""
+QUOTA_STATE_OVERAGE: QuotaState.ValueType  # 2
+"""Above the allowance, and billed."""
+QUOTA_STATE_GRACE: QuotaState.ValueType  # 3
+"""Exhausted, and served until the grace ends."""
+QUOTA_STATE_ENFORCED: QuotaState.ValueType  # 4
+"""Exhausted and enforced: nothing more fits."""
+
 class _ValueSource:
     ValueType = typing.NewType("ValueType", builtins.int)
     V: _TypeAlias = ValueType  # noqa: Y015
@@ -381,6 +412,26 @@ class SettleRequest(message.Message):
 
     DESCRIPTOR: descriptor.Descriptor
 
+    @typing.final
+    class ScopeEntry(message.Message):
+        DESCRIPTOR: descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: builtins.int
+        VALUE_FIELD_NUMBER: builtins.int
+        key: builtins.str
+        value: builtins.str
+        def __init__(
+            self,
+            *,
+            key: builtins.str = ...,
+            value: builtins.str = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
     POLICY_FIELD_NUMBER: builtins.int
     TENANT_FIELD_NUMBER: builtins.int
     HOLD_ID_FIELD_NUMBER: builtins.int
@@ -388,6 +439,7 @@ class SettleRequest(message.Message):
     FRACTION_FIELD_NUMBER: builtins.int
     ITEMS_FIELD_NUMBER: builtins.int
     FINAL_FIELD_NUMBER: builtins.int
+    SCOPE_FIELD_NUMBER: builtins.int
     policy: builtins.str
     """As in CheckAndReserveRequest."""
     tenant: builtins.str
@@ -412,6 +464,12 @@ class SettleRequest(message.Message):
     def items(self) -> DeliveredItems:
         """Named items."""
 
+    @builtins.property
+    def scope(self) -> containers.ScalarMap[builtins.str, builtins.str]:
+        """Dimensions that the caller takes the hold to have; INVALID_ARGUMENT, with nothing changed, when it was made
+        with others. What is not named is not compared.
+        """
+
     def __init__(
         self,
         *,
@@ -422,10 +480,11 @@ class SettleRequest(message.Message):
         fraction: Fraction | None = ...,
         items: DeliveredItems | None = ...,
         final: builtins.bool | None = ...,
+        scope: abc.Mapping[builtins.str, builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = typing.Literal["_final", b"_final", "delivered", b"delivered", "final", b"final", "fraction", b"fraction", "items", b"items", "usage", b"usage"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["_final", b"_final", "delivered", b"delivered", "final", b"final", "fraction", b"fraction", "hold_id", b"hold_id", "items", b"items", "policy", b"policy", "tenant", b"tenant", "usage", b"usage"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = typing.Literal["_final", b"_final", "delivered", b"delivered", "final", b"final", "fraction", b"fraction", "hold_id", b"hold_id", "items", b"items", "policy", b"policy", "scope", b"scope", "tenant", b"tenant", "usage", b"usage"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__final: _TypeAlias = typing.Literal["final"]  # noqa: Y015
     _WhichOneofArgType__final: _TypeAlias = typing.Literal["_final", b"_final"]  # noqa: Y015
@@ -878,23 +937,170 @@ class GetUsageResponse(message.Message):
 
     LIMITS_FIELD_NUMBER: builtins.int
     POLICY_VERSION_FIELD_NUMBER: builtins.int
+    QUOTAS_FIELD_NUMBER: builtins.int
     policy_version: builtins.str
     """Content hash of the policy."""
     @builtins.property
     def limits(self) -> containers.RepeatedCompositeFieldContainer[decision_pb2.LimitStatus]:
         """The figures, in the policy's order."""
 
+    @builtins.property
+    def quotas(self) -> containers.RepeatedCompositeFieldContainer[QuotaUsage]:
+        """The cycles of each quota among them, in the same order."""
+
     def __init__(
         self,
         *,
         limits: abc.Iterable[decision_pb2.LimitStatus] | None = ...,
         policy_version: builtins.str = ...,
+        quotas: abc.Iterable[QuotaUsage] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["limits", b"limits", "policy_version", b"policy_version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = typing.Literal["limits", b"limits", "policy_version", b"policy_version", "quotas", b"quotas"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+@typing.final
+class QuotaUsage(message.Message):
+    """One quota's current cycle, and past ones."""
+
+    DESCRIPTOR: descriptor.Descriptor
+
+    @typing.final
+    class ScopeEntry(message.Message):
+        DESCRIPTOR: descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: builtins.int
+        VALUE_FIELD_NUMBER: builtins.int
+        key: builtins.str
+        value: builtins.str
+        def __init__(
+            self,
+            *,
+            key: builtins.str = ...,
+            value: builtins.str = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    LIMIT_ID_FIELD_NUMBER: builtins.int
+    METER_FIELD_NUMBER: builtins.int
+    SCOPE_FIELD_NUMBER: builtins.int
+    CURRENT_FIELD_NUMBER: builtins.int
+    PAST_FIELD_NUMBER: builtins.int
+    limit_id: builtins.str
+    """The quota's id in the policy."""
+    meter: builtins.str
+    """The meter that it counts."""
+    @builtins.property
+    def scope(self) -> containers.ScalarMap[builtins.str, builtins.str]:
+        """The dimensions that separate its cells, with the request's values."""
+
+    @builtins.property
+    def current(self) -> CycleUsage:
+        """The current cycle, whether or not anything was used in it."""
+
+    @builtins.property
+    def past(self) -> containers.RepeatedCompositeFieldContainer[CycleUsage]:
+        """Earlier cycles in which anything was taken, the latest first; at most 12 or so."""
+
+    def __init__(
+        self,
+        *,
+        limit_id: builtins.str = ...,
+        meter: builtins.str = ...,
+        scope: abc.Mapping[builtins.str, builtins.str] | None = ...,
+        current: CycleUsage | None = ...,
+        past: abc.Iterable[CycleUsage] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = typing.Literal["current", b"current"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["current", b"current", "limit_id", b"limit_id", "meter", b"meter", "past", b"past", "scope", b"scope"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+@typing.final
+class CycleUsage(message.Message):
+    """What was used in one cycle, in base units of the meter. accepted = within + overage + grace + over_hard."""
+
+    DESCRIPTOR: descriptor.Descriptor
+
+    STARTS_AT_MS_FIELD_NUMBER: builtins.int
+    ENDS_AT_MS_FIELD_NUMBER: builtins.int
+    ALLOWANCE_FIELD_NUMBER: builtins.int
+    ACCEPTED_FIELD_NUMBER: builtins.int
+    HELD_FIELD_NUMBER: builtins.int
+    WITHIN_FIELD_NUMBER: builtins.int
+    OVERAGE_FIELD_NUMBER: builtins.int
+    GRACE_FIELD_NUMBER: builtins.int
+    OVER_HARD_FIELD_NUMBER: builtins.int
+    OVERAGE_USD_MICROS_FIELD_NUMBER: builtins.int
+    EXHAUSTED_AT_MS_FIELD_NUMBER: builtins.int
+    GRACE_ENDS_AT_MS_FIELD_NUMBER: builtins.int
+    STATE_FIELD_NUMBER: builtins.int
+    starts_at_ms: builtins.int
+    """The cycle's first instant, in milliseconds since the epoch."""
+    ends_at_ms: builtins.int
+    """The first instant after it: the next cycle's first."""
+    allowance: builtins.int
+    """The allowance by the latest terms of the cycle; absent for a quota that only counts."""
+    accepted: builtins.int
+    """Units settled."""
+    held: builtins.int
+    """Units that open holds keep."""
+    within: builtins.int
+    """The part of `accepted` up to the allowance."""
+    overage: builtins.int
+    """The part that is billed above it."""
+    grace: builtins.int
+    """The part that was served in the grace after exhaustion, and is not billed."""
+    over_hard: builtins.int
+    """The part that was delivered although enforcement stood, beyond what had been reserved; not billed."""
+    overage_usd_micros: builtins.int
+    """What the overage costs, in millionths of a US dollar."""
+    exhausted_at_ms: builtins.int
+    """When settled use reached the allowance and its overage; absent while it has not."""
+    grace_ends_at_ms: builtins.int
+    """When the grace ends; absent where there is none or it has not begun."""
+    state: QuotaState.ValueType
+    """Where the cycle stood when this was read, or, of a past one, at its end."""
+    def __init__(
+        self,
+        *,
+        starts_at_ms: builtins.int = ...,
+        ends_at_ms: builtins.int = ...,
+        allowance: builtins.int | None = ...,
+        accepted: builtins.int = ...,
+        held: builtins.int = ...,
+        within: builtins.int = ...,
+        overage: builtins.int = ...,
+        grace: builtins.int = ...,
+        over_hard: builtins.int = ...,
+        overage_usd_micros: builtins.int = ...,
+        exhausted_at_ms: builtins.int | None = ...,
+        grace_ends_at_ms: builtins.int | None = ...,
+        state: QuotaState.ValueType = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = typing.Literal["_allowance", b"_allowance", "_exhausted_at_ms", b"_exhausted_at_ms", "_grace_ends_at_ms", b"_grace_ends_at_ms", "allowance", b"allowance", "exhausted_at_ms", b"exhausted_at_ms", "grace_ends_at_ms", b"grace_ends_at_ms"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["_allowance", b"_allowance", "_exhausted_at_ms", b"_exhausted_at_ms", "_grace_ends_at_ms", b"_grace_ends_at_ms", "accepted", b"accepted", "allowance", b"allowance", "ends_at_ms", b"ends_at_ms", "exhausted_at_ms", b"exhausted_at_ms", "grace", b"grace", "grace_ends_at_ms", b"grace_ends_at_ms", "held", b"held", "over_hard", b"over_hard", "overage", b"overage", "overage_usd_micros", b"overage_usd_micros", "starts_at_ms", b"starts_at_ms", "state", b"state", "within", b"within"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__allowance: _TypeAlias = typing.Literal["allowance"]  # noqa: Y015
+    _WhichOneofArgType__allowance: _TypeAlias = typing.Literal["_allowance", b"_allowance"]  # noqa: Y015
+    _WhichOneofReturnType__exhausted_at_ms: _TypeAlias = typing.Literal["exhausted_at_ms"]  # noqa: Y015
+    _WhichOneofArgType__exhausted_at_ms: _TypeAlias = typing.Literal["_exhausted_at_ms", b"_exhausted_at_ms"]  # noqa: Y015
+    _WhichOneofReturnType__grace_ends_at_ms: _TypeAlias = typing.Literal["grace_ends_at_ms"]  # noqa: Y015
+    _WhichOneofArgType__grace_ends_at_ms: _TypeAlias = typing.Literal["_grace_ends_at_ms", b"_grace_ends_at_ms"]  # noqa: Y015
+    @typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__allowance) -> _WhichOneofReturnType__allowance | None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__exhausted_at_ms) -> _WhichOneofReturnType__exhausted_at_ms | None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__grace_ends_at_ms) -> _WhichOneofReturnType__grace_ends_at_ms | None: ...
 
 @typing.final
 class GetLimitsRequest(message.Message):
@@ -936,6 +1142,7 @@ class EffectiveLimit(message.Message):
     OVERRIDE_ENDS_IN_MS_FIELD_NUMBER: builtins.int
     ACTIONS_FIELD_NUMBER: builtins.int
     SHADOW_FIELD_NUMBER: builtins.int
+    TERMS_FIELD_NUMBER: builtins.int
     id: builtins.str
     """The limit's id in the policy."""
     kind: decision_pb2.LimitKind.ValueType
@@ -943,7 +1150,7 @@ class EffectiveLimit(message.Message):
     meter: builtins.str
     """The meter that it counts; empty for gates."""
     value: builtins.int
-    """Its value in base units; absent for gates and balances, and where the plan sets none."""
+    """Its value in base units; absent for gates, balances and quotas that only count."""
     source: ValueSource.ValueType
     """Where the value came from."""
     window_ms: builtins.int
@@ -960,6 +1167,10 @@ class EffectiveLimit(message.Message):
     def actions(self) -> containers.RepeatedScalarFieldContainer[builtins.str]:
         """Actions that it applies to; empty for all."""
 
+    @builtins.property
+    def terms(self) -> QuotaTerms:
+        """Of a quota: its current cycle and what it allows beyond its value; absent for other kinds."""
+
     def __init__(
         self,
         *,
@@ -973,13 +1184,16 @@ class EffectiveLimit(message.Message):
         override_ends_in_ms: builtins.int | None = ...,
         actions: abc.Iterable[builtins.str] | None = ...,
         shadow: builtins.bool = ...,
+        terms: QuotaTerms | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = typing.Literal["_override_ends_in_ms", b"_override_ends_in_ms", "_value", b"_value", "_window_ms", b"_window_ms", "override_ends_in_ms", b"override_ends_in_ms", "value", b"value", "window_ms", b"window_ms"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = typing.Literal["_override_ends_in_ms", b"_override_ends_in_ms", "_terms", b"_terms", "_value", b"_value", "_window_ms", b"_window_ms", "override_ends_in_ms", b"override_ends_in_ms", "terms", b"terms", "value", b"value", "window_ms", b"window_ms"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["_override_ends_in_ms", b"_override_ends_in_ms", "_value", b"_value", "_window_ms", b"_window_ms", "actions", b"actions", "id", b"id", "kind", b"kind", "meter", b"meter", "override_ends_in_ms", b"override_ends_in_ms", "scope", b"scope", "shadow", b"shadow", "source", b"source", "value", b"value", "window_ms", b"window_ms"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = typing.Literal["_override_ends_in_ms", b"_override_ends_in_ms", "_terms", b"_terms", "_value", b"_value", "_window_ms", b"_window_ms", "actions", b"actions", "id", b"id", "kind", b"kind", "meter", b"meter", "override_ends_in_ms", b"override_ends_in_ms", "scope", b"scope", "shadow", b"shadow", "source", b"source", "terms", b"terms", "value", b"value", "window_ms", b"window_ms"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__override_ends_in_ms: _TypeAlias = typing.Literal["override_ends_in_ms"]  # noqa: Y015
     _WhichOneofArgType__override_ends_in_ms: _TypeAlias = typing.Literal["_override_ends_in_ms", b"_override_ends_in_ms"]  # noqa: Y015
+    _WhichOneofReturnType__terms: _TypeAlias = typing.Literal["terms"]  # noqa: Y015
+    _WhichOneofArgType__terms: _TypeAlias = typing.Literal["_terms", b"_terms"]  # noqa: Y015
     _WhichOneofReturnType__value: _TypeAlias = typing.Literal["value"]  # noqa: Y015
     _WhichOneofArgType__value: _TypeAlias = typing.Literal["_value", b"_value"]  # noqa: Y015
     _WhichOneofReturnType__window_ms: _TypeAlias = typing.Literal["window_ms"]  # noqa: Y015
@@ -987,9 +1201,49 @@ class EffectiveLimit(message.Message):
     @typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__override_ends_in_ms) -> _WhichOneofReturnType__override_ends_in_ms | None: ...
     @typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__terms) -> _WhichOneofReturnType__terms | None: ...
+    @typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__value) -> _WhichOneofReturnType__value | None: ...
     @typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__window_ms) -> _WhichOneofReturnType__window_ms | None: ...
+
+@typing.final
+class QuotaTerms(message.Message):
+    """A quota's cycle, and what it allows beyond its limit."""
+
+    DESCRIPTOR: descriptor.Descriptor
+
+    CYCLE_STARTS_AT_MS_FIELD_NUMBER: builtins.int
+    CYCLE_ENDS_AT_MS_FIELD_NUMBER: builtins.int
+    OVERAGE_FIELD_NUMBER: builtins.int
+    PRICE_USD_MICROS_FIELD_NUMBER: builtins.int
+    GRACE_MS_FIELD_NUMBER: builtins.int
+    cycle_starts_at_ms: builtins.int
+    """The cycle's first instant, in milliseconds since the epoch."""
+    cycle_ends_at_ms: builtins.int
+    """The first instant after it."""
+    overage: builtins.int
+    """Units above the limit that are served and billed; absent for any number."""
+    price_usd_micros: builtins.int
+    """What one of them costs, in millionths of a US dollar."""
+    grace_ms: builtins.int
+    """How long everything is served after exhaustion, in milliseconds."""
+    def __init__(
+        self,
+        *,
+        cycle_starts_at_ms: builtins.int = ...,
+        cycle_ends_at_ms: builtins.int = ...,
+        overage: builtins.int | None = ...,
+        price_usd_micros: builtins.int = ...,
+        grace_ms: builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = typing.Literal["_overage", b"_overage", "overage", b"overage"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["_overage", b"_overage", "cycle_ends_at_ms", b"cycle_ends_at_ms", "cycle_starts_at_ms", b"cycle_starts_at_ms", "grace_ms", b"grace_ms", "overage", b"overage", "price_usd_micros", b"price_usd_micros"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__overage: _TypeAlias = typing.Literal["overage"]  # noqa: Y015
+    _WhichOneofArgType__overage: _TypeAlias = typing.Literal["_overage", b"_overage"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__overage) -> _WhichOneofReturnType__overage | None: ...
 
 @typing.final
 class GetLimitsResponse(message.Message):

@@ -10,10 +10,11 @@ from server.domain.limits.balance import Balance, BalanceCell
 from server.domain.limits.base import Cell, Kind, Limit
 from server.domain.limits.gate import Gate
 from server.domain.limits.guard import Guard
+from server.domain.limits.quota import Quota, QuotaCell
 from server.domain.limits.slots import Slots, SlotsCell
 from server.domain.limits.window import Window, WindowCell
 
-PRECEDENCE: Final = (Kind.GUARD, Kind.GATE, Kind.BALANCE, Kind.WINDOW, Kind.SLOTS)
+PRECEDENCE: Final = (Kind.GUARD, Kind.GATE, Kind.QUOTA, Kind.BALANCE, Kind.WINDOW, Kind.SLOTS)
 """Which kind gives the refusal's code when several block, unless the policy states its own order."""
 
 
@@ -27,8 +28,9 @@ CELLS: Final[Mapping[Kind, Callable[[Limit], Cell]]] = MappingProxyType(
         Kind.WINDOW: _window_cell,
         Kind.SLOTS: lambda _limit: SlotsCell(),
         Kind.BALANCE: lambda _limit: BalanceCell(),
+        Kind.QUOTA: lambda _limit: QuotaCell(),
     }
 )
 """The plain model of each kind that keeps state."""
 
-__all__ = ["CELLS", "PRECEDENCE", "Balance", "Gate", "Guard", "Kind", "Limit", "Slots", "Window"]
+__all__ = ["CELLS", "PRECEDENCE", "Balance", "Gate", "Guard", "Kind", "Limit", "Quota", "Slots", "Window"]

@@ -136,6 +136,14 @@ class BalanceCell:
         self.expired += sum(grant.left for grant in self.grants if grant.expires_at_ms <= at_ms)
         self._keep(grant for grant in self.grants if grant.expires_at_ms > at_ms)
 
+    def correct(self, totals: Totals) -> None:
+        """Takes over totals; of the grants, the last ones are cut where they are more than is available."""
+        self.granted, self.reversed, self.charged, self.held, self.expired, self.uncollected, self.debt = totals
+        left = self.available
+        for grant in self.grants:
+            grant.left = max(min(grant.left, left), 0)
+            left -= grant.left
+
     def next_expiry_ms(self) -> int:
         """When a grant's time is over."""
         return min((grant.expires_at_ms for grant in self.grants), default=FOREVER_MS)

@@ -15,6 +15,7 @@ class Kind(IntEnum):
     WINDOW = 3
     SLOTS = 4
     BALANCE = 5
+    QUOTA = 6
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,8 +40,10 @@ class Limit:
 
     `when` maps a dimension to the values for which the rule applies; `actions` is None for all actions.
     `scope` lists the dimensions that separate its cells. `cell` names its state: it depends on id, kind, meter,
-    scope and window length, so that changing one of those starts a new cell and changing a value does not.
-    `unless` is a flag; the rule is not for accounts that have it.
+    scope and window length, so that changing one of those starts a new cell and changing a value does not. Actions in
+    `optional_for` need not name the scope's dimensions, and then do not fall under the rule. For an action in `room`
+    the rule looks whether so many units would fit, and takes nothing. `unless` is a flag; the rule is not for accounts
+    that have it.
     """
 
     kind: ClassVar[Kind]
@@ -52,8 +55,9 @@ class Limit:
     actions: frozenset[str] | None = None
     when: Mapping[str, frozenset[str]] = field(default_factory=lambda: MappingProxyType({}))
     scope: tuple[str, ...] = ()
+    optional_for: frozenset[str] = frozenset()
     values: PlanValues = UNLIMITED
-    room: int | None = None
+    room: Mapping[str, int] = field(default_factory=lambda: MappingProxyType({}))
     shadow: bool = False
     unless: str = ""
     cell: str = ""
@@ -62,7 +66,21 @@ class Limit:
         """Whether a request for `action` with these dimensions falls under the rule."""
         if self.actions is not None and action not in self.actions:
             return False
+        if action in self.optional_for and any(name not in scope for name in self.scope):
+            return False
         return all(scope.get(name) in allowed for name, allowed in self.when.items())
+
+
+class CycleTerms(NamedTuple):
+    """A cycle, from `start_ms` (inclusive) to `end_ms` (exclusive), and what a quota allows in it beyond its limit:
+    `overage` units at `price` millionths of a dollar each, then anything for `grace_ms` after exhaustion.
+    """
+
+    start_ms: int
+    end_ms: int
+    overage: int
+    grace_ms: int
+    price: int
 
 
 class Check(NamedTuple):
@@ -70,7 +88,7 @@ class Check(NamedTuple):
 
     `place` is the limit's index in the policy's list, `scope` the values of the limit's dimensions in order.
     `amount` must fit below `cap`; `take` is what a grant takes (0 when the policy only asks for room).
-    `settles` tells whether the take follows the reported usage of the limit's meter.
+    `settles` tells whether the take follows the reported usage of the limit's meter. A quota has `terms`.
     """
 
     place: int
@@ -80,6 +98,7 @@ class Check(NamedTuple):
     take: int
     cap: int
     settles: bool
+    terms: CycleTerms | None = None
 
 
 class Look(NamedTuple):
@@ -113,14 +132,16 @@ class Taken(NamedTuple):
     """What a hold took from one cell.
 
     `base` is where this part starts within the meter's total (a raise adds a part), `last` whether it is the
-    part that carries what is used beyond the reserved total. `draws` say which grants of a balance it came from,
-    first charged first; without any it came from the balance as one sum.
+    part that carries what is used beyond the reserved total. `cycle_ms` is the start of the cycle that it was taken
+    in, for a quota. `draws` say which grants of a balance it came from, first charged first; without any it came from
+    the balance as one sum.
     """
 
     amount: int
     at_ms: int
     base: int
     last: bool
+    cycle_ms: int = 0
     draws: tuple[Draw, ...] = ()
 
 

@@ -70,9 +70,11 @@ for _ = 1, asked[at] do
   higher = higher or asked[at + 2] > hold[meter_at(meter) + 1]
   at = at + 2
 end
+local QUOTA_KIND = 6
 
--- Adds a raise's takes to the hold. A balance's are one with what the hold has; a window's are parts of their own,
--- since they were made at another time, and the newest part carries what is used beyond the reserved total.
+-- Adds a raise's takes to the hold. A balance's are one with what the hold has, and so are a quota's of one cycle; a
+-- window's are parts of their own, since they were made at another time, and the newest part carries what is used
+-- beyond the reserved total.
 local function join_takes(into, takes)
   local count = takes_at(into)
   local known = into[count]
@@ -80,8 +82,11 @@ local function join_takes(into, takes)
     local joined = false
     for index = count + 1, count + known * TAKE_SIZE, TAKE_SIZE do
       if into[index + 2] == takes[new + 2] and into[index + 3] == takes[new + 3] then
+        local same_cycle = takes[new] == QUOTA_KIND and into[index + 7] == 1 and into[index + 8] == takes[new + 8]
         if takes[new] == BALANCE_KIND then
           into[index + 8] = params_joined(into[index + 8], into[index + 4], takes[new + 8], takes[new + 4])
+        end
+        if takes[new] == BALANCE_KIND or same_cycle then
           into[index + 4] = into[index + 4] + takes[new + 4]
           joined = true
         else

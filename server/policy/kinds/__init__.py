@@ -7,13 +7,14 @@ from pydantic import Field
 from server.policy.kinds.balance import BalanceModel
 from server.policy.kinds.gate import GateModel
 from server.policy.kinds.guard import GuardModel
+from server.policy.kinds.quota import QuotaModel
 from server.policy.kinds.slots import SlotsModel
 from server.policy.kinds.window import WindowModel
 
 AnyLimit = Annotated[
-    GuardModel | GateModel | BalanceModel | WindowModel | SlotsModel,
+    GuardModel | GateModel | QuotaModel | BalanceModel | WindowModel | SlotsModel,
     Field(discriminator="kind"),
 ]
 """One entry of `limits`, told apart by its `kind`."""
 
-__all__ = ["AnyLimit", "BalanceModel", "GateModel", "GuardModel", "SlotsModel", "WindowModel"]
+__all__ = ["AnyLimit", "BalanceModel", "GateModel", "GuardModel", "QuotaModel", "SlotsModel", "WindowModel"]

@@ -2,7 +2,7 @@
 
 from abc import ABC, abstractmethod
 from base64 import b32encode
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from hashlib import sha256
 from typing import Final, TypedDict
 
@@ -11,7 +11,7 @@ from pydantic import Field
 from server.domain.limits.base import Kind, Limit
 from server.domain.policy import Unit
 from server.policy.context import Context
-from server.policy.document import Path
+from server.policy.document import Path, shown
 from server.policy.fields import Fills
 from server.policy.model import Amount, FieldName, Model, Name, Text, Texts
 
@@ -75,23 +75,43 @@ class LimitModel(Model, ABC):
 
 
 class StatefulModel(LimitModel, ABC):
-    """A limit that counts. With `room` it only looks whether so much would fit, and takes nothing."""
+    """A limit that counts. For an action in `room` it only looks whether so much would fit, and takes nothing."""
 
-    room: Amount | None = None
+    room: dict[Name, Amount] = Field(default_factory=dict)
 
-    def room_in(self, context: Context, path: Path, unit: Unit) -> int | None:
-        """The room asked for, in base units."""
-        return None if self.room is None else context.positive((*path, "room"), self.room, unit)
+    def room_in(self, context: Context, path: Path, unit: Unit) -> dict[str, int]:
+        """The room that is asked for, by action, in base units."""
+        self.expect_actions(context, (*path, "room"), self.room)
+        return {action: context.positive((*path, "room", action), room, unit) for action, room in self.room.items()}
+
+    def expect_actions(self, context: Context, path: Path, actions: Iterable[str]) -> None:
+        """Notes each action that the limit does not apply to."""
+        own = sorted(self.when.get(_ACTION, context.actions))
+        for action in actions:
+            if action not in own:
+                problem = f"{shown(action)} is no action that this limit is for; it is for {', '.join(own)}"
+                context.reject(path, problem)
 
 
 class ScopedModel(StatefulModel, ABC):
-    """A limit whose state is kept apart by dimensions of the request."""
+    """A limit whose state is kept apart by dimensions of the request.
+
+    Requests must name them, but for actions in `optional_for`, which otherwise do not fall under the limit.
+    """
 
     scope: list[FieldName] = Field(default_factory=list)
+    optional_for: list[Name] = Field(default_factory=list)
 
     def dimensions(self) -> frozenset[str]:
         """As above; a limit with a scope needs its dimensions."""
         return super().dimensions() | frozenset(self.scope)
+
+    def optional_actions(self, context: Context, path: Path) -> frozenset[str]:
+        """The actions that need not name the scope's dimensions."""
+        self.expect_actions(context, (*path, "optional_for"), self.optional_for)
+        if self.optional_for and not self.scope:
+            context.reject((*path, "optional_for"), "there is no scope to leave out; remove it, or say the scope")
+        return frozenset(self.optional_for)
 
     def scope_order(self, context: Context, path: Path) -> tuple[str, ...]:
         """The scope's dimensions in the one order that cells are named by."""

@@ -34,6 +34,7 @@ class SlotsModel(ScopedModel):
             **self.rule(context, path),
             meter=meter.name,
             scope=scope,
+            optional_for=self.optional_actions(context, path),
             room=self.room_in(context, path, Unit.COUNT),
             values=context.plan_values((*path, "limit"), self.limit, Unit.COUNT),
             typical_ms=0 if self.typical is None else context.duration((*path, "typical"), self.typical),

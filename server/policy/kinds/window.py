@@ -32,6 +32,7 @@ class WindowModel(ScopedModel):
             **self.rule(context, path),
             meter=meter.name,
             scope=scope,
+            optional_for=self.optional_actions(context, path),
             room=self.room_in(context, path, meter.unit),
             values=context.plan_values((*path, "limit"), self.limit, meter.unit),
             window_ms=window_ms,

@@ -11,7 +11,8 @@ Args   1 msgpack sequence: now_ms (0: ask the store), tenant's member in the ind
 Reply  {1, account, results} written; {2, account, results} this id was written before, with equal content;
        {3, account} the version is another one; {4, now} something is overdue: call reap, then ask again;
        {5, account} a balance would pass 2^53 - 1; {6, account} this id was written before with other content;
-       {7, account} a balance would have too many grants; {8, account} a grant would be over already. results: msgpack array, units changed per change.
+       {7, account} a balance would have too many grants; {8, account} a grant would be over already.
+       results: msgpack array, units changed per change.
 Writes cells, account, ids, grants, due and index, ledger. Ids stay as long as the account.
 Example {1, '{"plan":"free",...}', <10>} ]]
 -- The one clock of a script: the store's own time in milliseconds, or what a test passes (0 asks the store).
@@ -25,10 +26,14 @@ end
 -- Keys that a script finds in its own data. KEYS[1] is hg:{policy/tenant}:cells; all else of the tenant starts
 -- with the same tag. Mirrors server/engine/keys.py, and nothing else in Lua builds a key.
 local PREFIX = string.sub(KEYS[1], 1, -6)
-local LEDGER, GRANTS = PREFIX .. 'ledger', PREFIX .. 'grants'
+local LEDGER, TRIMMED, GRANTS = PREFIX .. 'ledger', PREFIX .. 'trimmed', PREFIX .. 'grants'
 
 local function hold_key(id)
   return PREFIX .. 'h:' .. id
+end
+
+local function note_key()
+  return PREFIX .. 'note'
 end
 
 -- '' stands for the standing cells, anything else for the windows of one scope.

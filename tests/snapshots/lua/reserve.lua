@@ -31,9 +31,9 @@ end
 6 fingerprint  7 lease_ms  8 tombstone_ms  9 note (opaque)
 10 number of meters, then per meter: name, reserved, reported (-1: never), uncollected
 then the number of takes, then per take: kind, meter (0: follows no report), scope, field, amount,
-ms since created, base, last, param (a balance's debt bound, -1 - bound where it has a ledger, or with
-draws, see draws.lua; a window's length in ms, negative where a release returns
-even the request) ]]
+ms since created, base, last, param (a balance's debt bound, -1 - bound where it has a ledger, or with draws, see
+draws.lua; a window's length in ms, negative where a release returns even the request; a quota's cycle and
+thresholds, packed) ]]
 local ACTIVE, SETTLED, RELEASED, EXPIRED, SETTLED_LATE, DONE = 1, 2, 3, 4, 5, 6
 local METERS, METER_SIZE, TAKE_SIZE = 10, 4, 9
 local BALANCE_KIND = 5 -- as in domain/limits/base.py
@@ -340,6 +340,87 @@ local function balance_check(raw, _, amount, take, _, order, field)
   return available + held, held, held, -1, 0,
     take and struct.pack(BALANCE, granted, reversed, charged, held + take, expired, uncollected, debt) .. tail or nil
 end
+--[[ quota: an allowance per cycle. Twin of server/domain/limits/quota.py.
+
+A cell is an entry per cycle, the latest first (engine/quota_cells.py): start, end, limit, overage allowed, grace in ms,
+price, within, overage, grace, over_hard, held, exhausted at, noted. So a cycle rolls over by putting an entry in front,
+and the number of cells does not grow. A hold finds its cycle by the start, and so does a clock that went back. ]]
+local QUOTA, QUOTA_SIZE = '>I6I7I7I7I6I7I7I7I7I7I7I6I1', 82
+local QUOTA_TERMS = '>I6I7I6I7I7'
+local QUOTA_PAST = 12
+local QUOTA_MOST = 9007199254740991
+
+-- Where the entry of the cycle that begins at `start` is, or where it belongs, and whether it is there.
+local function quota_place(raw, start)
+  if #raw == 0 or #raw % QUOTA_SIZE ~= 0 then
+    error('CORRUPT a quota cell of ' .. #raw .. ' bytes')
+  end
+  for at = 1, #raw, QUOTA_SIZE do
+    local begins = struct.unpack('>I6', raw, at)
+    if begins <= start then
+      return at, begins == start
+    end
+  end
+  return #raw + 1, false
+end
+
+-- The cell with one entry more at `at`. Cycles that are too old leave, unless a hold is still open in them.
+local function quota_with(raw, at, entry)
+  local size = #raw
+  while size >= (QUOTA_PAST + 1) * QUOTA_SIZE and at <= size do
+    local _, _, _, _, _, _, _, _, _, _, held = struct.unpack(QUOTA, raw, size - QUOTA_SIZE + 1)
+    if held > 0 then
+      break
+    end
+    size = size - QUOTA_SIZE
+  end
+  return string.sub(raw, 1, at - 1) .. entry .. string.sub(raw, at, size)
+end
+
+--[[ Returns cap, used (held included), held, reset_ms, wait_ms, and the new raw value (nil when it does not fit or
+takes nothing). Nothing is refused before enforcement, which begins `grace` after settled use reached the limit and its
+overage; from then on a request fits whole or not at all. ]]
+local function quota_check(raw, now, amount, take, cap, param)
+  local start, stop, grace, overage, price = struct.unpack(QUOTA_TERMS, param)
+  local at, found = 1, false
+  local within, billed, graced, over, held, exhausted, noted = 0, 0, 0, 0, 0, 0, 0
+  if raw then
+    at, found = quota_place(raw, start)
+    if found then
+      local _, limit
+      _, _, limit, _, _, _, within, billed, graced, over, held, exhausted, noted = struct.unpack(QUOTA, raw, at)
+      noted = limit == cap and noted or 0
+    end
+  end
+  local used = within + billed + graced + over
+  local total, bound = used + held + amount, math.min(cap + overage, QUOTA_MOST)
+  if used + held > QUOTA_MOST then
+    error('CORRUPT a quota above 2^53 - 1')
+  end
+  if used < bound then
+    exhausted = 0
+  elseif exhausted == 0 then
+    exhausted = now
+  end
+  if amount > 0 and total > bound
+    and (total > QUOTA_MOST or grace == 0 or (used >= bound and now >= exhausted + grace)) then
+    return cap, used + held, held, stop - now, (grace > 0 or amount <= bound) and stop - now or -1
+  end
+  if not take then
+    return cap, used + held, held, stop - now, 0
+  end
+  local entry = struct.pack(QUOTA, start, stop, cap, overage, grace, price,
+    within, billed, graced, over, held + take, exhausted, noted)
+  if not raw then
+    return cap, used + held, held, stop - now, 0, entry
+  end
+  if found then
+    entry = string.sub(raw, 1, at - 1) .. entry .. string.sub(raw, at + QUOTA_SIZE)
+  else
+    entry = quota_with(raw, at, entry)
+  end
+  return cap, used + held, held, stop - now, 0, entry
+end
 -- The account's version as stored, 0 for a tenant without an account.
 local function account_version(raw)
   return raw and (tonumber(raw) or error('CORRUPT an account version')) or 0
@@ -353,7 +434,7 @@ KEYS[5 + n] has the windows of the n-th scope. ]]
 local SCOPES, SCOPE_SIZE, CHECK_SIZE, ROW = 7, 2, 7, 5
 
 -- The kinds that keep state, by their number in domain/limits/base.py.
-local CHECK = { [3] = window_check, [4] = slots_check, [5] = balance_check }
+local CHECK = { [3] = window_check, [4] = slots_check, [5] = balance_check, [6] = quota_check }
 local WINDOW = 3
 
 -- v, due, then the standing cells that the plan looks at.

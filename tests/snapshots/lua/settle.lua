@@ -25,10 +25,14 @@ end
 -- Keys that a script finds in its own data. KEYS[1] is hg:{policy/tenant}:cells; all else of the tenant starts
 -- with the same tag. Mirrors server/engine/keys.py, and nothing else in Lua builds a key.
 local PREFIX = string.sub(KEYS[1], 1, -6)
-local LEDGER, GRANTS = PREFIX .. 'ledger', PREFIX .. 'grants'
+local LEDGER, TRIMMED, GRANTS = PREFIX .. 'ledger', PREFIX .. 'trimmed', PREFIX .. 'grants'
 
 local function hold_key(id)
   return PREFIX .. 'h:' .. id
+end
+
+local function note_key()
+  return PREFIX .. 'note'
 end
 
 -- '' stands for the standing cells, anything else for the windows of one scope.
@@ -43,9 +47,9 @@ end
 6 fingerprint  7 lease_ms  8 tombstone_ms  9 note (opaque)
 10 number of meters, then per meter: name, reserved, reported (-1: never), uncollected
 then the number of takes, then per take: kind, meter (0: follows no report), scope, field, amount,
-ms since created, base, last, param (a balance's debt bound, -1 - bound where it has a ledger, or with
-draws, see draws.lua; a window's length in ms, negative where a release returns
-even the request) ]]
+ms since created, base, last, param (a balance's debt bound, -1 - bound where it has a ledger, or with draws, see
+draws.lua; a window's length in ms, negative where a release returns even the request; a quota's cycle and
+thresholds, packed) ]]
 local ACTIVE, SETTLED, RELEASED, EXPIRED, SETTLED_LATE, DONE = 1, 2, 3, 4, 5, 6
 local METERS, METER_SIZE, TAKE_SIZE = 10, 4, 9
 local BALANCE_KIND = 5 -- as in domain/limits/base.py
@@ -483,6 +487,172 @@ local function balance_finish(raw, ending, live, amount, _, base, last, param, b
   b[6] = b[6] + uncollected
   return balance_packed(b, grants), uncollected, ledgered and (after > before or over > 0)
 end
+--[[ quota: an allowance per cycle. Twin of server/domain/limits/quota.py.
+
+A cell is an entry per cycle, the latest first (engine/quota_cells.py): start, end, limit, overage allowed, grace in ms,
+price, within, overage, grace, over_hard, held, exhausted at, noted. So a cycle rolls over by putting an entry in front,
+and the number of cells does not grow. A hold finds its cycle by the start, and so does a clock that went back. ]]
+local QUOTA, QUOTA_SIZE = '>I6I7I7I7I6I7I7I7I7I7I7I6I1', 82
+local QUOTA_TERMS = '>I6I7I6I7I7'
+local QUOTA_PAST = 12
+local QUOTA_MOST = 9007199254740991
+
+-- Where the entry of the cycle that begins at `start` is, or where it belongs, and whether it is there.
+local function quota_place(raw, start)
+  if #raw == 0 or #raw % QUOTA_SIZE ~= 0 then
+    error('CORRUPT a quota cell of ' .. #raw .. ' bytes')
+  end
+  for at = 1, #raw, QUOTA_SIZE do
+    local begins = struct.unpack('>I6', raw, at)
+    if begins <= start then
+      return at, begins == start
+    end
+  end
+  return #raw + 1, false
+end
+
+-- The cell with one entry more at `at`. Cycles that are too old leave, unless a hold is still open in them.
+local function quota_with(raw, at, entry)
+  local size = #raw
+  while size >= (QUOTA_PAST + 1) * QUOTA_SIZE and at <= size do
+    local _, _, _, _, _, _, _, _, _, _, held = struct.unpack(QUOTA, raw, size - QUOTA_SIZE + 1)
+    if held > 0 then
+      break
+    end
+    size = size - QUOTA_SIZE
+  end
+  return string.sub(raw, 1, at - 1) .. entry .. string.sub(raw, at, size)
+end
+
+--[[ Returns cap, used (held included), held, reset_ms, wait_ms, and the new raw value (nil when it does not fit or
+takes nothing). Nothing is refused before enforcement, which begins `grace` after settled use reached the limit and its
+overage; from then on a request fits whole or not at all. ]]
+local function quota_check(raw, now, amount, take, cap, param)
+  local start, stop, grace, overage, price = struct.unpack(QUOTA_TERMS, param)
+  local at, found = 1, false
+  local within, billed, graced, over, held, exhausted, noted = 0, 0, 0, 0, 0, 0, 0
+  if raw then
+    at, found = quota_place(raw, start)
+    if found then
+      local _, limit
+      _, _, limit, _, _, _, within, billed, graced, over, held, exhausted, noted = struct.unpack(QUOTA, raw, at)
+      noted = limit == cap and noted or 0
+    end
+  end
+  local used = within + billed + graced + over
+  local total, bound = used + held + amount, math.min(cap + overage, QUOTA_MOST)
+  if used + held > QUOTA_MOST then
+    error('CORRUPT a quota above 2^53 - 1')
+  end
+  if used < bound then
+    exhausted = 0
+  elseif exhausted == 0 then
+    exhausted = now
+  end
+  if amount > 0 and total > bound
+    and (total > QUOTA_MOST or grace == 0 or (used >= bound and now >= exhausted + grace)) then
+    return cap, used + held, held, stop - now, (grace > 0 or amount <= bound) and stop - now or -1
+  end
+  if not take then
+    return cap, used + held, held, stop - now, 0
+  end
+  local entry = struct.pack(QUOTA, start, stop, cap, overage, grace, price,
+    within, billed, graced, over, held + take, exhausted, noted)
+  if not raw then
+    return cap, used + held, held, stop - now, 0, entry
+  end
+  if found then
+    entry = string.sub(raw, 1, at - 1) .. entry .. string.sub(raw, at + QUOTA_SIZE)
+  else
+    entry = quota_with(raw, at, entry)
+  end
+  return cap, used + held, held, stop - now, 0, entry
+end
+
+-- Units at which `percent` of a limit is reached, rounded up; split so that no product passes 2^53.
+local function quota_threshold(limit, percent)
+  local rest = limit % 100
+  return (limit - rest) / 100 * percent + math.ceil(rest * percent / 100)
+end
+
+--[[ new raw value, uncollected (never), false, and the thresholds that were crossed: start, percent, limit, used of
+each.
+`param` has the start of the cycle that the take belongs to, and the thresholds, a byte each. What was delivered is
+charged in full: up to the limit, up to the overage, and above both to the grace if the hold was made before that
+ended. ]]
+local function quota_finish(raw, ending, live, amount, instant, base, last, param, before, after, now)
+  if not raw then
+    error('CORRUPT a hold of a quota that has no cell')
+  end
+  local at, found = quota_place(raw, struct.unpack('>I6', param))
+  if not found then
+    at = #raw - QUOTA_SIZE + 1 -- its cycle left long ago: the oldest one takes the use, so that none is lost
+  end
+  local start, stop, limit, overage, grace, price, within, billed, graced, over, held, exhausted, noted =
+    struct.unpack(QUOTA, raw, at)
+  before, after = share(before, amount, base, last), share(after, amount, base, last)
+  local own = live and math.max(amount - before, 0) or 0
+  held = held - (ending == REPORT and math.min(after - before, own) or own)
+  local crossed
+  if after > before then
+    local bound, used = math.min(limit + overage, QUOTA_MOST), within + billed + graced + over
+    local new = used + after - before
+    local to_within = math.max(math.min(new, limit) - used, 0)
+    local to_billed = math.max(math.min(new, bound) - math.max(used, limit), 0)
+    local rest = after - before - to_within - to_billed
+    within, billed = within + to_within, billed + to_billed
+    if grace > 0 and instant < (exhausted > 0 and exhausted or now) + grace then
+      graced = graced + rest
+    else
+      over = over + rest
+    end
+    if new >= bound and exhausted == 0 then
+      exhausted = now
+    end
+    for index = 7, #param do
+      local percent = string.byte(param, index)
+      if percent > noted and limit < QUOTA_MOST and new >= quota_threshold(limit, percent) then
+        noted = percent
+        crossed = crossed or {}
+        crossed[#crossed + 1] = { start, percent, limit, new }
+      end
+    end
+  end
+  if held < 0 or within + billed + graced + over + held > QUOTA_MOST then
+    error('CORRUPT a quota outside 0 to 2^53 - 1')
+  end
+  local entry = struct.pack(QUOTA, start, stop, limit, overage, grace, price,
+    within, billed, graced, over, held, exhausted, noted)
+  return string.sub(raw, 1, at - 1) .. entry .. string.sub(raw, at + QUOTA_SIZE), 0, false, crossed
+end
+
+--[[ Notes for the tenant's people, in the stream hg:{p/t}:note: each a list of fields with values (engine/notes.py).
+The oldest leave when there are more than this. ]]
+local MOST_NOTES = '1000'
+
+-- Before the first write of a step that has notes: only a wrong type could still stop them.
+local function see_notes(notes)
+  if #notes > 0 then
+    redis.call('XLEN', note_key())
+  end
+end
+
+local function write_notes(notes)
+  for _, note in ipairs(notes) do
+    redis.call('XADD', note_key(), 'MAXLEN', '=', MOST_NOTES, '*', unpack(note))
+  end
+end
+
+-- A quota's thresholds that a settle crossed, as notes.
+local function crossing_notes(notes, field, crossed, now)
+  for _, one in ipairs(crossed) do
+    local start, percent, limit, used = unpack(one)
+    notes[#notes + 1] = {
+      'kind', 'threshold', 'at', int(now), 'cell', field, 'cycle', int(start),
+      'percent', int(percent), 'limit', int(limit), 'used', int(used),
+    }
+  end
+end
 --[[ The ledger: a stream with an entry for each step that moved money, numbered 0-1, 0-2, … without gaps. An entry is
 one msgpack sequence: at_ms, cause (domain/ledger.py), reference, field, the balance's seven totals before and after. ]]
 local NO_TOTALS = string.rep('\0', 49)
@@ -505,7 +675,7 @@ local function ledger_write(entries)
 end
 
 -- The kinds that keep state, by their number in domain/limits/base.py.
-local FINISH = { [3] = window_finish, [4] = slots_finish, [5] = balance_finish }
+local FINISH = { [3] = window_finish, [4] = slots_finish, [5] = balance_finish, [6] = quota_finish }
 
 -- Drops the takes that `keep`, given a take's index, does not want.
 local function drop_takes(hold, keep)
@@ -532,7 +702,7 @@ everything before the first write; ZREM comes first because only it could still 
 local function finish(id, hold, ending, state, after, now)
   local live = hold[1] == ACTIVE
   local at = takes_at(hold)
-  local scopes, fields, values, entries = {}, {}, {}, {}
+  local scopes, fields, values, notes, entries = {}, {}, {}, {}, {}
   for take = at + 1, at + hold[at] * TAKE_SIZE, TAKE_SIZE do
     local scope, field = hold[take + 2], hold[take + 3]
     if not values[scope] then
@@ -556,7 +726,7 @@ local function finish(id, hold, ending, state, after, now)
     if meter > 0 then
       before, total = math.max(hold[meter_at(meter) + 2], 0), after[meter]
     end
-    local new, uncollected, moved = FINISH[kind](
+    local new, uncollected, moved, crossed = FINISH[kind](
       values[scope][field], ending, live, hold[take + 4], hold[2] + hold[take + 5],
       hold[take + 6], hold[take + 7], hold[take + 8], before, total, now
     )
@@ -564,6 +734,9 @@ local function finish(id, hold, ending, state, after, now)
       entries[#entries + 1] = ledger_entry(now, ending, id, field, values[scope][field], new)
     end
     values[scope][field] = new
+    if crossed then
+      crossing_notes(notes, field, crossed, now)
+    end
     if uncollected > 0 then
       hold[meter_at(meter) + 3] = hold[meter_at(meter) + 3] + uncollected
     end
@@ -598,6 +771,7 @@ local function finish(id, hold, ending, state, after, now)
     end
   end
 
+  see_notes(notes)
   if live and state ~= ACTIVE then
     redis.call('ZREM', KEYS[3], id)
   end
@@ -615,6 +789,7 @@ local function finish(id, hold, ending, state, after, now)
   else
     redis.call('SET', hold_key(id), record, 'PX', tombstone_ms)
   end
+  write_notes(notes)
   ledger_write(entries)
 end
 

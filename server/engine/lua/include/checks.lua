@@ -1,6 +1,7 @@
 --@include window
 --@include slots
 --@include balance
+--@include quota
 --@include version
 
 --[[ The look at everything. A plan's checks arrive as one msgpack sequence (wire.py):
@@ -11,7 +12,7 @@ KEYS[5 + n] has the windows of the n-th scope. ]]
 local SCOPES, SCOPE_SIZE, CHECK_SIZE, ROW = 7, 2, 7, 5
 
 -- The kinds that keep state, by their number in domain/limits/base.py.
-local CHECK = { [3] = window_check, [4] = slots_check, [5] = balance_check }
+local CHECK = { [3] = window_check, [4] = slots_check, [5] = balance_check, [6] = quota_check }
 local WINDOW = 3
 
 -- v, due, then the standing cells that the plan looks at.

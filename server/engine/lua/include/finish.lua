@@ -3,10 +3,12 @@
 --@include window_finish
 --@include slots_finish
 --@include balance_finish
+--@include quota_finish
+--@include notes
 --@include ledger
 
 -- The kinds that keep state, by their number in domain/limits/base.py.
-local FINISH = { [3] = window_finish, [4] = slots_finish, [5] = balance_finish }
+local FINISH = { [3] = window_finish, [4] = slots_finish, [5] = balance_finish, [6] = quota_finish }
 
 -- Drops the takes that `keep`, given a take's index, does not want.
 local function drop_takes(hold, keep)
@@ -33,7 +35,7 @@ everything before the first write; ZREM comes first because only it could still 
 local function finish(id, hold, ending, state, after, now)
   local live = hold[1] == ACTIVE
   local at = takes_at(hold)
-  local scopes, fields, values, entries = {}, {}, {}, {}
+  local scopes, fields, values, notes, entries = {}, {}, {}, {}, {}
   for take = at + 1, at + hold[at] * TAKE_SIZE, TAKE_SIZE do
     local scope, field = hold[take + 2], hold[take + 3]
     if not values[scope] then
@@ -57,7 +59,7 @@ local function finish(id, hold, ending, state, after, now)
     if meter > 0 then
       before, total = math.max(hold[meter_at(meter) + 2], 0), after[meter]
     end
-    local new, uncollected, moved = FINISH[kind](
+    local new, uncollected, moved, crossed = FINISH[kind](
       values[scope][field], ending, live, hold[take + 4], hold[2] + hold[take + 5],
       hold[take + 6], hold[take + 7], hold[take + 8], before, total, now
     )
@@ -65,6 +67,9 @@ local function finish(id, hold, ending, state, after, now)
       entries[#entries + 1] = ledger_entry(now, ending, id, field, values[scope][field], new)
     end
     values[scope][field] = new
+    if crossed then
+      crossing_notes(notes, field, crossed, now)
+    end
     if uncollected > 0 then
       hold[meter_at(meter) + 3] = hold[meter_at(meter) + 3] + uncollected
     end
@@ -99,6 +104,7 @@ local function finish(id, hold, ending, state, after, now)
     end
   end
 
+  see_notes(notes)
   if live and state ~= ACTIVE then
     redis.call('ZREM', KEYS[3], id)
   end
@@ -116,6 +122,7 @@ local function finish(id, hold, ending, state, after, now)
   else
     redis.call('SET', hold_key(id), record, 'PX', tombstone_ms)
   end
+  write_notes(notes)
   ledger_write(entries)
 end
 

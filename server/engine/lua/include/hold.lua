@@ -3,9 +3,9 @@
 6 fingerprint  7 lease_ms  8 tombstone_ms  9 note (opaque)
 10 number of meters, then per meter: name, reserved, reported (-1: never), uncollected
 then the number of takes, then per take: kind, meter (0: follows no report), scope, field, amount,
-ms since created, base, last, param (a balance's debt bound, -1 - bound where it has a ledger, or with
-draws, see draws.lua; a window's length in ms, negative where a release returns
-even the request) ]]
+ms since created, base, last, param (a balance's debt bound, -1 - bound where it has a ledger, or with draws, see
+draws.lua; a window's length in ms, negative where a release returns even the request; a quota's cycle and
+thresholds, packed) ]]
 local ACTIVE, SETTLED, RELEASED, EXPIRED, SETTLED_LATE, DONE = 1, 2, 3, 4, 5, 6
 local METERS, METER_SIZE, TAKE_SIZE = 10, 4, 9
 local BALANCE_KIND = 5 -- as in domain/limits/base.py

@@ -1,0 +1,52 @@
+#!lua flags=no-writes
+--[[ Reads what stands behind balances, at one instant: for reconciliation and for statements.
+
+Keys   1 cells (hash)  2-5 unused
+Args   1 msgpack sequence: now_ms (0: ask the store), fields of balances
+Reply  {0, now, last sequence of the ledger, whether all holds were looked at (1 or 0), then per field: cell or '',
+       schedule or '', cell at the last trim or '', units that open holds keep}; {4, now} something is overdue: call
+       reap, then ask again.
+Writes nothing.
+Example {0, 1773144000000, 12, 1, '...', '', '', 30} ]]
+--@include clock
+--@include ints
+--@include finish
+--@include grants_change
+
+-- Open holds that are looked at; of a tenant with more, what they keep is not known.
+local MOST_HOLDS = 2000
+
+local args = { cmsgpack.unpack(ARGV[1]) }
+local now = clock(args[1])
+local due = redis.call('HGET', KEYS[1], 'due')
+if due and tonumber(due) <= now then
+  return { 4, now }
+end
+local fields = { unpack(args, 2) }
+local last = redis.call('XREVRANGE', LEDGER, '+', '-', 'COUNT', 1)[1]
+local kept = {}
+local ids = redis.call('ZRANGE', KEYS[3], 0, MOST_HOLDS)
+for _, id in ipairs(ids) do
+  local raw = id ~= GRANTS_DUE and redis.call('GET', hold_key(id))
+  local hold = raw and hold_read(raw)
+  for take = hold and takes_at(hold) + 1 or 1, hold and #hold or 0, TAKE_SIZE do
+    if hold[take] == BALANCE_KIND then
+      local meter = hold[take + 1]
+      local total = meter > 0 and math.max(hold[meter_at(meter) + 2], 0) or 0
+      local charged = share(total, hold[take + 4], hold[take + 6], hold[take + 7])
+      kept[hold[take + 3]] = (kept[hold[take + 3]] or 0) + math.max(hold[take + 4] - charged, 0)
+    end
+  end
+end
+local reply = { 0, now, last and tonumber(string.sub(last[1], 3)) or 0, #ids <= MOST_HOLDS and 1 or 0 }
+if #fields > 0 then
+  local cells = redis.call('HMGET', KEYS[1], unpack(fields))
+  local schedules = redis.call('HMGET', GRANTS, unpack(fields))
+  local trimmed = redis.call('HMGET', TRIMMED, unpack(fields))
+  for index, field in ipairs(fields) do
+    local n = #reply
+    reply[n + 1], reply[n + 2], reply[n + 3] = cells[index] or '', schedules[index] or '', trimmed[index] or ''
+    reply[n + 4] = kept[field] or 0
+  end
+end
+return reply

@@ -1,0 +1,59 @@
+--@include share
+--@include quota
+
+-- Units at which `percent` of a limit is reached, rounded up; split so that no product passes 2^53.
+local function quota_threshold(limit, percent)
+  local rest = limit % 100
+  return (limit - rest) / 100 * percent + math.ceil(rest * percent / 100)
+end
+
+--[[ new raw value, uncollected (never), false, and the thresholds that were crossed: start, percent, limit, used of
+each.
+`param` has the start of the cycle that the take belongs to, and the thresholds, a byte each. What was delivered is
+charged in full: up to the limit, up to the overage, and above both to the grace if the hold was made before that
+ended. ]]
+local function quota_finish(raw, ending, live, amount, instant, base, last, param, before, after, now)
+  if not raw then
+    error('CORRUPT a hold of a quota that has no cell')
+  end
+  local at, found = quota_place(raw, struct.unpack('>I6', param))
+  if not found then
+    at = #raw - QUOTA_SIZE + 1 -- its cycle left long ago: the oldest one takes the use, so that none is lost
+  end
+  local start, stop, limit, overage, grace, price, within, billed, graced, over, held, exhausted, noted =
+    struct.unpack(QUOTA, raw, at)
+  before, after = share(before, amount, base, last), share(after, amount, base, last)
+  local own = live and math.max(amount - before, 0) or 0
+  held = held - (ending == REPORT and math.min(after - before, own) or own)
+  local crossed
+  if after > before then
+    local bound, used = math.min(limit + overage, QUOTA_MOST), within + billed + graced + over
+    local new = used + after - before
+    local to_within = math.max(math.min(new, limit) - used, 0)
+    local to_billed = math.max(math.min(new, bound) - math.max(used, limit), 0)
+    local rest = after - before - to_within - to_billed
+    within, billed = within + to_within, billed + to_billed
+    if grace > 0 and instant < (exhausted > 0 and exhausted or now) + grace then
+      graced = graced + rest
+    else
+      over = over + rest
+    end
+    if new >= bound and exhausted == 0 then
+      exhausted = now
+    end
+    for index = 7, #param do
+      local percent = string.byte(param, index)
+      if percent > noted and limit < QUOTA_MOST and new >= quota_threshold(limit, percent) then
+        noted = percent
+        crossed = crossed or {}
+        crossed[#crossed + 1] = { start, percent, limit, new }
+      end
+    end
+  end
+  if held < 0 or within + billed + graced + over + held > QUOTA_MOST then
+    error('CORRUPT a quota outside 0 to 2^53 - 1')
+  end
+  local entry = struct.pack(QUOTA, start, stop, limit, overage, grace, price,
+    within, billed, graced, over, held, exhausted, noted)
+  return string.sub(raw, 1, at - 1) .. entry .. string.sub(raw, at + QUOTA_SIZE), 0, false, crossed
+end

@@ -1,0 +1,35 @@
+"""What quotas need of the memory engine beside their cells: notes of crossings, cycles to show, raises that join."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from typing import Final
+
+from server.domain.limits.base import Cell, Kind, Limit, Taken
+from server.domain.limits.quota import CycleUse, Quota, QuotaCell
+from server.domain.note import Note
+
+MOST_NOTES: Final = 1000
+"""Notes that are kept of a tenant, as `lua/include/notes.lua` does."""
+
+
+def note_crossings(notes: list[Note], cell: Cell, name: tuple[str, tuple[str, ...]], now_ms: int) -> None:
+    """Takes down the thresholds that a change of the cell of this name has crossed."""
+    if not isinstance(cell, QuotaCell):
+        return
+    for start_ms, percent, limit, used in cell.crossed:
+        last = int(notes[-1].note_id) if notes else 0
+        notes.append(Note(str(last + 1), now_ms, *name, start_ms, percent, limit, used))
+    cell.crossed.clear()
+    del notes[:-MOST_NOTES]
+
+
+def cycles_of(cells: Iterable[Cell]) -> tuple[Sequence[CycleUse], ...]:
+    """The cycles of those cells that are quotas', as they stand now."""
+    return tuple([replace(use) for use in cell.cycles] for cell in cells if isinstance(cell, QuotaCell))
+
+
+def joins(limit: Limit, taken: Taken, new_limit: Limit, new: Taken) -> bool:
+    """Whether a raise is one with what the hold took before: money has no time, and a cycle's units are alike."""
+    if isinstance(limit, Quota) and isinstance(new_limit, Quota):
+        return taken.last and taken.cycle_ms == new.cycle_ms and limit.thresholds == new_limit.thresholds
+    return limit.kind is Kind.BALANCE
