@@ -172,7 +172,8 @@ def _broken_in_tenant(state: Snapshot, prefix: bytes) -> Iterator[str]:
     schedules: dict[bytes, bytes] = state.get(prefix + b"grants", (b"", {}, False))[1]  # type: ignore[assignment]  # a hash
     yield from _broken_schedules(prefix, cells, due, schedules)
     ledger: list[Any] = state.get(prefix + b"ledger", (b"", [], False))[1]  # type: ignore[assignment]  # a stream
-    yield from _broken_ledger(prefix, cells, ledger)
+    trimmed: dict[bytes, bytes] = state.get(prefix + b"trimmed", (b"", {}, False))[1]  # type: ignore[assignment]  # a hash
+    yield from _broken_ledger(prefix, cells, ledger, trimmed)
 
 
 def _broken_cells(prefix: bytes, cells: dict[bytes, bytes], live: Iterable[StoredHold]) -> Iterator[str]:
@@ -238,11 +239,14 @@ def _broken_schedules(
         yield f"{prefix!r}: grants change at {first}, and are due at {due.get(b'')!r}"
 
 
-def _broken_ledger(prefix: bytes, cells: dict[bytes, bytes], entries: list[Any]) -> Iterator[str]:
+def _broken_ledger(
+    prefix: bytes, cells: dict[bytes, bytes], entries: list[Any], trimmed: dict[bytes, bytes]
+) -> Iterator[str]:
     """Entries have numbers without gaps, each begins where the last of its cell ended, the last where the cell is."""
-    if [entry_id for entry_id, _ in entries] != [f"0-{n}".encode() for n in range(1, len(entries) + 1)]:
+    first = int(entries[0][0].partition(b"-")[2]) if trimmed and entries else 1
+    if [entry_id for entry_id, _ in entries] != [f"0-{n}".encode() for n in range(first, first + len(entries))]:
         yield f"{prefix!r}: the ledger has gaps: {[entry_id for entry_id, _ in entries]}"
-    last: dict[bytes, dict[str, int]] = {}
+    last = {field: {**balance_of(raw), "held": 0} for field, raw in trimmed.items()}
     for _, (_, packed) in entries:
         unpacker = msgpack.Unpacker(raw=True)
         unpacker.feed(packed)
@@ -275,7 +279,9 @@ def leaks(state: Snapshot) -> list[str]:
     left: list[str] = []
     for key, (kind, content, has_ttl) in state.items():
         name = key.rpartition(b"}:")[2]
-        if name in {b"acct", b"ids", b"ledger", b"grants", b"note"} or (has_ttl and name[:2] in {b"h:", b"w:"}):
+        if name in {b"acct", b"ids", b"ledger", b"trimmed", b"grants", b"note"} or (
+            has_ttl and name[:2] in {b"h:", b"w:"}
+        ):
             continue
         if name == b"cells" and kind == b"hash":
             left += [
