@@ -310,8 +310,9 @@ class RedisEngine:
     async def audit(self, ref: TenantRef, cells: Sequence[str], within_s: float) -> Audit:
         """Balances with what stands behind them."""
         args = (wire.pack([self._clock(), *cells]),)
-        _, now_ms, last, whole, *flat = await self._run(_Call("audit", keys.tenant_keys(ref), "", args), within_s)
-        states = (wire.balance_state(flat[at : at + 4], whole=bool(whole)) for at in range(0, len(flat), 4))
+        call = _Call("audit", keys.tenant_keys(ref), "", args)
+        _, now_ms, last, whole, balances = await self._run(call, within_s)
+        states = wire.balance_states(balances, whole=bool(whole))
         return Audit(now_ms, last, dict(zip(cells, states, strict=True)))
 
     async def repair(self, ref: TenantRef, totals: Mapping[str, Totals], seen: Audit, within_s: float) -> bool:

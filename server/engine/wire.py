@@ -373,9 +373,16 @@ def ledger_entry(sequence: int, packed: bytes) -> LedgerEntry:
         raise CorruptStateError(message) from error
 
 
-def balance_state(parts: Sequence[Any], *, whole: bool) -> BalanceState:
-    """A balance of `audit.lua`: cell, schedule, cell at the last trim, units kept; `whole` if all holds were seen."""
-    cell, schedule, trimmed, kept = parts
+def balance_states(packed: bytes, *, whole: bool) -> list[BalanceState]:
+    """The balances of `audit.lua`: cell, schedule, cell at the last trim, units kept; `whole` if all holds were seen."""
+    parts = msgpack.unpackb(packed, raw=True)
+    try:
+        return [_balance_state(*parts[at : at + 4], whole=whole) for at in range(0, len(parts), 4)]
+    except (ValueError, TypeError, IndexError, msgpack.UnpackException) as error:
+        raise CorruptStateError(f"a balance is not readable: {error!r}") from error
+
+
+def _balance_state(cell: bytes, schedule: bytes, trimmed: bytes, kept: int, *, whole: bool) -> BalanceState:
     values = unpack(cell[TOTALS_SIZE:])[2:] if cell else []
     grants = tuple(GrantLeft(*values[at : at + 3]) for at in range(0, len(values), 3))
     refill_ms = unpack(schedule)[1] if schedule else FOREVER_MS

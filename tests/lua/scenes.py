@@ -60,6 +60,7 @@ KEYS: Final = {
     "due": TENANT.due,
     "grants": TENANT.prefix + b"grants",
     "ledger": TENANT.ledger,
+    "trimmed": TENANT.prefix + b"trimmed",
     "due_index": TENANT.due_index,
     "hold": TENANT.hold("h"),
     "new hold": TENANT.hold("new"),
@@ -145,6 +146,13 @@ def _write_account(tenant: Tenant) -> Awaitable[object]:
     return tenant.write(write)
 
 
+async def _repair(tenant: Tenant) -> object:
+    seen = await tenant.engine.audit(REF, [PURSE.cell], WITHIN_S)
+    totals = seen.balances[PURSE.cell].totals
+    right = totals._replace(granted=totals.granted + 1)
+    return await tenant.engine.repair(REF, {PURSE.cell: right}, seen, WITHIN_S)
+
+
 OPERATIONS: Final[dict[str, Operation]] = {
     "reserve": _reserve,
     "reserve, refused": _refused,
@@ -157,6 +165,9 @@ OPERATIONS: Final[dict[str, Operation]] = {
     "extend": _extend,
     "find": lambda tenant: tenant.find("h"),
     "write account": _write_account,
+    "audit": lambda tenant: tenant.engine.audit(REF, [PURSE.cell, CREDITS], WITHIN_S),
+    "trim": lambda tenant: tenant.engine.trim_ledger(REF, 2, WITHIN_S),
+    "repair": _repair,
 }
 REAP: Final = "reap"
 """The one script that acts for time alone; the clock has been moved before it."""

@@ -32,6 +32,9 @@ TOUCHES: Final = {
     "extend": {"cells", "account", "due", "hold", "ledger", "windows", "project's windows"},
     "find": {"account", "hold"},
     "write account": {"cells", "account", "ids", "due", "due_index", "grants", "ledger"},
+    "audit": {"cells", "due", "grants", "hold", "ledger", "trimmed"},
+    "trim": {"ledger", "trimmed"},
+    "repair": {"cells", "due", "grants", "hold", "ledger", "trimmed"},
     REAP: {"cells", "due", "due_index", "hold", "project's windows"},
 }
 """The keys that each operation looks at, so that a wrong type in them cannot pass unnoticed."""
@@ -86,6 +89,7 @@ TYPES: Final = {
     "due_index": "zset",
     "grants": "hash",
     "ledger": "stream",
+    "trimmed": "hash",
     "notes": "stream",
 }
 

@@ -18,8 +18,21 @@ from tests.policies_for_tests import balance, policy, slots, window
 from tests.store_state import snapshot
 from tests.stores import RunningStore
 
-WRITES: Final = {"SET", "HSET", "HDEL", "ZADD", "ZREM", "PEXPIRE", "XADD"}
-READS: Final = {"GET", "HGET", "HMGET", "HLEN", "ZSCORE", "ZRANGE", "ZRANGEBYSCORE", "XLEN", "HGETALL", "TIME"}
+WRITES: Final = {"SET", "HSET", "HDEL", "ZADD", "ZREM", "PEXPIRE", "XADD", "XTRIM"}
+READS: Final = {
+    "GET",
+    "HGET",
+    "HMGET",
+    "HLEN",
+    "ZSCORE",
+    "ZRANGE",
+    "ZRANGEBYSCORE",
+    "XLEN",
+    "XRANGE",
+    "XREVRANGE",
+    "HGETALL",
+    "TIME",
+}
 TYPE_OF: Final = {"SET": "string", "GET": "string", "PEXPIRE": "any", "TIME": "none"}
 """The type that a command wants of its key; `H...` want a hash and `Z...` a sorted set."""
 

@@ -3,11 +3,11 @@
 
 Keys   1 cells (hash)  2-5 unused
 Args   1 msgpack sequence: now_ms (0: ask the store), fields of balances
-Reply  {0, now, last sequence of the ledger, whether all holds were looked at (1 or 0), then per field: cell or '',
-       schedule or '', cell at the last trim or '', units that open holds keep}; {4, now} something is overdue: call
-       reap, then ask again.
+Reply  {0, now, sequence, whole, balances} the ledger's last sequence, whether all holds were looked at (1 or 0), and a
+       msgpack array, per field: cell or '', schedule or '', cell at the last trim or '', units that open holds keep;
+       {4, now} something is overdue: call reap, then ask again.
 Writes nothing.
-Example {0, 1773144000000, 12, 1, '...', '', '', 30} ]]
+Example {0, 1773144000000, 12, 1, <'...', '', '', 30>} ]]
 --@include clock
 --@include ints
 --@include finish
@@ -18,11 +18,11 @@ local MOST_HOLDS = 2000
 
 local args = { cmsgpack.unpack(ARGV[1]) }
 local now = clock(args[1])
-local due = redis.call('HGET', KEYS[1], 'due')
-if due and tonumber(due) <= now then
+local fields = { unpack(args, 2) }
+local cells = redis.call('HMGET', KEYS[1], 'due', unpack(fields))
+if cells[1] and (tonumber(cells[1]) or error('CORRUPT the earliest lease end')) <= now then
   return { 4, now }
 end
-local fields = { unpack(args, 2) }
 local last = redis.call('XREVRANGE', LEDGER, '+', '-', 'COUNT', 1)[1]
 local kept = {}
 local ids = redis.call('ZRANGE', KEYS[3], 0, MOST_HOLDS)
@@ -38,15 +38,15 @@ for _, id in ipairs(ids) do
     end
   end
 end
-local reply = { 0, now, last and tonumber(string.sub(last[1], 3)) or 0, #ids <= MOST_HOLDS and 1 or 0 }
+local balances = {}
 if #fields > 0 then
-  local cells = redis.call('HMGET', KEYS[1], unpack(fields))
   local schedules = redis.call('HMGET', GRANTS, unpack(fields))
   local trimmed = redis.call('HMGET', TRIMMED, unpack(fields))
   for index, field in ipairs(fields) do
-    local n = #reply
-    reply[n + 1], reply[n + 2], reply[n + 3] = cells[index] or '', schedules[index] or '', trimmed[index] or ''
-    reply[n + 4] = kept[field] or 0
+    local n = #balances
+    balances[n + 1], balances[n + 2] = cells[index + 1] or '', schedules[index] or ''
+    balances[n + 3], balances[n + 4] = trimmed[index] or '', kept[field] or 0
   end
 end
-return reply
+local sequence = last and tonumber(string.sub(last[1], 3)) or 0
+return { 0, now, sequence, #ids <= MOST_HOLDS and 1 or 0, cmsgpack.pack(balances) }
