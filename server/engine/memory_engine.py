@@ -5,23 +5,19 @@ last change, so each is atomic.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from server.domain.account import Account
-from server.domain.hold import Delivered, HoldNote, HoldView, MeterTotals, State
+from server.domain.hold import Delivered, HoldView, MeterTotals, State
 from server.domain.ledger import Cause, LedgerEntry, Totals
 from server.domain.limits import CELLS, Kind
-from server.domain.limits.balance import MOST_GRANTS, Balance, BalanceCell, GrantSource
-from server.domain.limits.base import Cell, Change, Check, Draw, Ending, Limit, Look, Taken
+from server.domain.limits.balance import BalanceCell
+from server.domain.limits.base import Cell, Change, Check, Ending, Look, Taken
 from server.domain.limits.window import Window
 from server.domain.note import Note
 from server.domain.operation import TenantRef
 from server.domain.plan import Plan
-from server.domain.policy import HoldTerms
-from server.domain.reconcile import BalanceState, GrantLeft
-from server.domain.refill import Refill, RefillTerms, no_refills
-from server.domain.units import FOREVER_MS, MAX_AMOUNT
+from server.domain.refill import RefillTerms, no_refills
 from server.engine.base import (
     AccountWrite,
     Audit,
@@ -38,63 +34,19 @@ from server.engine.base import (
     Written,
 )
 from server.engine.faults import (
-    balance_too_large,
     decreased,
-    grant_is_over,
     id_reused,
     item_totals,
     no_such_hold,
     no_such_meter,
     not_active,
     too_many_cells,
-    too_many_grants,
     unfit,
 )
+from server.engine.memory_money import begin_refills, change_grants, grant_units, is_ledgered, joined_draws, must_fit
 from server.engine.memory_quotas import cycles_of, joins, note_crossings
+from server.engine.memory_tenant import CellName, Hold, Take, Tenant, balance_of
 from server.engine.memory_totals import is_new, named_totals, unnamed
-
-CellName = tuple[str, tuple[str, ...]]
-
-
-@dataclass(slots=True)
-class _Take:
-    """What a hold took from one cell; `meter` is empty for what follows no report."""
-
-    name: CellName
-    limit: Limit
-    meter: str
-    taken: Taken
-
-
-@dataclass(slots=True)
-class _Hold:
-    """A hold or tombstone, forgotten once `kept_until_ms` has passed (0: never while it is open)."""
-
-    hold_id: str
-    state: State
-    fingerprint: bytes
-    created_at_ms: int
-    lease_ends_at_ms: int
-    terms: HoldTerms
-    note: HoldNote
-    looks: Mapping[int, Look]
-    meters: dict[str, MeterTotals]
-    takes: list[_Take]
-    kept_until_ms: int = 0
-
-    def view(self) -> HoldView:
-        return HoldView(
-            hold_id=self.hold_id,
-            state=self.state,
-            fingerprint=self.fingerprint,
-            created_at_ms=self.created_at_ms,
-            lease_ends_at_ms=self.lease_ends_at_ms,
-            longest_ends_at_ms=self.created_at_ms + self.terms.longest_ms,
-            lease_ms=self.terms.lease_ms if self.lease_ends_at_ms else 0,
-            meters=dict(self.meters),
-            looks=self.looks,
-            note=self.note,
-        )
 
 
 class _Step(NamedTuple):
@@ -105,58 +57,6 @@ class _Step(NamedTuple):
     totals: Mapping[str, int]
 
 
-@dataclass(slots=True)
-class _Schedule:
-    """When a balance is refilled next, the start of the cycle that was refilled last, and the plans refilled in it."""
-
-    refill_ms: int
-    cycle_ms: int
-    plans: list[str]
-
-
-@dataclass(slots=True)
-class _Tenant:
-    account: Account | None = None
-    writes: dict[str, tuple[bytes, Mapping[str, int]]] = field(default_factory=dict)
-    cells: dict[CellName, Cell] = field(default_factory=dict)
-    notes: list[Note] = field(default_factory=list)
-    holds: dict[str, _Hold] = field(default_factory=dict)
-    schedules: dict[str, _Schedule] = field(default_factory=dict)
-    ledger: list[LedgerEntry] = field(default_factory=list)
-    sequence: int = 0
-    trimmed: dict[str, Totals] = field(default_factory=dict)
-
-    def moved(self, at_ms: int, cause: Cause, reference: str, cell: str, before: Totals) -> None:
-        """Writes to the ledger what a step made of a balance's totals."""
-        after = _balance(self, cell).totals
-        self.sequence += 1
-        self.ledger.append(LedgerEntry(self.sequence, at_ms, cause, reference, cell, before, after))
-
-    def balance_state(self, cell: str) -> BalanceState:
-        """A balance with what stands behind it."""
-        balance, schedule = _balance(self, cell), self.schedules.get(cell)
-        kept = 0
-        for hold in self.holds.values():
-            for take in hold.takes if hold.state is State.ACTIVE else ():
-                if take.name[0] == cell:
-                    change = Change(Ending.REPORT, 0, 0, live=True, now_ms=0)
-                    total = (hold.meters[take.meter].reported or 0) if take.meter else 0
-                    kept += max(take.taken.amount - change.share(take.taken, total), 0)
-        return BalanceState(
-            totals=balance.totals,
-            grants=tuple(GrantLeft(grant.source, grant.expires_at_ms, grant.left) for grant in balance.grants),
-            refill_ms=schedule.refill_ms if schedule is not None else 0,
-            trimmed=self.trimmed.get(cell),
-            kept=kept,
-        )
-
-    def next_change_ms(self) -> int:
-        """When grants change next by themselves."""
-        refills = (schedule.refill_ms for schedule in self.schedules.values())
-        expiries = (cell.next_expiry_ms() for cell in self.cells.values() if isinstance(cell, BalanceCell))
-        return min([*refills, *expiries], default=FOREVER_MS)
-
-
 class MemoryEngine:
     """Decisions in this process. `clock` gives milliseconds since the epoch."""
 
@@ -164,12 +64,12 @@ class MemoryEngine:
         self._clock = clock
         self._refills = refills
         self._most_cells = most_cells
-        self._tenants: dict[TenantRef, _Tenant] = {}
+        self._tenants: dict[TenantRef, Tenant] = {}
 
-    def _enter(self, ref: TenantRef) -> tuple[_Tenant, int]:
+    def _enter(self, ref: TenantRef) -> tuple[Tenant, int]:
         """The tenant with all done that time has made due, in its order, and the time."""
         now_ms = self._clock()
-        tenant = self._tenants.setdefault(ref, _Tenant())
+        tenant = self._tenants.setdefault(ref, Tenant())
         while (due := _first_due(tenant)) and due[0] <= now_ms:
             if hold_id := due[1]:
                 _finish(tenant, tenant.holds[hold_id], _Step(Ending.EXPIRE, State.EXPIRED, {}), now_ms)
@@ -178,20 +78,9 @@ class MemoryEngine:
         tenant.holds = {i: h for i, h in tenant.holds.items() if not h.kept_until_ms or h.kept_until_ms > now_ms}
         return tenant, now_ms
 
-    def _change_grants(self, ref: TenantRef, tenant: _Tenant, at_ms: int) -> None:
-        """What changes at this instant: grants lapse, then refills are made."""
-        terms = {refill.cell: refill for refill in self._refills(ref, tenant.account or Account(plan=""), at_ms)}
-        for (name, _), balance in sorted(tenant.cells.items(), key=lambda cell: cell[0]):
-            if not isinstance(balance, BalanceCell):
-                continue
-            before, ledgered = balance.totals, balance.ledgered
-            balance.lapse(at_ms)
-            if balance.totals != before and ledgered:
-                tenant.moved(at_ms, Cause.LAPSE, "", name, before)
-            schedule = tenant.schedules.get(name)
-            if schedule is not None and schedule.refill_ms <= at_ms:
-                _refill(tenant, balance, schedule, terms.get(name), at_ms)
-        tenant.schedules = {n: s for n, s in tenant.schedules.items() if s.refill_ms < FOREVER_MS}
+    def _change_grants(self, ref: TenantRef, tenant: Tenant, at_ms: int) -> None:
+        refills = self._refills(ref, tenant.account or Account(plan=""), at_ms)
+        change_grants(tenant, refills, at_ms)
 
     async def reserve(self, plan: Plan, hold_id: str, within_s: float) -> Granted | Refused | Replayed | Stale:
         """Takes all of the plan's checks or none."""
@@ -211,7 +100,7 @@ class MemoryEngine:
         if not hold_id:
             return Granted(now_ms, looks, 0)
         terms = plan.terms
-        hold = _Hold(
+        hold = Hold(
             hold_id=hold_id,
             state=State.ACTIVE if plan.leaves_hold else State.DONE,
             fingerprint=plan.operation.fingerprint(),
@@ -227,7 +116,7 @@ class MemoryEngine:
         tenant.holds[hold_id] = hold
         return Granted(now_ms, looks, hold.lease_ends_at_ms)
 
-    def _check_cells(self, plan: Plan, tenant: _Tenant, now_ms: int) -> None:
+    def _check_cells(self, plan: Plan, tenant: Tenant, now_ms: int) -> None:
         standing = [
             n for n, c in tenant.cells.items() if not isinstance(c, CELLS_OF_WINDOWS) and not c.is_empty(now_ms)
         ]
@@ -321,7 +210,7 @@ class MemoryEngine:
 
     async def find(self, ref: TenantRef, hold_id: str, within_s: float) -> Found:
         """The account and the hold."""
-        tenant, now_ms = self._tenants.get(ref, _Tenant()), self._clock()
+        tenant, now_ms = self._tenants.get(ref, Tenant()), self._clock()
         hold = tenant.holds.get(hold_id)
         if hold is not None and hold.kept_until_ms and hold.kept_until_ms <= now_ms:
             hold = None
@@ -339,10 +228,10 @@ class MemoryEngine:
         if write.account is not None and version != write.expected_version:
             return Conflict(tenant.account)
         for cell, units in write.grants.items():
-            _must_fit(tenant, cell, units, write, now_ms)
-        changed = {cell: _grant(tenant, cell, units, write, now_ms) for cell, units in write.grants.items()}
+            must_fit(tenant, cell, units, write, now_ms)
+        changed = {cell: grant_units(tenant, cell, units, write, now_ms) for cell, units in write.grants.items()}
         for refill in write.refills:
-            _schedule(tenant, refill, write, now_ms)
+            begin_refills(tenant, refill, write, now_ms)
         if write.account is not None:
             tenant.account = write.account
         if write.write_id:
@@ -351,7 +240,7 @@ class MemoryEngine:
 
     async def ledger(self, ref: TenantRef, after: int, count: int, within_s: float) -> Sequence[LedgerEntry]:
         """Entries above a sequence."""
-        entries = self._tenants.get(ref, _Tenant()).ledger
+        entries = self._tenants.get(ref, Tenant()).ledger
         return [entry for entry in entries if entry.sequence > after][:count]
 
     async def trim_ledger(self, ref: TenantRef, through: int, within_s: float) -> int:
@@ -373,7 +262,7 @@ class MemoryEngine:
         if any(tenant.balance_state(cell) != seen.balances[cell] for cell in totals):
             return False
         for cell, right in totals.items():
-            balance = _balance(tenant, cell)
+            balance = balance_of(tenant, cell)
             tenant.cells[cell, ()] = balance
             before = balance.totals
             balance.correct(right)
@@ -388,7 +277,7 @@ class MemoryEngine:
         within_s: float,
     ) -> Sequence[HoldView]:
         """Open holds by (lease end, id)."""
-        holds = self._tenants.get(ref, _Tenant()).holds.values()
+        holds = self._tenants.get(ref, Tenant()).holds.values()
         views = [hold.view() for hold in holds if hold.state is State.ACTIVE]
         views.sort(key=lambda view: (view.lease_ends_at_ms, view.hold_id))
         return [view for view in views if (view.lease_ends_at_ms, view.hold_id) > after][:count]
@@ -404,7 +293,7 @@ class MemoryEngine:
 
     async def notes(self, ref: TenantRef, after: str, count: int, within_s: float) -> Sequence[Note]:
         """Notes, the oldest first."""
-        notes = self._tenants.get(ref, _Tenant()).notes
+        notes = self._tenants.get(ref, Tenant()).notes
         return [note for note in notes if int(note.note_id) > int(after or 0)][:count]
 
     async def sweep(self) -> int:
@@ -423,7 +312,7 @@ class MemoryEngine:
 CELLS_OF_WINDOWS = type(CELLS[Kind.WINDOW](Window(id="", label="", refuse="", window_ms=1)))
 
 
-def _is_current(plan: Plan, tenant: _Tenant, now_ms: int) -> bool:
+def _is_current(plan: Plan, tenant: Tenant, now_ms: int) -> bool:
     version = tenant.account.version if tenant.account is not None else 0
     return plan.account.version == version and plan.valid_from_ms <= now_ms < plan.valid_until_ms
 
@@ -432,18 +321,18 @@ def _name(check: Check) -> CellName:
     return check.limit.cell, check.scope
 
 
-def _cell(tenant: _Tenant, check: Check) -> Cell:
+def _cell(tenant: Tenant, check: Check) -> Cell:
     name = _name(check)
     if name not in tenant.cells:
         tenant.cells[name] = CELLS[check.limit.kind](check.limit)
     return tenant.cells[name]
 
 
-def _look_all(checks: Sequence[Check], tenant: _Tenant, now_ms: int) -> tuple[Look, ...]:
+def _look_all(checks: Sequence[Check], tenant: Tenant, now_ms: int) -> tuple[Look, ...]:
     return tuple(_cell(tenant, check).look(check, now_ms) for check in checks)
 
 
-def _follow_clock(checks: Sequence[Check], tenant: _Tenant, looks: Sequence[Look], now_ms: int) -> None:
+def _follow_clock(checks: Sequence[Check], tenant: Tenant, looks: Sequence[Look], now_ms: int) -> None:
     for check, look in zip(checks, looks, strict=True):
         if not look.fits:
             _cell(tenant, check).follow(now_ms)
@@ -454,9 +343,9 @@ def _blocked(checks: Sequence[Check], looks: Sequence[Look]) -> bool:
 
 
 def _take_all(
-    checks: Sequence[Check], tenant: _Tenant, looks: Sequence[Look], now_ms: int, bases: Mapping[str, int]
-) -> tuple[list[_Take], tuple[Look, ...]]:
-    takes: list[_Take] = []
+    checks: Sequence[Check], tenant: Tenant, looks: Sequence[Look], now_ms: int, bases: Mapping[str, int]
+) -> tuple[list[Take], tuple[Look, ...]]:
+    takes: list[Take] = []
     after: list[Look] = []
     for check, look in zip(checks, looks, strict=True):
         if not look.fits or not (check.take or check.settles):
@@ -469,11 +358,11 @@ def _take_all(
         if meter or not isinstance(check.limit, Window) or check.limit.returns:
             cycle_ms = check.terms.start_ms if check.terms is not None else 0
             taken = Taken(check.take, now_ms, bases.get(meter, 0), last=True, cycle_ms=cycle_ms, draws=draws)
-            takes.append(_Take(_name(check), check.limit, meter, taken))
+            takes.append(Take(_name(check), check.limit, meter, taken))
     return takes, tuple(after)
 
 
-def _raise(tenant: _Tenant, hold: _Hold, plan: Plan, now_ms: int) -> tuple[bool, tuple[Look, ...]]:
+def _raise(tenant: Tenant, hold: Hold, plan: Plan, now_ms: int) -> tuple[bool, tuple[Look, ...]]:
     """Takes the difference to the new totals where it fits; the totals only grow."""
     # Where the raise starts: at the reserved total, or at what was reported beyond it, which has been charged already.
     floors = {meter: max(totals.reserved, totals.reported or 0) for meter, totals in hold.meters.items()}
@@ -494,7 +383,7 @@ def _raise(tenant: _Tenant, hold: _Hold, plan: Plan, now_ms: int) -> tuple[bool,
         joined = False
         for take in [take for take in hold.takes if take.name == new.name]:
             if joins(take.limit, take.taken, new.limit, new.taken):
-                draws = _joined(take.taken, new.taken)
+                draws = joined_draws(take.taken, new.taken)
                 take.taken = take.taken._replace(amount=take.taken.amount + new.taken.amount, draws=draws)
                 joined = True
             else:
@@ -506,7 +395,7 @@ def _raise(tenant: _Tenant, hold: _Hold, plan: Plan, now_ms: int) -> tuple[bool,
     return True, looks
 
 
-def _finish(tenant: _Tenant, hold: _Hold, step: _Step, now_ms: int) -> None:
+def _finish(tenant: Tenant, hold: Hold, step: _Step, now_ms: int) -> None:
     """One step in a hold's life: brings every cell that it took from to the new totals, then the hold."""
     ending, state, totals = step
     live = hold.state is State.ACTIVE
@@ -519,7 +408,7 @@ def _finish(tenant: _Tenant, hold: _Hold, step: _Step, now_ms: int) -> None:
         cell = tenant.cells[take.name]
         totals_before = cell.totals if isinstance(cell, BalanceCell) else Totals()
         uncollected = cell.finish(take.taken, change, take.limit)
-        if isinstance(cell, BalanceCell) and _is_ledgered(take.limit) and cell.totals.moved != totals_before.moved:
+        if isinstance(cell, BalanceCell) and is_ledgered(take.limit) and cell.totals.moved != totals_before.moved:
             tenant.moved(now_ms, Cause(ending), hold.hold_id, take.name[0], totals_before)
         note_crossings(tenant.notes, cell, take.name, now_ms)
         if uncollected:
@@ -536,102 +425,17 @@ def _finish(tenant: _Tenant, hold: _Hold, step: _Step, now_ms: int) -> None:
         hold.kept_until_ms = now_ms + hold.terms.tombstone_ms
 
 
-def _held(tenant: _Tenant, ref: TenantRef, hold_id: str) -> _Hold:
+def _held(tenant: Tenant, ref: TenantRef, hold_id: str) -> Hold:
     if hold_id not in tenant.holds:
         raise no_such_hold(ref, hold_id)
     return tenant.holds[hold_id]
 
 
-def _outcome(hold: _Hold, *, applied: bool) -> HoldOutcome:
+def _outcome(hold: Hold, *, applied: bool) -> HoldOutcome:
     return HoldOutcome(hold.state, applied, dict(hold.meters))
 
 
-def _balance(tenant: _Tenant, cell: str) -> BalanceCell:
-    balance = tenant.cells.get((cell, ()), BalanceCell())
-    assert isinstance(balance, BalanceCell)  # noqa: S101  # grants name balance cells only
-    return balance
-
-
-def _first_due(tenant: _Tenant) -> tuple[int, str] | None:
+def _first_due(tenant: Tenant) -> tuple[int, str] | None:
     """The first that time makes due: a lease's end with its hold, or a change of grants with no id."""
     leases = [(hold.lease_ends_at_ms, hold.hold_id) for hold in tenant.holds.values() if hold.state is State.ACTIVE]
     return min([*leases, (tenant.next_change_ms(), "")])
-
-
-def _must_fit(tenant: _Tenant, cell: str, units: int, write: AccountWrite, now_ms: int) -> None:
-    """Raises where a balance cannot be changed by these units."""
-    balance, limit = _balance(tenant, cell), write.balances.get(cell)
-    if max(balance.granted + units, balance.reversed - units) > MAX_AMOUNT:
-        raise balance_too_large()
-    own = (write.source, write.expires_at_ms)
-    if units < 0 or limit is None or not limit.burn or own == (GrantSource.MONTHLY, FOREVER_MS):
-        return
-    if write.expires_at_ms <= now_ms:
-        raise grant_is_over()
-    is_new = own not in {(grant.source, grant.expires_at_ms) for grant in balance.grants}
-    if is_new and len(balance.grants) >= MOST_GRANTS:
-        raise too_many_grants()
-
-
-def _grant(tenant: _Tenant, cell: str, units: int, write: AccountWrite, now_ms: int) -> int:
-    """Adds units to a balance, or takes them back; how many."""
-    balance, limit = _balance(tenant, cell), write.balances.get(cell)
-    tenant.cells[cell, ()] = balance
-    before = balance.totals
-    if units >= 0:
-        balance.grant(units, write.source, write.expires_at_ms, limit)
-        changed = units
-    else:
-        changed = balance.reverse(-units, write.source, limit.debt if limit is not None else 0)
-    if changed and limit is not None and limit.ledger:
-        tenant.moved(now_ms, write.cause, write.write_id, cell, before)
-    return changed
-
-
-def _schedule(tenant: _Tenant, refill: Refill, write: AccountWrite, now_ms: int) -> None:
-    """Begins a balance's refills; where they have begun, tops up for a plan that this cycle has not had."""
-    schedule = tenant.schedules.get(refill.cell)
-    if schedule is None:
-        tenant.schedules[refill.cell] = _Schedule(refill.cycle.end_ms, refill.cycle.start_ms, [refill.plan])
-        return
-    if not write.raises or refill.plan in schedule.plans:
-        return
-    schedule.plans.append(refill.plan)
-    balance = _balance(tenant, refill.cell)
-    tenant.cells[refill.cell, ()] = balance
-    before = balance.totals
-    balance.top_up(refill.ceiling)
-    if balance.totals != before and refill.ledgered:
-        tenant.moved(now_ms, Cause.UPGRADE, write.write_id, refill.cell, before)
-
-
-def _refill(tenant: _Tenant, balance: BalanceCell, schedule: _Schedule, refill: Refill | None, at_ms: int) -> None:
-    """Makes the refill that is due, and notes the next one."""
-    if refill is None:
-        schedule.refill_ms = FOREVER_MS  # the policy refills it no more
-        return
-    if refill.cycle.start_ms > schedule.cycle_ms:
-        before = balance.totals
-        balance.top_up(refill.ceiling)
-        if balance.totals != before and refill.ledgered:
-            tenant.moved(at_ms, Cause.REFILL, "", refill.cell, before)
-        schedule.cycle_ms, schedule.plans = refill.cycle.start_ms, [refill.plan]
-    schedule.refill_ms = refill.cycle.end_ms
-
-
-def _is_ledgered(limit: Limit) -> bool:
-    return isinstance(limit, Balance) and limit.ledger
-
-
-def _joined(taken: Taken, more: Taken) -> tuple[Draw, ...]:
-    """The draws of a take that grew; none where it is from a balance of one sum."""
-    if not (taken.draws or more.draws):
-        return ()
-    return (*_explained(taken), *_explained(more))
-
-
-def _explained(taken: Taken) -> tuple[Draw, ...]:
-    """Draws for all of a take: what none explains was there before grants were kept apart, or was charged since."""
-    unexplained = taken.amount - sum(draw.units for draw in taken.draws)
-    rest = (Draw(GrantSource.MONTHLY, FOREVER_MS, unexplained),) if unexplained else ()
-    return (*taken.draws, *rest)

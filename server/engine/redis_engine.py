@@ -12,9 +12,7 @@ from typing import Any, Final, NamedTuple, Protocol
 from server.domain.account import Account
 from server.domain.errors import (
     CorruptStateError,
-    HoldgateError,
     InvalidRequestError,
-    OverloadedError,
     StoreUnavailableError,
 )
 from server.domain.hold import Delivered, HoldView
@@ -23,7 +21,7 @@ from server.domain.note import Note
 from server.domain.operation import TenantRef
 from server.domain.plan import Plan
 from server.domain.refill import RefillTerms, no_refills
-from server.engine import keys, wire
+from server.engine import keys, wire, wire_money
 from server.engine.base import (
     AccountWrite,
     Audit,
@@ -41,7 +39,6 @@ from server.engine.base import (
 )
 from server.engine.faults import (
     balance_too_large,
-    decreased,
     grant_is_over,
     id_reused,
     item_totals,
@@ -51,13 +48,13 @@ from server.engine.faults import (
     raised_too_often,
     too_many_cells,
     too_many_grants,
-    unfit,
 )
 from server.engine.notes import note_of
 from server.engine.pipeline import Reply, ScriptSource, Word
 from server.engine.quota_cells import cycles_of
+from server.engine.replies import fault_of, hold_outcome, unreadable
 from server.engine.scripts import script
-from server.engine.store_errors import OutcomeUnknown, ScriptFailed, StoreError
+from server.engine.store_errors import OutcomeUnknown, StoreError
 
 REAP_ROUNDS: Final = 200
 """Times that one call reaps before it gives up; each round ends 50 holds."""
@@ -157,7 +154,7 @@ class RedisEngine:
                 return Stale(now_ms, wire.account_of(record))
             case [5, _]:
                 raise too_many_cells(plan.operation.ref, self._most_cells)
-        raise _unreadable("reserve", reply)
+        raise unreadable("reserve", reply)
 
     async def look(self, plan: Plan, within_s: float) -> Looked | Stale:
         """The plan's figures."""
@@ -169,7 +166,7 @@ class RedisEngine:
                 return Looked(now_ms, packed.looks(rows))
             case [3, now_ms, record]:
                 return Stale(now_ms, wire.account_of(record))
-        raise _unreadable("usage", reply)
+        raise unreadable("usage", reply)
 
     async def cycles(self, plan: Plan, within_s: float) -> Cycles | Stale:
         """The plan's figures, and the cycles of its quotas."""
@@ -181,7 +178,7 @@ class RedisEngine:
                 return Cycles(now_ms, packed.looks(rows), tuple(map(cycles_of, cells)))
             case [3, now_ms, record]:
                 return Stale(now_ms, wire.account_of(record))
-        raise _unreadable("usage", reply)
+        raise unreadable("usage", reply)
 
     async def notes(self, ref: TenantRef, after: str, count: int, within_s: float) -> Sequence[Note]:
         """Notes, the oldest first."""
@@ -200,14 +197,14 @@ class RedisEngine:
         args = (wire.pack_settle(self._clock(), hold_id, delivered, final=final),)
         left_s = within_s - (monotonic() - started_s)
         reply = await self._run(_Call("settle", tenant, hold_id, args), left_s)
-        return _hold_outcome("settle", ref, hold_id, reply)
+        return hold_outcome("settle", ref, hold_id, reply)
 
     async def release(self, ref: TenantRef, hold_id: str, within_s: float) -> HoldOutcome:
         """Gives back what no report has charged."""
         tenant = keys.tenant_keys(ref)
         args = (wire.pack([self._clock(), hold_id]),)
         reply = await self._run(_Call("release", tenant, hold_id, args), within_s)
-        return _hold_outcome("release", ref, hold_id, reply)
+        return hold_outcome("release", ref, hold_id, reply)
 
     async def extend(
         self, ref: TenantRef, hold_id: str, used: Mapping[str, int], raised: Plan | None, within_s: float
@@ -239,7 +236,7 @@ class RedisEngine:
                 raise no_such_meter("used" if meter.decode() in used else "amounts", hold_id, meter.decode())
             case [8, _, record]:
                 raise raised_too_often(wire.hold_of(hold_id, record))
-        raise _unreadable("extend", reply)
+        raise unreadable("extend", reply)
 
     async def find(self, ref: TenantRef, hold_id: str, within_s: float) -> Found:
         """The account and the hold."""
@@ -252,11 +249,11 @@ class RedisEngine:
     async def write_account(self, ref: TenantRef, write: AccountWrite, within_s: float) -> Written | Conflict:
         """Changes an account and its balances in one step."""
         tenant = keys.tenant_keys(ref)
-        args = (wire.pack_account_write(self._clock(), tenant.member, write),)
+        args = (wire_money.pack_account_write(self._clock(), tenant.member, write),)
         reply = await self._run(_Call("account", tenant, "", args, (tenant.ids,)), within_s)
         match reply:
             case [1 | 2 as outcome, record, results]:
-                changed = dict(zip(write.grants, wire.results_of(results), strict=True))
+                changed = dict(zip(write.grants, wire_money.results_of(results), strict=True))
                 return Written(wire.account_of(record), applied=outcome == 1, changed=changed)
             case [3, record]:
                 return Conflict(wire.account_of(record))
@@ -268,7 +265,7 @@ class RedisEngine:
                 raise too_many_grants()
             case [8, _]:
                 raise grant_is_over()
-        raise _unreadable("account", reply)
+        raise unreadable("account", reply)
 
     async def open_holds(
         self, ref: TenantRef, after: tuple[int, str], count: int, within_s: float
@@ -296,7 +293,7 @@ class RedisEngine:
         """Entries above a sequence."""
         stream = keys.tenant_keys(ref).ledger
         entries = await self._plain(within_s, "XRANGE", stream, f"(0-{after}", "+", "COUNT", count)
-        return [wire.ledger_entry(int(entry.partition(b"-")[2]), fields[1]) for entry, fields in entries]
+        return [wire_money.ledger_entry(int(entry.partition(b"-")[2]), fields[1]) for entry, fields in entries]
 
     async def trim_ledger(self, ref: TenantRef, through: int, within_s: float) -> int:
         """Drops entries, some at a time."""
@@ -312,7 +309,7 @@ class RedisEngine:
         args = (wire.pack([self._clock(), *cells]),)
         call = _Call("audit", keys.tenant_keys(ref), "", args)
         _, now_ms, last, whole, balances = await self._run(call, within_s)
-        states = wire.balance_states(balances, whole=bool(whole))
+        states = wire_money.balance_states(balances, whole=bool(whole))
         return Audit(now_ms, last, dict(zip(cells, states, strict=True)))
 
     async def repair(self, ref: TenantRef, totals: Mapping[str, Totals], seen: Audit, within_s: float) -> bool:
@@ -340,7 +337,7 @@ class RedisEngine:
             answers = await asyncio.gather(*calls, return_exceptions=True)
             for answer in answers:
                 if isinstance(answer, StoreError):
-                    raise _fault("sweep", answer) from answer
+                    raise fault_of("sweep", answer) from answer
                 if isinstance(answer, BaseException):
                     raise answer
                 for member in answer:
@@ -370,9 +367,9 @@ class RedisEngine:
 
     async def _reap(self, tenant: keys.TenantKeys, within_s: float) -> int:
         expired = 0
-        terms = wire.RefillsAt()
+        terms = wire_money.RefillsAt()
         for _ in range(REAP_ROUNDS):
-            args = (wire.pack_reap(self._clock(), SWEEP_MOST, tenant.member, terms),)
+            args = (wire_money.pack_reap(self._clock(), SWEEP_MOST, tenant.member, terms),)
             more, _, count, *wanted = await self._evalsha(
                 "reap", (tenant.cells, tenant.account, tenant.due, tenant.due_index), args, within_s
             )
@@ -383,9 +380,9 @@ class RedisEngine:
                 break
         return expired
 
-    def _terms(self, ref: TenantRef, at_ms: int, record: bytes) -> wire.RefillsAt:
+    def _terms(self, ref: TenantRef, at_ms: int, record: bytes) -> wire_money.RefillsAt:
         account = wire.account_of(record) or Account(plan="")
-        return wire.RefillsAt(at_ms, account.version, self._refills(ref, account, at_ms))
+        return wire_money.RefillsAt(at_ms, account.version, self._refills(ref, account, at_ms))
 
     async def _run(self, call: _Call, within_s: float, look_up: _LookUp | None = None) -> list[Any]:
         """Runs a script; while it answers that holds are overdue, reaps and asks again."""
@@ -414,42 +411,13 @@ class RedisEngine:
             known = await look_up() if look_up is not None else None
             if known is not None:
                 return known
-            raise _fault(name, error) from error
+            raise fault_of(name, error) from error
         except StoreError as error:
-            raise _fault(name, error) from error
+            raise fault_of(name, error) from error
         return reply
 
     async def _plain(self, within_s: float, *words: Word) -> Any:  # noqa: ANN401  # whatever the command answers
         try:
             return await self._store.call(*words, timeout_s=within_s)
         except StoreError as error:
-            raise _fault(str(words[0]), error) from error
-
-
-def _hold_outcome(operation: str, ref: TenantRef, hold_id: str, reply: list[Any]) -> HoldOutcome:
-    match reply:
-        case [1 | 2 as outcome, _, record]:
-            hold = wire.hold_of(hold_id, record)
-            return HoldOutcome(hold.state, outcome == 1, hold.meters)
-        case [3, _]:
-            raise no_such_hold(ref, hold_id)
-        case [5, _, record]:
-            raise unfit(wire.hold_of(hold_id, record), operation)
-        case [6, _, record]:
-            raise decreased(wire.hold_of(hold_id, record))
-        case [7, _, meter]:
-            raise no_such_meter("usage.used", hold_id, meter.decode())
-    raise _unreadable(operation, reply)
-
-
-def _unreadable(name: str, reply: object) -> CorruptStateError:
-    return CorruptStateError(f"script {name} answered {reply!r}, which is none of its replies")
-
-
-def _fault(name: str, error: StoreError) -> HoldgateError:
-    """A store's fault in the words of the domain."""
-    if isinstance(error, ScriptFailed):
-        return CorruptStateError(f"script {name} failed: {error}")
-    if error.reason == "overloaded":
-        return OverloadedError(str(error))
-    return StoreUnavailableError(f"{name}: {error}", {"reason": error.reason})
+            raise fault_of(str(words[0]), error) from error

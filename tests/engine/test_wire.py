@@ -15,7 +15,7 @@ from server.domain.operation import Operation, TenantRef
 from server.domain.plan import Plan, make_plan
 from server.domain.policy import Policy
 from server.domain.units import FOREVER_MS, MAX_AMOUNT
-from server.engine import keys, wire
+from server.engine import keys, wire, wire_money
 from server.engine.base import AccountWrite
 from tests.policies_for_tests import HOUR_MS, MINUTE_MS, balance, policy, slots, window
 
@@ -165,12 +165,12 @@ def test_an_account_write_is_packed_with_its_grants() -> None:
     write = AccountWrite(account=ACCOUNT, expected_version=2, grants={"c~b": 5}, write_id="w", fingerprint=b"\x00f")
 
     head = [9, b"lab/t", 1, 2, wire.account_record(ACCOUNT), b"w", b"\x00f", 8, 1]
-    assert wire.unpack(wire.pack_account_write(9, b"lab/t", write)) == [
+    assert wire.unpack(wire_money.pack_account_write(9, b"lab/t", write)) == [
         *head,
         *(b"c~b", 5, 1, FOREVER_MS, b"", 0, 0),
         0,
     ]
-    assert wire.unpack(wire.pack_account_write(9, b"lab/t", AccountWrite())) == [
+    assert wire.unpack(wire_money.pack_account_write(9, b"lab/t", AccountWrite())) == [
         9,
         b"lab/t",
         0,
