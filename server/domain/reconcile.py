@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from itertools import pairwise
 from typing import NamedTuple
 
-from server.domain.ledger import LedgerEntry, Totals
+from server.domain.ledger import Cause, LedgerEntry, Totals
 
 
 class GrantLeft(NamedTuple):
@@ -49,7 +49,7 @@ def differences(balances: Mapping[str, BalanceState], entries: Sequence[LedgerEn
         last = state.trimmed
         for entry in entries:
             if entry.cell == cell:
-                if last is not None:
+                if last is not None and entry.cause is not Cause.REPAIR:  # a repair says itself what was wrong
                     yield from _unequal(cell, f"ledger entry {entry.sequence}: ", last, entry.before)
                 last = entry.after
         if last is not None:
