@@ -89,7 +89,7 @@ for change = 0, changes - 1 do
       if expires_ms <= now then
         return { 8, stored }
       end
-      if not grants_add(grants, source, expires_ms, units - repaid) then
+      if not grants_kept().add(grants, source, expires_ms, units - repaid) then
         return { 7, stored }
       end
       if expires_ms < NEVER then
@@ -100,7 +100,7 @@ for change = 0, changes - 1 do
     local taken = math.min(-units, math.max(available, 0))
     local owed = math.min(-units - taken, math.max(bound - b[7], 0))
     if grants then
-      grants_draw(grants, source .. grants[1], available, taken)
+      grants_kept().draw(grants, source .. grants[1], available, taken)
     end
     units = taken + owed
     b[2], b[7] = b[2] + units, b[7] + owed

@@ -17,7 +17,7 @@ Example {1, 1773144000000, <1,...>, <>} ]]
 --@include ints
 --@include finish
 --@include checks
---@include draws
+--@include draws_joined
 
 local plan = { cmsgpack.unpack(ARGV[1]) }
 local asked = { cmsgpack.unpack(ARGV[2]) }

@@ -73,7 +73,7 @@ if ARGV[3] then
   end
 end
 
-if next(DRAWS) then
+if DRAWS then
   takes = takes_with_draws(takes)
 end
 

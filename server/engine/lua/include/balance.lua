@@ -6,8 +6,8 @@ granted - reversed + debt = available + held + charged + expired. Subtracted in 
 intermediate result exact. ]]
 local BALANCE, BALANCE_SIZE = '>I7I7I7I7I7I7I7', 49
 
--- What a request draws from each balance that keeps grants apart, by the cell's field (draws.lua).
-local DRAWS = {}
+-- What a request draws from each balance that keeps grants apart, by the cell's field (draws.lua); nil without any.
+local DRAWS
 
 -- Returns cap, used, held, reset_ms, wait_ms, and the new raw value (nil when it does not fit or takes nothing).
 local function balance_check(raw, _, amount, take, _, order, field)
@@ -22,18 +22,21 @@ local function balance_check(raw, _, amount, take, _, order, field)
     error('CORRUPT a balance above 2^53 - 1')
   end
   local available = math.max(granted - reversed - expired - charged + debt - held, 0)
-  local grants = #raw > BALANCE_SIZE and grants_read(string.sub(raw, BALANCE_SIZE + 1), available)
+  local grants = #raw > BALANCE_SIZE and grants_kept().read(string.sub(raw, BALANCE_SIZE + 1), available)
   if amount > 0 and amount > available then
     return available + held, held, held, -1, -1
   end
-  local tail = ''
-  if grants and take then
+  if not take then
+    return available + held, held, held, -1, 0
+  end
+  local new = struct.pack(BALANCE, granted, reversed, charged, held + take, expired, uncollected, debt)
+  if grants then
     if order ~= 0 then
       grants[1] = order
     end
-    DRAWS[field] = grants_draw(grants, grants[1], available, take)
-    tail = grants_packed(grants)
+    DRAWS = DRAWS or {}
+    DRAWS[field] = grants_kept().draw(grants, grants[1], available, take)
+    new = new .. grants_kept().packed(grants)
   end
-  return available + held, held, held, -1, 0,
-    take and struct.pack(BALANCE, granted, reversed, charged, held + take, expired, uncollected, debt) .. tail or nil
+  return available + held, held, held, -1, 0, new
 end

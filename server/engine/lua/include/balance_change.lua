@@ -14,12 +14,13 @@ local function balance_open(raw)
   if #raw == BALANCE_SIZE then
     return b, available
   end
-  return b, available, grants_read(string.sub(raw, BALANCE_SIZE + 1), available)
+  return b, available, grants_kept().read(string.sub(raw, BALANCE_SIZE + 1), available)
 end
 
 local function balance_packed(b, grants)
   if math.min(unpack(b)) < 0 or math.max(unpack(b)) >= 9007199254740992 then
     error('CORRUPT a balance outside 0 to 2^53 - 1')
   end
-  return struct.pack(BALANCE, b[1], b[2], b[3], b[4], b[5], b[6], b[7]) .. grants_packed(grants)
+  return struct.pack(BALANCE, b[1], b[2], b[3], b[4], b[5], b[6], b[7])
+    .. (grants and grants_kept().packed(grants) or '')
 end

@@ -20,11 +20,11 @@ local function balance_finish(raw, ending, live, amount, _, base, last, param, b
   local from_debt = math.min(rest - from_available, math.max(bound - b[7], 0))
   local uncollected = rest - from_available - from_debt
   if grants then
-    grants_draw(grants, grants[1], available, from_available)
+    grants_kept().draw(grants, grants[1], available, from_available)
   end
   local over = 0
   if draws and live and ending ~= REPORT then
-    over = grants_return(grants, draws, math.min(after, amount))
+    over = grants_kept().give_back(grants, draws, math.min(after, amount))
   end
   b[4] = b[4] - (ending == REPORT and from_own or own)
   b[7] = b[7] + from_debt
