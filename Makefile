@@ -12,10 +12,10 @@ define step
 @if out=$$($(2) 2>&1); then echo "ok  $(1)"; else printf '%s\n' "$$out"; echo "FAILED  $(1)"; exit 1; fi
 endef
 
-.PHONY: help setup run test demo check gen fmt story clean
+.PHONY: help setup run test test-clients demo check bench bench-quick gen fmt story clean
 
 help: ## List what can be made
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' Makefile
 
 setup: $(STAMP) ## Make .venv with the pinned dependencies (the other targets do it when needed)
 
@@ -27,6 +27,10 @@ run: $(STAMP) ## Serve on 127.0.0.1:50051 with the embedded store
 
 test: $(STAMP) ## Run the tests; ARGS="-k window" passes options to pytest
 	@$(BIN)/python -m pytest -n 2 --dist worksteal $(ARGS)
+
+test-clients: $(STAMP) ## Build the clients of all languages and play the golden transcripts with them
+	@$(MAKE) -C clients
+	@$(BIN)/python -m pytest clients/conformance $(ARGS)
 
 demo: $(STAMP) ## Start a server, make a few calls, show what they answer
 	@$(BIN)/python examples/demo.py
@@ -43,6 +47,12 @@ check: $(STAMP) ## Format, lint, types, layers, scripts, protos, stub drift
 	$(call step,lua scripts,$(BIN)/python tools/lint_lua.py)
 	$(call step,buf lint,$(BIN)/buf lint)
 	$(call step,stub drift,$(BIN)/python tools/generate_protos.py --check)
+
+bench: $(STAMP) ## Measure every budget and write docs/benchmarks.md (some minutes); ARGS=--large goes up to a million
+	@$(BIN)/python -m benchmarks --write docs/benchmarks.md $(ARGS)
+
+bench-quick: $(STAMP) ## The same in under a minute, nothing written; the last line is JSON
+	@$(BIN)/python -m benchmarks --quick $(ARGS)
 
 gen: $(STAMP) ## Write gen/ anew from protos/
 	@$(BIN)/python tools/generate_protos.py

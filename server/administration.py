@@ -26,6 +26,7 @@ from server.domain.units import FOREVER_MS, MAX_AMOUNT
 from server.engine.base import AccountWrite, Conflict, Engine, HoldOutcome, Written
 from server.engine.faults import no_such_hold
 from server.gate import QuotaGate
+from server.imports import ImportedUsage, imported_uses
 from server.policy.store import PolicyStore
 
 NOTE_ID: Final = re.compile(r"[0-9]{1,20}(-[0-9]{1,20})?", re.ASCII)
@@ -40,6 +41,7 @@ class ImportRow:
     account: Account
     import_id: str
     balances: Mapping[str, int]
+    usage: Sequence[ImportedUsage] = ()
 
 
 class Notification(NamedTuple):
@@ -209,15 +211,17 @@ class Administration:
         account = None
         if found.account is None:
             account = replace(row.account, created_at_ms=row.account.created_at_ms or found.now_ms, version=1)
+        uses = imported_uses(policy, found.account or account or row.account, row.usage, found.now_ms)
         write = AccountWrite(
             account=account,
             expected_version=0,
             grants=cells_of(policy, "balances", row.balances),
+            uses=uses,
             balances=balances_of(policy),
             refills=refills_of(policy, account, found.now_ms) if account is not None else (),
             cause=Cause.IMPORT,
             write_id=f"import/{row.import_id}",
-            fingerprint=fingerprint(dict(row.balances)),
+            fingerprint=fingerprint([dict(row.balances), *map(list, row.usage)] if row.usage else dict(row.balances)),
         )
         answer = await self._engine.write_account(ref, write, within_s)
         self._gate.forget(ref)

@@ -33,11 +33,15 @@ from server.logs import DecisionLog, log
 from server.policy.knobs import KnobSource
 from server.policy.store import PolicyStore
 from server.rpc.admin_service import AdminService
+from server.rpc.proxies import authorize
+from server.rpc.proxies.envoy import EnvoyRateLimitService
+from server.rpc.proxies.limitador import LimitadorRateLimitService
 from server.rpc.quota_service import QuotaService
 from server.rpc.server import RpcServer
 from server.rpc.test_clock_service import TestClockService
 from server.rpc.transports.base import ListenError, Transport
 from server.rpc.transports.grpcio import GrpcioTransport
+from server.rpc.transports.tls import TlsError, TlsFiles
 from server.settings import Settings, Store
 from server.settings import Transport as TransportName
 
@@ -117,11 +121,17 @@ async def running(settings: Settings, hurry: asyncio.Event | None = None) -> Asy
     async with AsyncExitStack() as stack:
         store = await stack.enter_async_context(open_store(settings, policies.refills))
         gate = QuotaGate(policies, store.engine, trusted=store.why_untrusted)
+        transport = transport_of(settings)
+        transport.add_route(authorize.PATH, authorize.Authorize(gate, settings.store_timeout_s))
         rpc = RpcServer(
-            transport_of(settings),
+            transport,
             QuotaService(gate, DecisionLog(settings.decision_log_rate), settings.store_timeout_s),
             AdminService(Administration(policies, store.engine, gate), settings.store_timeout_s),
             TestClockService(store.clock.set_ms, settings.store_timeout_s) if settings.test_clock else None,
+            (
+                EnvoyRateLimitService(gate, DecisionLog(settings.decision_log_rate), settings.store_timeout_s),
+                LimitadorRateLimitService(gate, settings.store_timeout_s),
+            ),
         )
         reaper = await stack.enter_async_context(Reaper(store.engine, settings.sweep_interval_s))
 
@@ -140,7 +150,9 @@ async def running(settings: Settings, hurry: asyncio.Event | None = None) -> Asy
 
 
 def transport_of(settings: Settings) -> Transport:
-    """The transport that the settings choose."""
+    """The transport that the settings choose; raises StartError for one that cannot be had."""
+    tls = tls_of(settings)
+    shared = settings.workers > 1
     if settings.transport is not TransportName.GRPCIO:
         try:
             from server.rpc.transports.asgi.serve import AsgiTransport  # noqa: PLC0415  # its wheel may be missing
@@ -148,8 +160,20 @@ def transport_of(settings: Settings) -> Transport:
             if settings.transport is TransportName.ASGI:
                 raise StartError(f"--transport asgi needs h2corn, which cannot be imported: {error}") from error
         else:
-            return AsgiTransport(settings.listen, reuse_port=settings.workers > 1)
-    return GrpcioTransport(settings.listen, reuse_port=settings.workers > 1)
+            return AsgiTransport(settings.listen, reuse_port=shared, tls=tls)
+    return GrpcioTransport(settings.listen, reuse_port=shared, tls=tls)
+
+
+def tls_of(settings: Settings) -> TlsFiles | None:
+    """The certificate to serve with, if any; raises StartError where it cannot be used."""
+    if settings.tls_cert is None or settings.tls_key is None:
+        return None
+    tls = TlsFiles(settings.tls_cert, settings.tls_key, settings.tls_client_ca)
+    try:
+        tls.check()
+    except TlsError as error:
+        raise StartError(str(error)) from error
+    return tls
 
 
 def load_policies(settings: Settings) -> PolicyStore:

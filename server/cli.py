@@ -62,7 +62,12 @@ def _adopt(chosen: argparse.Namespace) -> int:
 
 def _health(chosen: argparse.Namespace) -> int:
     request = health_pb2.HealthCheckRequest(service=chosen.service)
-    with grpc.insecure_channel(_reachable(chosen.address)) as channel:
+    try:
+        channel = _channel(_reachable(chosen.address), chosen.tls_ca, chosen.tls_cert, chosen.tls_key)
+    except OSError as error:
+        _complain(f"TLS: {error}")
+        return UNUSABLE
+    with channel:
         try:
             stub = health_pb2_grpc.HealthStub(channel)
             answer = stub.Check(request, timeout=_HEALTH_TIMEOUT_S)  # type: ignore[attr-defined]  # stubs lack it
@@ -72,6 +77,14 @@ def _health(chosen: argparse.Namespace) -> int:
     status = health_pb2.HealthCheckResponse.ServingStatus.Name(answer.status)
     _say(f"{chosen.address}: {status}")
     return OK if answer.status == health_pb2.HealthCheckResponse.SERVING else FAILED
+
+
+def _channel(address: str, ca: Path | None, cert: Path | None, key: Path | None) -> grpc.Channel:
+    """A connection, over TLS where the server's authorities are named."""
+    if ca is None:
+        return grpc.insecure_channel(address)
+    key_pem, chain_pem = (path.read_bytes() if path else None for path in (key, cert))
+    return grpc.secure_channel(address, grpc.ssl_channel_credentials(ca.read_bytes(), key_pem, chain_pem))
 
 
 def _reachable(address: str) -> str:
@@ -207,6 +220,9 @@ def _add_address(parser: argparse.ArgumentParser) -> None:
 def _add_health(parser: argparse.ArgumentParser) -> None:
     _add_address(parser)
     parser.add_argument("--service", default="", help="one service in place of the server as a whole")
+    parser.add_argument("--tls-ca", metavar="FILE", type=Path, help="authorities of a server that has TLS, as PEM")
+    parser.add_argument("--tls-cert", metavar="FILE", type=Path, help="certificate to show it, where it asks for one")
+    parser.add_argument("--tls-key", metavar="FILE", type=Path, help="that certificate's key")
     parser.set_defaults(run=_health)
 
 

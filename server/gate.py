@@ -3,13 +3,12 @@
 import secrets
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
 from time import monotonic
 from types import MappingProxyType
-from typing import Final, TypeVar
+from typing import Final, TypeAlias, TypeVar
 
 from server.domain.account import Account
-from server.domain.decision import Decision, Lease, LimitResult, LimitResults, grant, refuse
+from server.domain.decision import Decision, Lease, LimitResults, grant, refuse
 from server.domain.errors import (
     AccountChangedError,
     FieldViolation,
@@ -20,8 +19,7 @@ from server.domain.errors import (
 )
 from server.domain.hold import Delivered, HoldNote, HoldView, State
 from server.domain.limits import Gate, Kind
-from server.domain.limits.base import CycleTerms, Limit
-from server.domain.limits.quota import CycleUse
+from server.domain.limits.base import Look
 from server.domain.operation import (
     Operation,
     TenantRef,
@@ -34,7 +32,6 @@ from server.domain.plan import (
     Plan,
     Shape,
     Source,
-    Value,
     account_or_default,
     cycle_anchors,
     make_plan,
@@ -43,11 +40,12 @@ from server.domain.plan import (
     usage_plan,
     value_of,
 )
-from server.domain.policy import Policy, Product
+from server.domain.policy import Policy
 from server.domain.pricing import price
-from server.engine.base import Cycles, Engine, Extended, Found, Granted, HoldOutcome, Looked, Refused, Replayed, Stale
+from server.engine.base import Engine, Extended, Found, Granted, HoldOutcome, Looked, Refused, Replayed, Stale
 from server.engine.faults import id_reused, no_such_hold
 from server.policy.store import PolicyStore
+from server.views import EffectiveLimit, LimitsView, UsageView, quota_views
 
 PLANNING_ROUNDS: Final = 4
 """The first plan and three more, when the account or an override's end overtakes it."""
@@ -55,50 +53,16 @@ PLANNING_ROUNDS: Final = 4
 ACCOUNTS_CACHED: Final = 100_000
 """Accounts kept by this process; the script checks the version, so a stale one costs a round trip, never more."""
 
-SHAPES_CACHED: Final = 10_000
-"""Shapes of requests kept by this process; made anew when there are more."""
+FORMS_CACHED: Final = 10_000
+"""Forms of requests kept by this process; made anew when there are more."""
+
+SHAPES_CACHED: Final = 1_000
+"""Shapes kept of one form."""
 
 _Answer = TypeVar("_Answer")
 
-
-@dataclass(frozen=True, slots=True)
-class QuotaView:
-    """The cycles of one quota at `now_ms`: the current one, by the terms of now, and past ones, the latest first."""
-
-    limit: Limit
-    scope: Mapping[str, str]
-    current: CycleUse
-    past: Sequence[CycleUse]
-    now_ms: int
-
-
-@dataclass(frozen=True, slots=True)
-class UsageView:
-    """Current figures of a tenant's limits, and the cycles of its quotas."""
-
-    results: Sequence[LimitResult]
-    policy_version: str
-    quotas: Sequence[QuotaView]
-
-
-@dataclass(frozen=True, slots=True)
-class EffectiveLimit:
-    """A limit as it stands for one tenant at `now_ms`; a quota has `terms`."""
-
-    limit: Limit
-    value: Value
-    now_ms: int
-    terms: CycleTerms | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class LimitsView:
-    """Which limits apply to a tenant, and the price list."""
-
-    plan: str
-    limits: tuple[EffectiveLimit, ...]
-    products: tuple[Product, ...]
-    policy_version: str
+Planner: TypeAlias = Callable[[Policy, Operation, Account, int], Plan]
+"""Plans an operation for an account at a time, in milliseconds."""
 
 
 class QuotaGate:
@@ -109,7 +73,7 @@ class QuotaGate:
         self._engine = engine
         self._why_untrusted = trusted
         self._accounts: OrderedDict[TenantRef, Account | None] = OrderedDict()
-        self._shapes: dict[tuple[object, ...], Shape] = {}
+        self._forms: dict[tuple[object, ...], _Form] = {}
         self._last_seen_ms = 0
 
     def resolve(self, ref: TenantRef) -> tuple[Policy, TenantRef]:
@@ -120,9 +84,22 @@ class QuotaGate:
             raise InvalidRequestError(bad)
         return policy, TenantRef(policy.name, ref.tenant)
 
+    def policy(self, name: str) -> Policy:
+        """The policy of that name, or the only one; raises InvalidRequestError."""
+        return self._policies.get(name)
+
+    async def hold(self, ref: TenantRef, hold_id: str, *, within_s: float) -> HoldView:
+        """A hold as stored; raises HoldNotFoundError."""
+        _, ref = self._held(ref, hold_id)
+        found = await self._find(ref, hold_id, within_s)
+        if found.hold is None:
+            self.must_trust()
+            raise no_such_hold(ref, hold_id)
+        return found.hold
+
     async def check_and_reserve(self, operation: Operation, *, within_s: float) -> Decision:
         """Takes everything that the operation needs, or nothing."""
-        policy, operation = self._prepared(operation)
+        policy, operation, planner = self._prepared(operation)
         hold_id = operation.request_id
 
         async def attempt(plan: Plan, left_s: float) -> Decision | Stale:
@@ -140,10 +117,10 @@ class QuotaGate:
                     return grant(plan, looks, _lease(named, lease_ends_at_ms, now_ms, plan.terms.lease_ms))
                 case Refused(_, looks):
                     return refuse(plan, looks)
-                case Replayed(now_ms, hold):
-                    return _replayed(plan, hold, now_ms)
+                case Replayed(now_ms, hold, looks):
+                    return _replayed(plan, hold, looks, now_ms)
 
-        return await self._planned(policy, operation, attempt, within_s, self._plan)
+        return await self._planned(policy, operation, attempt, within_s, planner)
 
     async def settle(  # noqa: PLR0913  # each is a field of the request
         self,
@@ -204,14 +181,14 @@ class QuotaGate:
         self, operation: Operation, *, within_s: float
     ) -> tuple[Decision, tuple[tuple[str, Mapping[str, int]], ...]]:
         """What the operation would be answered now, and the price of each item."""
-        policy, operation = self._prepared(operation)
+        policy, operation, planner = self._prepared(operation)
 
         async def attempt(plan: Plan, left_s: float) -> Decision | Stale:
             self._must_trust_for(plan)
             answer = await self._engine.look(plan, left_s)
             return answer if isinstance(answer, Stale) else _would(plan, answer)
 
-        decision = await self._planned(policy, operation, attempt, within_s)
+        decision = await self._planned(policy, operation, attempt, within_s, planner)
         return decision, tuple((item.id, price(item, operation, policy)) for item in operation.items)
 
     async def usage(self, ref: TenantRef, scope: Mapping[str, str], *, within_s: float) -> UsageView:
@@ -227,7 +204,7 @@ class QuotaGate:
             answer = await self._engine.cycles(plan, left_s)
             if isinstance(answer, Stale):
                 return answer
-            return UsageView(LimitResults(plan, answer.looks), policy.version, _quota_views(plan, answer))
+            return UsageView(LimitResults(plan, answer.looks), policy.version, quota_views(plan, answer))
 
         return await self._planned(policy, operation, attempt, within_s, usage_plan)
 
@@ -260,11 +237,23 @@ class QuotaGate:
         """Drops a cached account after this process changed it."""
         self._accounts.pop(ref, None)
 
-    def _prepared(self, operation: Operation) -> tuple[Policy, Operation]:
+    def _prepared(self, operation: Operation) -> "tuple[Policy, Operation, Planner]":
+        """The policy, the validated operation, and what plans it."""
         policy, ref = self.resolve(operation.ref)
         operation = operation.of(ref)
+        if operation.items:
+            operation.validate(policy)
+            return policy, operation, make_plan
+        key = (policy.version, operation.action, *operation.scope.items(), *operation.amounts)
+        form = self._forms.get(key)
+        if form is not None:
+            operation.validate_values(policy)
+            return policy, operation, form.plan
         operation.validate(policy)
-        return policy, operation
+        if len(self._forms) >= FORMS_CACHED:
+            self._forms.clear()
+        form = self._forms[key] = _Form(tuple(operation.amounts))
+        return policy, operation, form.plan
 
     def _held(self, ref: TenantRef, hold_id: str) -> tuple[Policy, TenantRef]:
         policy, ref = self.resolve(ref)
@@ -272,22 +261,6 @@ class QuotaGate:
         if bad:
             raise InvalidRequestError(bad)
         return policy, ref
-
-    def _plan(self, policy: Policy, operation: Operation, account: Account, now_ms: int) -> Plan:
-        """The operation's plan; requests that differ in amounts alone share their shape."""
-        if operation.items:
-            return make_plan(policy, operation, account, now_ms)
-        names = tuple(operation.amounts)
-        scope = tuple(operation.scope.items())
-        anchors = cycle_anchors(policy, account) if policy.anchor_zones else ()
-        flags = account.flags_key
-        key = (policy.version, operation.action, scope, names, account.plan, account.overrides, flags, anchors)
-        shape = self._shapes.get(key)
-        if shape is None or not shape.valid_from_ms <= now_ms < shape.valid_until_ms:
-            if len(self._shapes) >= SHAPES_CACHED:
-                self._shapes.clear()
-            shape = self._shapes[key] = make_shape(policy, operation, names, account, now_ms)
-        return Plan(shape, operation, account, tuple(operation.amounts.values()))
 
     def _must_trust_for(self, plan: Plan) -> None:
         if plan.closed:
@@ -306,7 +279,7 @@ class QuotaGate:
         found = await self._find(plan.operation.ref, hold_id, within_s)
         version = found.account.version if found.account is not None else 0
         if found.hold is not None and hold_id and not plan.operation.check_only:
-            return _replayed(plan, found.hold, found.now_ms)
+            return _replayed(plan, found.hold, (), found.now_ms)
         if version != plan.account.version or not plan.valid_from_ms <= found.now_ms < plan.valid_until_ms:
             return Stale(found.now_ms, found.account)
         return refuse(plan, ())
@@ -317,7 +290,7 @@ class QuotaGate:
         operation: Operation,
         attempt: Callable[[Plan, float], Awaitable[_Answer | Stale]],
         within_s: float,
-        planner: Callable[[Policy, Operation, Account, int], Plan] = make_plan,
+        planner: "Planner" = make_plan,
     ) -> _Answer:
         """Plans with the account as cached, and again with what the store says until the two agree.
 
@@ -350,6 +323,28 @@ class QuotaGate:
         self._accounts.move_to_end(ref)
         if len(self._accounts) > ACCOUNTS_CACHED:
             self._accounts.popitem(last=False)
+
+
+class _Form:
+    """Valid requests that differ in tenant, id and units alone: for each kind of account, the shape of their plans.
+
+    `names` are those of the amounts.
+    """
+
+    def __init__(self, names: tuple[str, ...]) -> None:
+        self._names = names
+        self._shapes: dict[tuple[object, ...], Shape] = {}
+
+    def plan(self, policy: Policy, operation: Operation, account: Account, now_ms: int) -> Plan:
+        """The operation's plan."""
+        anchors = cycle_anchors(policy, account) if policy.anchor_zones else ()
+        key = (account.plan, account.overrides, account.flags_key, anchors)
+        shape = self._shapes.get(key)
+        if shape is None or not shape.valid_from_ms <= now_ms < shape.valid_until_ms:
+            if len(self._shapes) >= SHAPES_CACHED:
+                self._shapes.clear()
+            shape = self._shapes[key] = make_shape(policy, operation, self._names, account, now_ms)
+        return Plan(shape, operation, account, tuple(operation.amounts.values()))
 
 
 def _must_be_amounts(field: str, amounts: Mapping[str, int], policy: Policy) -> None:
@@ -390,32 +385,13 @@ def _would(plan: Plan, looked: Looked) -> Decision:
     return grant(plan, looked.looks, None)
 
 
-def _replayed(plan: Plan, hold: HoldView, now_ms: int) -> Decision:
-    """The first answer again, if the content is equal; figures are told while the same policy decides."""
+def _replayed(plan: Plan, hold: HoldView, looks: Sequence[Look], now_ms: int) -> Decision:
+    """The first answer again, if the content is equal."""
     differs = differing_parts(hold.fingerprint, plan.operation.fingerprint())
     if differs:
         raise id_reused(hold.hold_id, differs)
-    places = [check.place for check in plan.checks]
-    known = hold.note.policy_version == plan.policy.version and set(places) == set(hold.looks)
-    looks = [hold.looks[place] for place in places] if known else []
     live = hold.lease_ends_at_ms if hold.state is State.ACTIVE else 0
     return grant(plan, looks, _lease(hold.hold_id, live, now_ms, hold.lease_ms), replayed=True)
-
-
-def _quota_views(plan: Plan, answer: Cycles) -> list[QuotaView]:
-    """Each quota's cycles, apart into the current one and those before it."""
-    views: list[QuotaView] = []
-    checks = [check for check in plan.checks if check.terms is not None]
-    for check, known in zip(checks, answer.cycles, strict=True):
-        terms = check.terms
-        assert terms is not None  # noqa: S101  # as chosen above
-        same = [cycle for cycle in known if cycle.terms.start_ms == terms.start_ms]
-        current = same[0] if same else CycleUse(terms, check.cap)
-        current.renew(terms, check.cap, answer.now_ms)
-        past = [cycle for cycle in known if cycle.terms.start_ms < terms.start_ms]
-        scope = dict(zip(check.limit.scope, check.scope, strict=True))
-        views.append(QuotaView(check.limit, scope, current, past, answer.now_ms))
-    return views
 
 
 def _extended(plan: Plan, answer: Extended) -> Decision:
@@ -425,7 +401,7 @@ def _extended(plan: Plan, answer: Extended) -> Decision:
         return grant(plan, answer.looks, lease).having(reserved, lease)
     if not plan.guarded:  # a guard bounds the total; what else blocks, lacks room for the difference
         named = zip(plan.shape.names, plan.units, strict=True)
-        plan = replace(plan, units=tuple(max(units - reserved.get(meter, 0), 0) for meter, units in named))
+        plan = plan._replace(units=tuple(max(units - reserved.get(meter, 0), 0) for meter, units in named))
     return refuse(plan, answer.looks).having(reserved, lease)
 
 

@@ -70,6 +70,11 @@ class Settings(BaseSettings):
     workers: int = Field(
         1, ge=1, le=64, description="server processes on the one address; the kernel spreads connections over them"
     )
+    tls_cert: Path | None = Field(None, description="PEM file of the server's certificate chain; with it, TLS alone")
+    tls_key: Path | None = Field(None, description="PEM file of the certificate's key, not encrypted")
+    tls_client_ca: Path | None = Field(
+        None, description="PEM file of authorities; callers must show a certificate that comes from one of them"
+    )
     policies: Annotated[tuple[Path, ...], NoDecode] = Field(
         (Path("policies"),), description=f"policy files, or folders of *.yaml, separated by {os.pathsep!r}"
     )
@@ -130,6 +135,14 @@ class Settings(BaseSettings):
             raise ValueError(f"--store redis needs --redis-url or {ENVIRONMENT_PREFIX}REDIS_URL")
         if self.test_clock and not is_loopback(self.listen):
             raise ValueError(f"--test-clock lets anybody set the time: it needs a loopback address, not {self.listen}")
+        return self
+
+    @model_validator(mode="after")
+    def _tls_is_whole(self) -> Self:
+        if (self.tls_cert is None) != (self.tls_key is None):
+            raise ValueError("TLS needs both --tls-cert and --tls-key")
+        if self.tls_client_ca and not self.tls_cert:
+            raise ValueError("--tls-client-ca needs --tls-cert and --tls-key: without TLS nobody shows a certificate")
         return self
 
     @model_validator(mode="after")

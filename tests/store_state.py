@@ -72,7 +72,7 @@ class StoredHold:
         assert len(takes) == values[meters_end] * TAKE_SIZE
         return cls(
             state=values[0],
-            lease_end=values[2],
+            lease_end=values[1] + values[2],
             meters=[tuple(values[at : at + 4]) for at in range(METERS_AT + 1, meters_end, 4)],
             takes=[tuple(takes[at : at + TAKE_SIZE]) for at in range(0, len(takes), TAKE_SIZE)],
         )

@@ -1,7 +1,7 @@
 """The answer: what was decided, why, and what to tell the caller and the caller's user."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 from server.domain.http_answer import HttpAnswer, on_grant, on_refusal, rate_values
 from server.domain.limits import PRECEDENCE
@@ -15,8 +15,7 @@ from server.domain.templates import Template
 from server.domain.units import MAX_AMOUNT, whole_seconds
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Lease:
+class Lease(NamedTuple):
     """A hold as its caller sees it; times are None where there is nothing to renew."""
 
     hold_id: str
@@ -24,8 +23,7 @@ class Lease:
     renew_after_ms: int | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Decision:
+class Decision(NamedTuple):
     """What CheckAndReserve, Extend and Estimate answer."""
 
     granted: bool
@@ -39,7 +37,7 @@ class Decision:
 
     def having(self, amounts: Mapping[str, int], lease: Lease | None) -> "Decision":
         """The same answer about a hold that keeps these amounts."""
-        return replace(self, amounts=amounts, lease=lease)
+        return self._replace(amounts=amounts, lease=lease)
 
 
 def grant(plan: Plan, looks: Sequence[Look], lease: Lease | None, *, replayed: bool = False) -> Decision:

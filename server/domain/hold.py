@@ -9,8 +9,6 @@ from enum import IntEnum, StrEnum
 from types import MappingProxyType
 from typing import Final, NamedTuple, TypeAlias
 
-from server.domain.limits.base import Look
-
 
 class State(IntEnum):
     """Where a hold is; the numbers are stored and never change."""
@@ -113,8 +111,8 @@ class HoldNote:
 
 @dataclass(frozen=True, slots=True)
 class HoldView:
-    """A hold or tombstone as stored. Times are milliseconds since the epoch, 0 without a lease. `looks` are the
-    figures of its grant, by the limit's place in the policy.
+    """A hold or tombstone as stored. Times are milliseconds since the epoch; those of the lease are 0 without one, and
+    once the hold is settled or released.
     """
 
     hold_id: str
@@ -125,5 +123,4 @@ class HoldView:
     longest_ends_at_ms: int
     lease_ms: int
     meters: Mapping[str, MeterTotals]
-    looks: Mapping[int, Look]
     note: HoldNote

@@ -13,7 +13,7 @@ from server.domain.limits.base import Kind, Limit, Look
 from server.domain.plan import Plan
 from server.domain.policy import Envelope
 from server.domain.results import LimitResult, Refusal
-from server.domain.templates import Template
+from server.domain.templates import Field, Format, Template
 from server.domain.units import whole_seconds
 
 GRANTED: Final = 200
@@ -34,11 +34,13 @@ class HttpAnswer:
 
 class _Granting(NamedTuple):
     """What the grants of a shape have in common: the places of its windows among the checks, and of all limits that
-    the standard fields tell of; the headers' templates; and what these may name beside figures.
+    the standard fields tell of; headers that are one of the tightest window's figures, by its place among `RATES`; the
+    templates of others; and what these may name beside figures.
     """
 
     windows: tuple[int, ...]
     told: tuple[int, ...]
+    plain: tuple[tuple[str, int], ...]
     headers: tuple[tuple[str, Template], ...]
     values: Mapping[str, object]
 
@@ -54,10 +56,13 @@ def on_grant(plan: Plan, looks: Sequence[Look]) -> HttpAnswer | None:
         known = shape.memo[GRANTING] = _granting(plan, envelope)
     granting = cast("_Granting", known)
     headers: dict[str, str] = {}
+    figures = _tightest(granting.windows, looks) if granting.windows and looks else None
+    if figures is not None:
+        for name, place in granting.plain:
+            headers[name] = str(figures[place])
     if granting.headers:
-        values = granting.values
-        if granting.windows and looks:
-            values = {**values, **_figures(min([looks[at] for at in granting.windows], key=_tightness))}
+        rates = {} if figures is None else dict(zip(RATES, figures, strict=True))
+        values = {**granting.values, **rates}
         for name, template in granting.headers:
             if (text := template.text(values)) is not None:
                 headers[name] = text
@@ -69,15 +74,27 @@ def on_grant(plan: Plan, looks: Sequence[Look]) -> HttpAnswer | None:
 def _granting(plan: Plan, envelope: Envelope) -> _Granting:
     shape = plan.shape
     windows = tuple(at for at, check in enumerate(shape.checks) if _is_rate(check.limit))
-    headers = tuple(envelope.headers.get(GRANTED, {}).items())
-    if not windows:
-        headers = tuple((name, template) for name, template in headers if not template.fields & RATES)
+    plain: list[tuple[str, int]] = []
+    headers: list[tuple[str, Template]] = []
+    for name, template in envelope.headers.get(GRANTED, {}).items():
+        if (place := _plain(template)) is not None:
+            plain.append((name, place))
+        elif windows or not template.fields & set(RATES):
+            headers.append((name, template))
     told = tuple(at for at, check in enumerate(shape.checks) if ietf.tells(check.limit)) if envelope.ratelimit else ()
-    return _Granting(windows, told, headers, {"plan": plan.account.plan, **shape.scope})
+    return _Granting(windows, told, tuple(plain), tuple(headers), {"plan": plan.account.plan, **shape.scope})
 
 
-RATES: Final = frozenset({"rate_limit", "rate_remaining", "rate_reset"})
-"""Fields that only a window fills."""
+RATES: Final = ("rate_limit", "rate_remaining", "rate_reset")
+"""Fields that only a window fills, in the order of its figures."""
+
+
+def _plain(template: Template) -> int | None:
+    """The place of the one figure that a header is, written as the number that it is; None for any other text."""
+    match template.parts:
+        case (Field(name, Format.AS_IS | Format.INT),) if name in RATES:
+            return RATES.index(name)
+    return None
 
 
 def _is_rate(limit: Limit) -> bool:
@@ -89,12 +106,15 @@ def _tightness(look: Look) -> tuple[int, int]:
     return max(look.cap - look.used, 0), -look.reset_ms
 
 
-def _figures(look: Look) -> dict[str, object]:
-    return {
-        "rate_limit": look.cap,
-        "rate_remaining": max(look.cap - look.used, 0),
-        "rate_reset": whole_seconds(look.reset_ms),
-    }
+def _tightest(windows: Sequence[int], looks: Sequence[Look]) -> tuple[int, int, int]:
+    """The figures of the tightest of a grant's windows."""
+    look = looks[windows[0]] if len(windows) == 1 else min([looks[at] for at in windows], key=_tightness)
+    return _figures(look)
+
+
+def _figures(look: Look) -> tuple[int, int, int]:
+    """Limit, units left, seconds to the reset."""
+    return look.cap, max(look.cap - look.used, 0), whole_seconds(look.reset_ms)
 
 
 def rate_values(results: Iterable[LimitResult]) -> dict[str, object]:
@@ -102,7 +122,8 @@ def rate_values(results: Iterable[LimitResult]) -> dict[str, object]:
     windows = [result for result in results if _is_rate(result.limit)]
     if not windows:
         return {}
-    return _figures(min(windows, key=lambda w: (not w.blocking, -w.look.wait_ms, *_tightness(w.look))).look)
+    tightest = min(windows, key=lambda w: (not w.blocking, -w.look.wait_ms, *_tightness(w.look)))
+    return dict(zip(RATES, _figures(tightest.look), strict=True))
 
 
 def on_refusal(plan: Plan, results: Sequence[LimitResult], refusal: Refusal) -> HttpAnswer | None:

@@ -2,7 +2,7 @@
 
 import zlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Final, NamedTuple
 
@@ -31,21 +31,20 @@ class Item:
     reused: bool = False
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Operation:
+class Operation(NamedTuple):
     """A request for a decision, as the caller put it. `request_id` is empty when the caller named none."""
 
     ref: TenantRef
     action: str
     request_id: str = ""
-    scope: Mapping[str, str] = field(default_factory=lambda: _NOWHERE)
-    amounts: Mapping[str, int] = field(default_factory=lambda: _NOTHING)
+    scope: Mapping[str, str] = _NOWHERE
+    amounts: Mapping[str, int] = _NOTHING
     items: tuple[Item, ...] = ()
     check_only: bool = False
 
     def of(self, ref: TenantRef) -> "Operation":
         """The same request for a tenant whose policy has been resolved."""
-        return self if ref == self.ref else replace(self, ref=ref)
+        return self if ref == self.ref else self._replace(ref=ref)
 
     def validate(self, policy: Policy) -> None:
         """Raises InvalidRequestError naming every field that the policy or the bounds do not allow."""
@@ -63,6 +62,13 @@ class Operation:
             bad.append(FieldViolation("items", text))
         if bad:
             raise InvalidRequestError(bad)
+
+    def validate_values(self, policy: Policy) -> None:
+        """Validates a request without items that differs from a valid one in its id and in units alone."""
+        units = self.amounts.values()
+        bad = units and not 0 <= min(units) <= max(units) <= MAX_AMOUNT
+        if bad or text_violations("request_id", self.request_id):
+            self.validate(policy)
 
     def _item_violations(self, policy: Policy) -> list[FieldViolation]:
         bad: list[FieldViolation] = []
@@ -147,6 +153,8 @@ def text_violations(field_name: str, value: str, *, required: bool = False) -> l
     """What is wrong with an id or name: empty, too long, or with control characters."""
     if not value:
         return [FieldViolation(field_name, "must not be empty")] if required else []
+    if len(value) <= MAX_ID_BYTES and value.isascii() and value.isprintable():
+        return []
     size = len(value.encode())
     if size > MAX_ID_BYTES:
         return [FieldViolation(field_name, f"has {size} bytes; at most {MAX_ID_BYTES} are allowed")]

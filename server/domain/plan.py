@@ -1,5 +1,6 @@
 """Which limits apply to a request, with what amounts and bounds: policy + account + request, no I/O, no clock."""
 
+import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import IntEnum
@@ -28,6 +29,10 @@ class Stateless(NamedTuple):
 
 FINGERPRINT: Final = "plan.fingerprint"
 """Where a shape's memo has the constant parts of the fingerprint."""
+
+
+FIGURES_KEY: Final = "plan.figures_key"
+"""Where a shape's memo has its figures key."""
 
 
 class CheckForm(NamedTuple):
@@ -90,9 +95,20 @@ class Shape:
     closed: bool
     memo: dict[str, Any] = field(default_factory=dict)
 
+    @property
+    def figures_key(self) -> bytes:
+        """Four bytes that are equal while stored figures of a grant mean the same: policy, limits, and their values."""
+        key: bytes | None = self.memo.get(FIGURES_KEY)
+        if key is None:
+            content = (
+                self.policy.version,
+                [(check.place, check.scope, check.cap, check.terms) for check in self.checks],
+            )
+            key = self.memo[FIGURES_KEY] = zlib.crc32(repr(content).encode()).to_bytes(4, "big")
+        return key
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Plan:
+
+class Plan(NamedTuple):
     """Everything one decision needs: the shape of the request, and what is the request's own.
 
     `units` are the amounts that the decision is about, by the shape's names. The plan holds for the account's
@@ -174,7 +190,7 @@ class Plan:
     @property
     def guarded(self) -> bool:
         """Whether a guard refuses."""
-        return any(not guard.look.fits and not guard.limit.shadow for guard in self.guards)
+        return bool(self.shape.guards) and any(not guard.look.fits and not guard.limit.shadow for guard in self.guards)
 
     @property
     def gated(self) -> bool:
@@ -184,9 +200,7 @@ class Plan:
     @property
     def leaves_hold(self) -> bool:
         """Whether a grant leaves something to settle or give back."""
-        if self.shape.kept:
-            return True
-        return any(check.limit.kind is not Kind.WINDOW and check.take for check in self.checks)
+        return bool(self.shape.kept) or any(c.limit.kind is not Kind.WINDOW and c.take for c in self.checks)
 
     @property
     def closed(self) -> bool:

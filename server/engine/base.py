@@ -13,7 +13,7 @@ from server.domain.limits.base import Look
 from server.domain.limits.quota import CycleUse
 from server.domain.note import Note
 from server.domain.operation import TenantRef
-from server.domain.plan import Plan
+from server.domain.plan import CheckForm, Plan
 from server.domain.reconcile import BalanceState
 from server.domain.refill import Refill
 from server.domain.units import FOREVER_MS
@@ -35,10 +35,14 @@ class Refused(NamedTuple):
 
 
 class Replayed(NamedTuple):
-    """The id is known: this is its hold or tombstone. Whether the content is equal is the caller's to judge."""
+    """The id is known: this is its hold or tombstone. Whether the content is equal is the caller's to judge.
+
+    `looks` are the figures of its grant as the plan asks for them; none where they no longer mean the same.
+    """
 
     now_ms: int
     hold: HoldView
+    looks: tuple[Look, ...]
 
 
 class Stale(NamedTuple):
@@ -80,8 +84,7 @@ class Found(NamedTuple):
     hold: HoldView | None
 
 
-@dataclass(frozen=True, slots=True)
-class HoldOutcome:
+class HoldOutcome(NamedTuple):
     """What a settle or release came to."""
 
     state: State
@@ -89,16 +92,23 @@ class HoldOutcome:
     meters: Mapping[str, MeterTotals]
 
 
+class CycleImport(NamedTuple):
+    """Use of a quota in one cycle that happened elsewhere: `check` names the cell and has limit and terms."""
+
+    check: CheckForm
+    used: int
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AccountWrite:
-    """A change of an account record, of balances, or of both, in one step.
+    """A change of an account record, of balances, of quotas, or of several of them, in one step.
 
     `account` replaces the record when `expected_version` is the stored one (0: there is none); None leaves the
     record alone. `grants` adds units by balance cell, of this source and expiry; units below 0 are taken back.
     `balances` has the policy's limit of each cell; without it a balance is one sum, has no ledger and no debt.
     `refills` make the schedule of balances that have none; with `raises` they also top up at once, once per plan and
-    cycle. `write_id` makes it idempotent, with `fingerprint` telling equal content; empty for a write that only the
-    version guards. `cause` is for the ledger.
+    cycle. `uses` books use of quotas. `write_id` makes it idempotent, with `fingerprint` telling equal content; empty
+    for a write that only the version guards. `cause` is for the ledger.
     """
 
     account: Account | None = None
@@ -110,6 +120,7 @@ class AccountWrite:
     refills: Sequence[Refill] = ()
     raises: bool = False
     cause: Cause = Cause.OPENING
+    uses: tuple[CycleImport, ...] = ()
     write_id: str = ""
     fingerprint: bytes = b""
 

@@ -13,7 +13,7 @@ from server.domain.ledger import Cause, LedgerEntry, Totals
 from server.domain.limits import CELLS, Kind
 from server.domain.limits.balance import BalanceCell
 from server.domain.limits.base import Cell, Change, Check, Ending, Look, Taken
-from server.domain.limits.window import Window
+from server.domain.limits.window import Window, WindowCell
 from server.domain.note import Note
 from server.domain.operation import TenantRef
 from server.domain.plan import Plan
@@ -44,7 +44,7 @@ from server.engine.faults import (
     unfit,
 )
 from server.engine.memory_money import begin_refills, change_grants, grant_units, is_ledgered, joined_draws, must_fit
-from server.engine.memory_quotas import cycles_of, joins, note_crossings
+from server.engine.memory_quotas import book_uses, cycles_of, joins, note_crossings
 from server.engine.memory_tenant import CellName, Hold, Take, Tenant, balance_of
 from server.engine.memory_totals import is_new, named_totals, unnamed
 
@@ -85,9 +85,9 @@ class MemoryEngine:
     async def reserve(self, plan: Plan, hold_id: str, within_s: float) -> Granted | Refused | Replayed | Stale:
         """Takes all of the plan's checks or none."""
         tenant, now_ms = self._enter(plan.operation.ref)
-        known = tenant.holds.get(hold_id)
-        if known is not None:
-            return Replayed(now_ms, known.view())
+        if (known := tenant.holds.get(hold_id)) is not None:
+            same = (known.fingerprint, known.figures_key) == (plan.fingerprint, plan.shape.figures_key)
+            return Replayed(now_ms, known.view(), known.looks if same else ())
         if not _is_current(plan, tenant, now_ms):
             return Stale(now_ms, tenant.account)
         looks = _look_all(plan.checks, tenant, now_ms)
@@ -108,7 +108,8 @@ class MemoryEngine:
             lease_ends_at_ms=now_ms + terms.lease_ms if plan.leaves_hold else 0,
             terms=terms,
             note=plan.note,
-            looks={check.place: look for check, look in zip(plan.checks, looks, strict=True)},
+            figures_key=plan.shape.figures_key,
+            looks=looks,
             meters={meter: MeterTotals(amount, None, 0) for meter, amount in plan.meters.items()},
             takes=takes,
             kept_until_ms=0 if plan.leaves_hold else now_ms + terms.replay_ms,
@@ -117,9 +118,7 @@ class MemoryEngine:
         return Granted(now_ms, looks, hold.lease_ends_at_ms)
 
     def _check_cells(self, plan: Plan, tenant: Tenant, now_ms: int) -> None:
-        standing = [
-            n for n, c in tenant.cells.items() if not isinstance(c, CELLS_OF_WINDOWS) and not c.is_empty(now_ms)
-        ]
+        standing = [n for n, c in tenant.cells.items() if not isinstance(c, WindowCell) and not c.is_empty(now_ms)]
         opens = [c for c in plan.checks if c.limit.kind is not Kind.WINDOW and c.take and _name(c) not in standing]
         if opens and len(standing) >= self._most_cells:
             raise too_many_cells(plan.operation.ref, self._most_cells)
@@ -232,6 +231,7 @@ class MemoryEngine:
         changed = {cell: grant_units(tenant, cell, units, write, now_ms) for cell, units in write.grants.items()}
         for refill in write.refills:
             begin_refills(tenant, refill, write, now_ms)
+        book_uses(write.uses, lambda check: _cell(tenant, check), now_ms)
         if write.account is not None:
             tenant.account = write.account
         if write.write_id:
@@ -300,16 +300,13 @@ class MemoryEngine:
         """Expires overdue holds of all tenants."""
         expired = 0
         for ref, tenant in list(self._tenants.items()):
-            before = sum(hold.state is State.ACTIVE for hold in tenant.holds.values())
-            after, _ = self._enter(ref)
-            expired += before - sum(hold.state is State.ACTIVE for hold in after.holds.values())
+            open_before = [hold for hold in tenant.holds.values() if hold.state is State.ACTIVE]
+            self._enter(ref)
+            expired += sum(hold.state is not State.ACTIVE for hold in open_before)
         return expired
 
     async def close(self) -> None:
         """Nothing to let go of."""
-
-
-CELLS_OF_WINDOWS = type(CELLS[Kind.WINDOW](Window(id="", label="", refuse="", window_ms=1)))
 
 
 def _is_current(plan: Plan, tenant: Tenant, now_ms: int) -> bool:

@@ -1,12 +1,13 @@
 """What quotas need of the memory engine beside their cells: notes of crossings, cycles to show, raises that join."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from typing import Final
 
-from server.domain.limits.base import Cell, Kind, Limit, Taken
+from server.domain.limits.base import Cell, Check, Kind, Limit, Taken
 from server.domain.limits.quota import CycleUse, Quota, QuotaCell
 from server.domain.note import Note
+from server.engine.base import CycleImport
 
 MOST_NOTES: Final = 1000
 """Notes that are kept of a tenant, as `lua/include/notes.lua` does."""
@@ -21,6 +22,15 @@ def note_crossings(notes: list[Note], cell: Cell, name: tuple[str, tuple[str, ..
         notes.append(Note(str(last + 1), now_ms, *name, start_ms, percent, limit, used))
     cell.crossed.clear()
     del notes[:-MOST_NOTES]
+
+
+def book_uses(uses: Iterable[CycleImport], cell_of: Callable[[Check], Cell], now_ms: int) -> None:
+    """Adds use that happened elsewhere to quotas' current cycles."""
+    for form, used in uses:
+        check = form.check(())
+        cell = cell_of(check)
+        assert isinstance(cell, QuotaCell)  # noqa: S101  # uses name quotas only
+        cell.book(check, used, now_ms)
 
 
 def cycles_of(cells: Iterable[Cell]) -> tuple[Sequence[CycleUse], ...]:

@@ -37,23 +37,24 @@ class Hold:
     lease_ends_at_ms: int
     terms: HoldTerms
     note: HoldNote
-    looks: Mapping[int, Look]
+    figures_key: bytes
+    looks: tuple[Look, ...]
     meters: dict[str, MeterTotals]
     takes: list[Take]
     kept_until_ms: int = 0
 
     def view(self) -> HoldView:
         """As callers see it."""
+        open_or_expired = self.state not in {State.SETTLED, State.SETTLED_LATE, State.RELEASED}
         return HoldView(
             hold_id=self.hold_id,
             state=self.state,
             fingerprint=self.fingerprint,
             created_at_ms=self.created_at_ms,
-            lease_ends_at_ms=self.lease_ends_at_ms,
-            longest_ends_at_ms=self.created_at_ms + self.terms.longest_ms,
-            lease_ms=self.terms.lease_ms if self.lease_ends_at_ms else 0,
+            lease_ends_at_ms=self.lease_ends_at_ms if open_or_expired else 0,
+            longest_ends_at_ms=self.created_at_ms + self.terms.longest_ms if open_or_expired else 0,
+            lease_ms=self.terms.lease_ms if self.lease_ends_at_ms and open_or_expired else 0,
             meters=dict(self.meters),
-            looks=self.looks,
             note=self.note,
         )
 

@@ -21,7 +21,7 @@ from server.domain.note import Note
 from server.domain.operation import TenantRef
 from server.domain.plan import Plan
 from server.domain.refill import RefillTerms, no_refills
-from server.engine import keys, wire, wire_money
+from server.engine import keys, records, sequences, wire, wire_money
 from server.engine.base import (
     AccountWrite,
     Audit,
@@ -136,22 +136,24 @@ class RedisEngine:
         args = (packed.argument, *wire.pack_reserve(plan, packed, tenant, hold_id))
 
         async def look_up() -> list[Any] | None:
-            found = await self.find(plan.operation.ref, hold_id, within_s * LOOK_UP_SHARE) if hold_id else None
-            return [2, found.now_ms, found.hold] if found and found.hold else None
+            if not hold_id:
+                return None
+            now_ms, _, record = await self._found(plan.operation.ref, hold_id, within_s * LOOK_UP_SHARE)
+            return [2, now_ms, record] if record else None
 
         call = _Call("reserve", tenant, hold_id, args, packed.window_keys)
         reply = await self._run(call, within_s * (1 - LOOK_UP_SHARE), look_up)
         match reply:
+            case [1, now_ms, rows]:
+                lease_end = now_ms + plan.terms.lease_ms if hold_id and plan.leaves_hold else 0
+                return Granted(now_ms, packed.looks(rows, now_ms, packed.form.taken(plan.units)), lease_end)
             case [0, now_ms, rows]:
-                return Refused(now_ms, packed.looks(rows))
-            case [1, now_ms, rows, lease_end]:
-                return Granted(now_ms, packed.looks(rows), lease_end)
-            case [2, now_ms, HoldView() as hold]:
-                return Replayed(now_ms, hold)
-            case [2, now_ms, bytes(record)]:
-                return Replayed(now_ms, wire.hold_of(hold_id, record))
+                return Refused(now_ms, packed.looks(rows, now_ms))
+            case [2, now_ms, record]:
+                looks = wire.replayed_looks(plan, record, self._most_cells)
+                return Replayed(now_ms, records.hold_of(hold_id, record), looks)
             case [3, now_ms, record]:
-                return Stale(now_ms, wire.account_of(record))
+                return Stale(now_ms, records.account_of(record))
             case [5, _]:
                 raise too_many_cells(plan.operation.ref, self._most_cells)
         raise unreadable("reserve", reply)
@@ -163,9 +165,9 @@ class RedisEngine:
         reply = await self._run(_Call("usage", tenant, "", (packed.argument,), packed.window_keys), within_s)
         match reply:
             case [0, now_ms, rows]:
-                return Looked(now_ms, packed.looks(rows))
+                return Looked(now_ms, packed.looks(rows, now_ms))
             case [3, now_ms, record]:
-                return Stale(now_ms, wire.account_of(record))
+                return Stale(now_ms, records.account_of(record))
         raise unreadable("usage", reply)
 
     async def cycles(self, plan: Plan, within_s: float) -> Cycles | Stale:
@@ -175,9 +177,9 @@ class RedisEngine:
         reply = await self._run(_Call("usage", tenant, "", (packed.argument, b"1"), packed.window_keys), within_s)
         match reply:
             case [0, now_ms, rows, *cells]:
-                return Cycles(now_ms, packed.looks(rows), tuple(map(cycles_of, cells)))
+                return Cycles(now_ms, packed.looks(rows, now_ms), tuple(map(cycles_of, cells)))
             case [3, now_ms, record]:
-                return Stale(now_ms, wire.account_of(record))
+                return Stale(now_ms, records.account_of(record))
         raise unreadable("usage", reply)
 
     async def notes(self, ref: TenantRef, after: str, count: int, within_s: float) -> Sequence[Note]:
@@ -202,7 +204,7 @@ class RedisEngine:
     async def release(self, ref: TenantRef, hold_id: str, within_s: float) -> HoldOutcome:
         """Gives back what no report has charged."""
         tenant = keys.tenant_keys(ref)
-        args = (wire.pack([self._clock(), hold_id]),)
+        args = (sequences.pack([self._clock(), hold_id]),)
         reply = await self._run(_Call("release", tenant, hold_id, args), within_s)
         return hold_outcome("release", ref, hold_id, reply)
 
@@ -214,7 +216,7 @@ class RedisEngine:
         meters: Sequence[str] = ()
         started_s = monotonic()
         if raised is None:
-            packed, argument = None, wire.pack([self._clock(), 0, 0, 0, self._most_cells, 0, 0])
+            packed, argument = None, sequences.pack([self._clock(), 0, 0, 0, self._most_cells, 0, 0, 0])
         else:
             meters = tuple((await self._hold(ref, hold_id, within_s)).meters)
             packed = wire.pack_plan(raised, tenant, self._clock(), self._most_cells)
@@ -223,28 +225,32 @@ class RedisEngine:
         call = _Call("extend", tenant, hold_id, args, packed.window_keys if packed else ())
         reply = await self._run(call, within_s - (monotonic() - started_s))
         match reply:
-            case [0 | 1 as raised_all, now_ms, record, rows]:
-                looks = packed.looks(rows) if packed and wire.rows_to_looks(rows) else ()
-                return Extended(now_ms, wire.hold_of(hold_id, record), looks, bool(raised_all))
+            case [0 | 1 as raised_all, now_ms, record, rows, taken]:
+                looks = packed.looks(rows, now_ms, sequences.unpack(taken)) if packed and rows else ()
+                return Extended(now_ms, records.hold_of(hold_id, record), looks, bool(raised_all))
             case [3, now_ms, record]:
-                return Stale(now_ms, wire.account_of(record))
+                return Stale(now_ms, records.account_of(record))
             case [5, _, record]:
-                raise not_active(wire.hold_of(hold_id, record))
+                raise not_active(records.hold_of(hold_id, record))
             case [6, _]:
                 raise no_such_hold(ref, hold_id)
             case [7, _, meter]:
                 raise no_such_meter("used" if meter.decode() in used else "amounts", hold_id, meter.decode())
             case [8, _, record]:
-                raise raised_too_often(wire.hold_of(hold_id, record))
+                raise raised_too_often(records.hold_of(hold_id, record))
         raise unreadable("extend", reply)
 
     async def find(self, ref: TenantRef, hold_id: str, within_s: float) -> Found:
         """The account and the hold."""
-        tenant = keys.tenant_keys(ref)
-        args = (wire.pack([self._clock()]),)
-        now_ms, account, hold = await self._evalsha("find", _Call("find", tenant, hold_id, args).keys, args, within_s)
-        view = wire.hold_of(hold_id, hold) if hold_id and hold else None
-        return Found(now_ms, wire.account_of(account), view)
+        now_ms, account, hold = await self._found(ref, hold_id, within_s)
+        view = records.hold_of(hold_id, hold) if hold_id and hold else None
+        return Found(now_ms, records.account_of(account), view)
+
+    async def _found(self, ref: TenantRef, hold_id: str, within_s: float) -> list[Any]:
+        """The time, and the records of the account and of the hold."""
+        args = (sequences.pack([self._clock()]),)
+        call = _Call("find", keys.tenant_keys(ref), hold_id, args)
+        return await self._evalsha("find", call.keys, args, within_s)
 
     async def write_account(self, ref: TenantRef, write: AccountWrite, within_s: float) -> Written | Conflict:
         """Changes an account and its balances in one step."""
@@ -254,9 +260,9 @@ class RedisEngine:
         match reply:
             case [1 | 2 as outcome, record, results]:
                 changed = dict(zip(write.grants, wire_money.results_of(results), strict=True))
-                return Written(wire.account_of(record), applied=outcome == 1, changed=changed)
+                return Written(records.account_of(record), applied=outcome == 1, changed=changed)
             case [3, record]:
-                return Conflict(wire.account_of(record))
+                return Conflict(records.account_of(record))
             case [5, _]:
                 raise balance_too_large()
             case [6, _, _]:
@@ -285,8 +291,8 @@ class RedisEngine:
             pairs = [(int(score), raw.decode()) for raw, score in zip(ids[::2], ids[1::2], strict=True)]
             wanted = [hold_id for score, hold_id in pairs if hold_id and (score, hold_id) > (lease_end, last_id)]
             if wanted:
-                records = await self._plain(within_s, "MGET", *map(tenant.hold, wanted))
-                found += [wire.hold_of(i, r) for i, r in zip(wanted, records, strict=True) if r is not None]
+                raws = await self._plain(within_s, "MGET", *map(tenant.hold, wanted))
+                found += [records.hold_of(i, r) for i, r in zip(wanted, raws, strict=True) if r is not None]
         return found[:count]
 
     async def ledger(self, ref: TenantRef, after: int, count: int, within_s: float) -> Sequence[LedgerEntry]:
@@ -297,7 +303,7 @@ class RedisEngine:
 
     async def trim_ledger(self, ref: TenantRef, through: int, within_s: float) -> int:
         """Drops entries, some at a time."""
-        call = _Call("trim", keys.tenant_keys(ref), "", (wire.pack([through, TRIM_MOST]),))
+        call = _Call("trim", keys.tenant_keys(ref), "", (sequences.pack([through, TRIM_MOST]),))
         dropped, more = 0, True
         while more:
             more, count = await self._evalsha(call.name, call.keys, call.args, within_s)
@@ -306,7 +312,7 @@ class RedisEngine:
 
     async def audit(self, ref: TenantRef, cells: Sequence[str], within_s: float) -> Audit:
         """Balances with what stands behind them."""
-        args = (wire.pack([self._clock(), *cells]),)
+        args = (sequences.pack([self._clock(), *cells]),)
         call = _Call("audit", keys.tenant_keys(ref), "", args)
         _, now_ms, last, whole, balances = await self._run(call, within_s)
         states = wire_money.balance_states(balances, whole=bool(whole))
@@ -315,7 +321,7 @@ class RedisEngine:
     async def repair(self, ref: TenantRef, totals: Mapping[str, Totals], seen: Audit, within_s: float) -> bool:
         """Writes totals over what was seen."""
         values = [v for cell, right in totals.items() for v in (cell, seen.balances[cell].cell, *right)]
-        args = (wire.pack([self._clock(), *values]),)
+        args = (sequences.pack([self._clock(), *values]),)
         reply = await self._run(_Call("repair", keys.tenant_keys(ref), "", args), within_s)
         return bool(reply[0])
 
@@ -381,7 +387,7 @@ class RedisEngine:
         return expired
 
     def _terms(self, ref: TenantRef, at_ms: int, record: bytes) -> wire_money.RefillsAt:
-        account = wire.account_of(record) or Account(plan="")
+        account = records.account_of(record) or Account(plan="")
         return wire_money.RefillsAt(at_ms, account.version, self._refills(ref, account, at_ms))
 
     async def _run(self, call: _Call, within_s: float, look_up: _LookUp | None = None) -> list[Any]:

@@ -4,28 +4,24 @@ Arguments and records are msgpack values one behind the other (`cmsgpack` in Lua
 `lua/include/checks.lua` and `lua/include/hold.lua` and are mirrored here by name.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, Final, NamedTuple, cast
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Final, NamedTuple, TypeAlias, cast
 
 import msgpack
-import orjson
 
-from server.domain.account import Account, Override
 from server.domain.errors import CorruptStateError
-from server.domain.hold import Delivered, Fraction, HoldNote, HoldView, MeterTotals, State
+from server.domain.hold import Delivered, Fraction, HoldNote
 from server.domain.limits.balance import Balance
-from server.domain.limits.base import Kind, Look
+from server.domain.limits.base import CycleTerms, Kind, Look
 from server.domain.limits.quota import Quota
 from server.domain.limits.window import Window
 from server.domain.plan import CheckForm, Plan, Shape
 from server.domain.policy import Policy
 from server.engine import keys, quota_cells
+from server.engine.sequences import array_head, pack, unpack
 
-_packer = msgpack.Packer(use_bin_type=False, autoreset=True)
-
-FIXARRAY_MOST: Final = 15
-ROW: Final = 5
-METER_SIZE: Final = 4
+ROW: Final = 3
+CHECK_SIZE: Final = 6
 TAKE_SIZE: Final = 9
 TAKE_AMOUNT: Final = 4
 """Where a take has its amount."""
@@ -36,17 +32,41 @@ NOTE: Final = "wire.note"
 """Names in a shape's memo."""
 
 
-def pack(values: Sequence[object]) -> bytes:
-    """Values as msgpack, one behind the other."""
-    packed: bytes = _packer.pack(values)
-    return packed[1:] if len(values) <= FIXARRAY_MOST else packed[3:]
+_ToLook: TypeAlias = "Callable[[CheckForm, list[int], int, int], Look]"
 
 
-def unpack(raw: bytes) -> list[Any]:
-    """The values of a msgpack sequence; strings as bytes."""
-    unpacker = msgpack.Unpacker(raw=True, strict_map_key=False)
-    unpacker.feed(raw)
-    return list(unpacker)
+def _window_look(check: CheckForm, row: list[int], taken: int, _now_ms: int) -> Look:
+    used, reset_ms, wait_ms = row
+    used += taken
+    if taken and not reset_ms:
+        reset_ms = cast("Window", check.limit).window_ms
+    return Look(check.cap, used, 0, reset_ms, wait_ms)
+
+
+def _slots_look(check: CheckForm, row: list[int], taken: int, _now_ms: int) -> Look:
+    used, _, wait_ms = row
+    used += taken
+    return Look(check.cap, used, used, -1, wait_ms)
+
+
+def _balance_look(_: CheckForm, row: list[int], taken: int, _now_ms: int) -> Look:
+    there, held, wait_ms = row
+    held += taken
+    return Look(there, held, held, -1, wait_ms)
+
+
+def _quota_look(check: CheckForm, row: list[int], taken: int, now_ms: int) -> Look:
+    used, held, wait_ms = row
+    return Look(check.cap, used + taken, held + taken, cast("CycleTerms", check.terms).end_ms - now_ms, wait_ms)
+
+
+_LOOKS: Final[Mapping[Kind, _ToLook]] = {
+    Kind.WINDOW: _window_look,
+    Kind.SLOTS: _slots_look,
+    Kind.BALANCE: _balance_look,
+    Kind.QUOTA: _quota_look,
+}
+"""What a kind's two numbers mean (`check_all` in `lua/include/checks.lua`), once `taken` units are added to them."""
 
 
 class PackedPlan(NamedTuple):
@@ -56,10 +76,17 @@ class PackedPlan(NamedTuple):
     window_keys: list[bytes]
     form: "ShapeForm"
 
-    def looks(self, rows: bytes) -> tuple[Look, ...]:
-        """The script's rows as looks, in the plan's order."""
-        flat = msgpack.unpackb(rows)
-        return tuple([Look._make(flat[at : at + ROW]) for at in self.form.rows])
+    def looks(self, rows: bytes, now_ms: int, taken: Sequence[int] = ()) -> tuple[Look, ...]:
+        """The script's rows of `now_ms` as looks, in the plan's order; `taken` are the units taken since, per row."""
+        form = self.form
+        flat = msgpack.unpackb(form.rows_head + rows)
+        taken = taken or form.nothing
+        return tuple(
+            [
+                look(check, flat[at : at + ROW], 0 if flat[at + 2] else taken[row], now_ms)
+                for row, at, check, look in form.rows
+            ]
+        )
 
 
 class ShapeForm:
@@ -69,7 +96,19 @@ class ShapeForm:
     a list costs less than making it.
     """
 
-    __slots__ = ("_fills", "_take_fills", "checks", "content", "order", "rows", "scopes", "shadows", "takes", "values")
+    __slots__ = (
+        "_fills",
+        "_take_fills",
+        "_units_at",
+        "checks",
+        "nothing",
+        "rows",
+        "rows_head",
+        "scopes",
+        "shadows",
+        "takes",
+        "values",
+    )
 
     def __init__(self, shape: Shape, most_cells: int) -> None:
         checks = shape.checks
@@ -78,9 +117,12 @@ class ShapeForm:
         for index, check in enumerate(checks):
             if check.limit.kind is Kind.WINDOW:
                 scopes.setdefault(keys.scope_text(check), []).append(index)
-        self.order = standing + [index for indices in scopes.values() for index in indices]
-        self.checks = [checks[index] for index in self.order]
-        self.rows = [self.order.index(index) * ROW for index in range(len(checks))]
+        order = standing + [index for indices in scopes.values() for index in indices]
+        self.checks = [checks[index] for index in order]
+        places = [order.index(index) for index in range(len(checks))]
+        self.rows = [(row, row * ROW, self.checks[row], _LOOKS[self.checks[row].limit.kind]) for row in places]
+        self.rows_head = array_head(len(checks) * ROW)
+        self.nothing = [0] * len(checks)
         self.scopes = list(scopes)
         self.values: list[object] = [
             0,
@@ -88,18 +130,21 @@ class ShapeForm:
             shape.valid_from_ms,
             shape.valid_until_ms,
             most_cells,
+            len(checks),
             len(standing),
             len(scopes),
         ]
         for indices in scopes.values():
             self.values += [len(indices), _windows_ttl_ms(shape.policy, checks[indices[0]].limit.scope)]
+        self.values += ["v", "due", *map(_field, self.checks)]
         self._fills: list[tuple[int, int, int | bool]] = []
-        self.content: list[object] = []
+        self._units_at: list[tuple[int, int]] = []
         self.takes: list[object] = []
         self._take_fills: list[tuple[int, int]] = []
         self.shadows: list[tuple[int, list[object], int]] = []
         numbers = {shape.names[place]: number for number, place in enumerate(shape.kept, start=1)}
         for number, check in enumerate(self.checks, start=1):
+            self._units_at.append((check.meter, 0 if check.asks_room else check.fixed))
             self._add_check(check)
             self._add_take(number, check, numbers)
 
@@ -108,9 +153,9 @@ class ShapeForm:
         # A window or quota whose meter is settled keeps an entry even for 0, so that a report finds it.
         nothing = 0 if check.settles and limit.kind in {Kind.WINDOW, Kind.QUOTA} else False
         if check.meter >= 0 and not check.asks_room:
-            self._fills.append((len(self.values) + 2, check.meter, nothing))
+            self._fills.append((len(self.values) + 1, check.meter, nothing))
         take = nothing if check.asks_room else check.fixed or nothing
-        self.values += [int(limit.kind), _field(check), check.fixed, take, check.cap, _param(check), int(limit.shadow)]
+        self.values += [int(limit.kind), check.fixed, take, check.cap, _param(check), int(limit.shadow)]
 
     def _add_take(self, number: int, check: CheckForm, numbers: Mapping[str, int]) -> None:
         if not _is_kept(check):
@@ -134,6 +179,10 @@ class ShapeForm:
             values[at] = unit
             values[at + 1] = unit or nothing
         return values
+
+    def taken(self, units: Sequence[int]) -> list[int]:
+        """The units that a grant takes, per row."""
+        return [fixed if meter < 0 else units[meter] for meter, fixed in self._units_at]
 
     def take_values(self, units: Sequence[int]) -> list[object]:
         """What a hold remembers of its takes."""
@@ -159,10 +208,21 @@ def form_of(shape: Shape, most_cells: int) -> ShapeForm:
     return cast("ShapeForm", form)
 
 
-def rows_to_looks(rows: bytes) -> list[Look]:
-    """Rows of five numbers, as the scripts pack them."""
-    flat = msgpack.unpackb(rows)
-    return [Look._make(flat[at : at + ROW]) for at in range(0, len(flat), ROW)]
+def replayed_looks(plan: Plan, record: bytes, most_cells: int) -> tuple[Look, ...]:
+    """The figures of the grant that a record is of; none where the plan is another one or can no longer tell what they
+    mean.
+
+    The record has them as they were before the grant took what the plan asks for.
+    """
+    try:
+        _, created_ms, _, _, figures, marks, *_ = unpack(record)
+        if marks != plan.fingerprint + plan.shape.figures_key:
+            return ()
+        packed = PackedPlan(b"", [], form_of(plan.shape, most_cells))
+        return packed.looks(figures, created_ms, packed.form.taken(plan.units))
+    except (ValueError, TypeError, msgpack.UnpackException) as error:
+        message = f"the figures of hold {plan.operation.request_id!r} are not readable: {error!r}"
+        raise CorruptStateError(message) from error
 
 
 def pack_plan(plan: Plan, tenant: keys.TenantKeys, now_ms: int, most_cells: int) -> PackedPlan:
@@ -177,8 +237,8 @@ def _field(check: CheckForm) -> str:
 
 
 def _scope(check: CheckForm) -> str:
-    """Where a take's cell is: '' for standing cells, '/' and the scope's text for windows (`keys.lua`)."""
-    return "/" + keys.scope_text(check) if check.limit.kind is Kind.WINDOW else ""
+    """Where a take's cell is: '' for standing cells, else what its key has behind the tenant's tag (`keys.lua`)."""
+    return "w:" + keys.scope_text(check) if check.limit.kind is Kind.WINDOW else ""
 
 
 def _param(check: CheckForm) -> int | str | bytes:
@@ -217,10 +277,14 @@ def pack_reserve(plan: Plan, packed: PackedPlan, tenant: keys.TenantKeys, hold_i
     form, shape, units = packed.form, plan.shape, plan.units
     terms = plan.terms
     lease_ms = terms.lease_ms if plan.leaves_hold else 0
-    content: list[object] = [plan.fingerprint, lease_ms, terms.tombstone_ms, _note_of(plan, form), len(shape.kept)]
+    marks = plan.fingerprint + shape.figures_key
+    content: list[object] = [marks, lease_ms, terms.tombstone_ms, _note_of(plan), len(shape.kept)]
     for place in shape.kept:
         content += (shape.names[place], units[place], -1, 0)
     takes = form.take_values(units)
+    count = len(takes) // TAKE_SIZE
+    if not form.shadows:
+        content += (count, *takes)
     request = pack(
         [
             int(shape.gated),
@@ -230,11 +294,11 @@ def pack_reserve(plan: Plan, packed: PackedPlan, tenant: keys.TenantKeys, hold_i
             terms.replay_ms,
             tenant.member,
             pack(content),
-            len(takes) // TAKE_SIZE,
-            pack(takes),
         ]
     )
-    return [request, pack(form.shadow_values(units))] if form.shadows else [request]
+    if not form.shadows:
+        return [request]
+    return [request, pack([count, pack(takes), *form.shadow_values(units)])]
 
 
 def _is_kept(check: CheckForm) -> bool:
@@ -245,24 +309,22 @@ def _is_kept(check: CheckForm) -> bool:
     return check.settles or takes
 
 
-def _note_of(plan: Plan, form: ShapeForm) -> bytes:
+def _note_of(plan: Plan) -> bytes:
     """The note; without items all plans of a shape have the same."""
-    places = [check.place for check in form.checks]
     if plan.operation.items:
-        return _pack_note(plan.note, places)
+        return _pack_note(plan.note)
     note = plan.shape.memo.get(NOTE)
     if note is None:
-        note = plan.shape.memo[NOTE] = _pack_note(plan.note, places)
+        note = plan.shape.memo[NOTE] = _pack_note(plan.note)
     return cast("bytes", note)
 
 
-def _pack_note(note: HoldNote, places: Iterable[int]) -> bytes:
-    packed: bytes = _packer.pack(
+def _pack_note(note: HoldNote) -> bytes:
+    packed: bytes = msgpack.packb(
         [
             note.action,
             note.policy_version,
             dict(note.scope),
-            list(places),
             {item: dict(prices) for item, prices in note.item_prices.items()},
         ]
     )
@@ -298,68 +360,6 @@ def pack_extend(
         meter = numbers.get(check.limit.meter, 0) if check.settles else 0
         values += [meter, _scope(check), _hold_param(check)]
     return pack(values)
-
-
-def account_record(account: Account) -> bytes:
-    """An account as stored: JSON with sorted keys, so that equal accounts have equal bytes."""
-    return orjson.dumps(
-        {
-            "plan": account.plan,
-            "created_at_ms": account.created_at_ms,
-            "flags": dict(account.flags),
-            "overrides": [[o.limit_id, o.value, o.expires_at_ms] for o in account.overrides],
-            "lifetime_purchased_usd_micros": account.lifetime_purchased_usd_micros,
-            "version": account.version,
-        },
-        option=orjson.OPT_SORT_KEYS,
-    )
-
-
-def account_of(record: bytes) -> Account | None:
-    """A stored account; None for an empty record."""
-    if not record:
-        return None
-    try:
-        fields = orjson.loads(record)
-        return Account(
-            plan=fields["plan"],
-            created_at_ms=fields["created_at_ms"],
-            flags=fields["flags"],
-            overrides=tuple(Override(*override) for override in fields["overrides"]),
-            lifetime_purchased_usd_micros=fields["lifetime_purchased_usd_micros"],
-            version=fields["version"],
-        )
-    except (ValueError, KeyError, TypeError) as error:
-        message = f"an account record is not readable: {error!r}"
-        raise CorruptStateError(message) from error
-
-
-def hold_of(hold_id: str, record: bytes) -> HoldView:
-    """A stored hold or tombstone."""
-    try:
-        state, created, lease_end, longest_end, rows, fingerprint, lease_ms, _, note, meters, *rest = unpack(record)
-        action, version, scope, places, prices = msgpack.unpackb(note)
-        return HoldView(
-            hold_id=hold_id,
-            state=State(state),
-            fingerprint=fingerprint,
-            created_at_ms=created,
-            lease_ends_at_ms=lease_end,
-            longest_ends_at_ms=longest_end,
-            lease_ms=lease_ms,
-            meters=dict(_meter_totals(rest[: meters * METER_SIZE])),
-            looks=dict(zip(places, rows_to_looks(rows), strict=True)),
-            note=HoldNote(action=action, policy_version=version, scope=scope, item_prices=prices),
-        )
-    except (ValueError, TypeError, AttributeError, msgpack.UnpackException) as error:
-        message = f"hold {hold_id!r} is not readable: {error!r}"
-        raise CorruptStateError(message) from error
-
-
-def _meter_totals(flat: Sequence[Any]) -> Iterable[tuple[str, MeterTotals]]:
-    for at in range(0, len(flat), METER_SIZE):
-        name, reserved, reported, uncollected = flat[at : at + METER_SIZE]
-        yield name.decode(), MeterTotals(reserved, reported if reported >= 0 else None, uncollected)
 
 
 def burn_order(limit: Balance) -> str:

@@ -10,8 +10,11 @@ from server.domain.ledger import Cause, LedgerEntry, Totals
 from server.domain.reconcile import BalanceState, GrantLeft
 from server.domain.refill import Refill
 from server.domain.units import FOREVER_MS
+from server.engine import keys, quota_cells
 from server.engine.base import AccountWrite
-from server.engine.wire import account_record, burn_order, pack, unpack
+from server.engine.records import account_record
+from server.engine.sequences import pack, unpack
+from server.engine.wire import burn_order
 
 TOTALS_SIZE: Final = 49
 """Bytes of a balance's totals."""
@@ -46,6 +49,11 @@ def pack_account_write(now_ms: int, member: bytes, write: AccountWrite) -> bytes
     values.append(len(write.refills))
     for refill in write.refills:
         values += (*_refill_values(refill), int(write.raises))
+    values.append(len(write.uses))
+    for check, used in write.uses:
+        assert check.terms is not None  # noqa: S101  # of a quota
+        cycle = quota_cells.packed_cycle(check.terms.start_ms, ())  # the next settle notes what was crossed
+        values += (keys.standing_field(check), check.cap, quota_cells.packed_terms(check.terms), cycle, used)
     return pack(values)
 
 

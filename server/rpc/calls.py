@@ -7,7 +7,7 @@ A servicer's method is written as `async def Method(self, request, within_s) -> 
 import functools
 import uuid
 from collections.abc import Awaitable, Callable, Coroutine
-from typing import Any, Final, Protocol, TypeVar, cast
+from typing import Any, Final, Protocol, TypeVar
 
 from google.protobuf.message import Message
 from grpc import StatusCode
@@ -17,6 +17,7 @@ from server.domain.errors import DeadlineError, HoldgateError, StoreUnavailableE
 from server.domain.units import MAX_ID_BYTES
 from server.logs import log
 from server.rpc import errors
+from server.rpc.denials import Denied
 
 ANSWER_MARGIN_S: Final = 0.003
 """Kept from the caller's deadline for the answer's way back, so that the caller learns what became of the call."""
@@ -62,15 +63,12 @@ def answering(
         except HoldgateError as error:
             tell(method.__name__, request, error)
             await errors.abort(context, error)
+        except Denied as denial:
+            await errors.abort_with(context, denial.status)
         except Exception:  # noqa: BLE001  # whatever it was, the caller is told and the log has it
             await errors.abort_internal(context, tell_failure(method.__name__, request))
 
     return call
-
-
-def as_written(method: Callable[..., Any]) -> Callable[..., Awaitable[Any]]:
-    """The method that `answering` decorated, for a caller that deals with time and faults itself."""
-    return cast("Callable[..., Awaitable[Any]]", method.__wrapped__)  # type: ignore[attr-defined]  # set by wraps
 
 
 async def _in_time(

@@ -20,8 +20,9 @@ from server.domain.operation import Item, Operation, TenantRef
 from server.domain.plan import Source
 from server.domain.policy import Product
 from server.domain.units import FOREVER_MS, MAX_AMOUNT, MAX_FRACTION_PARTS, MAX_ITEMS
-from server.gate import EffectiveLimit, HoldOutcome
+from server.gate import HoldOutcome
 from server.rpc.convert_usage import quota_terms
+from server.views import EffectiveLimit
 
 if TYPE_CHECKING:
     from google.protobuf.internal.containers import RepeatedCompositeFieldContainer
@@ -40,16 +41,17 @@ _MODES: Final = quota_service_pb2.Mode.values()
 
 def operation(request: quota_service_pb2.CheckAndReserveRequest) -> Operation:
     """What a CheckAndReserve asks for."""
-    if request.mode not in _MODES:
+    mode = request.mode
+    if mode not in _MODES:
         raise InvalidRequestError.of("mode", f"is {request.mode}; expected one of the values of quota.v1.Mode")
     return Operation(
         ref=TenantRef(request.policy, request.tenant),
         request_id=request.request_id,
         action=request.action,
-        scope=dict(request.scope),
-        amounts=dict(request.amounts),
-        items=_items(request.items),
-        check_only=request.mode == quota_service_pb2.MODE_CHECK_ONLY,
+        scope=dict(request.scope.items()),
+        amounts=dict(request.amounts.items()),
+        items=_items(items) if (items := request.items) else (),
+        check_only=mode == quota_service_pb2.MODE_CHECK_ONLY,
     )
 
 
@@ -58,8 +60,8 @@ def estimated_operation(request: quota_service_pb2.EstimateRequest) -> Operation
     return Operation(
         ref=TenantRef(request.policy, request.tenant),
         action=request.action,
-        scope=dict(request.scope),
-        amounts=dict(request.amounts),
+        scope=dict(request.scope.items()),
+        amounts=dict(request.amounts.items()),
         items=_items(request.items),
         check_only=True,
     )
@@ -104,33 +106,33 @@ def _delivered_items(ids: Sequence[str]) -> tuple[str, ...]:
 # Messages are filled in place: building a part apart and handing it over copies it, at twice the cost.
 
 
-def reserve_response(decision: Decision) -> quota_service_pb2.CheckAndReserveResponse:
-    """The answer to a CheckAndReserve.
+def fill_reserve(response: quota_service_pb2.CheckAndReserveResponse, decision: Decision) -> None:
+    """Fills in the answer to a CheckAndReserve.
 
     What the grants of a shape have in common is made once, as bytes: to parse them and set the figures costs a third
     of filling everything in.
     """
     results = decision.results
     if not (decision.granted and isinstance(results, LimitResults) and results.are_known):
-        response = quota_service_pb2.CheckAndReserveResponse()
         fill_decision(response.decision, decision)
-        return response
+        return
     plan = results.plan
-    template = plan.shape.memo.get(GRANT)
+    shape = plan.shape
+    template = shape.memo.get(GRANT)
     if template is None:
-        template = plan.shape.memo[GRANT] = _grant_template(decision)
-    response = quota_service_pb2.CheckAndReserveResponse.FromString(template)
+        template = shape.memo[GRANT] = _grant_template(decision)
+    response.MergeFromString(template)
     message = response.decision
     _fill_terms(message, decision)
     statuses = message.limits
-    for status, guard in zip(statuses, plan.guards, strict=False):
-        _fill_figures(status, guard.look)
-    for place, look in enumerate(results.looks, start=len(plan.shape.guards) + len(plan.shape.gates)):
+    if shape.guards:
+        for status, guard in zip(statuses, plan.guards, strict=False):
+            _fill_figures(status, guard.look)
+    for place, look in enumerate(results.looks, start=len(shape.guards) + len(shape.gates)):
         _fill_figures(statuses[place], look)
     amounts = message.amounts
-    for name, amount in zip(plan.shape.names, plan.units, strict=True):
+    for name, amount in zip(shape.names, plan.units, strict=True):
         amounts[name] = amount
-    return response
 
 
 def _grant_template(decision: Decision) -> bytes:
@@ -230,28 +232,25 @@ def _fill_http(message: decision_pb2.HttpAnswer, answer: HttpAnswer) -> None:
         message.body = orjson.dumps(answer.body).decode()
 
 
-def settle_response(outcome: HoldOutcome) -> quota_service_pb2.SettleResponse:
-    """What a settle came to."""
-    return quota_service_pb2.SettleResponse(
-        state=HOLD_STATES[outcome.state], applied=outcome.applied, meters=meter_outcomes(outcome.meters)
-    )
+def fill_outcome(
+    response: quota_service_pb2.SettleResponse | quota_service_pb2.ReleaseResponse, outcome: HoldOutcome
+) -> None:
+    """Fills in what a settle or release came to."""
+    response.state = HOLD_STATES[outcome.state]
+    response.applied = outcome.applied
+    fill_meters(response.meters, outcome.meters)
 
 
-def release_response(outcome: HoldOutcome) -> quota_service_pb2.ReleaseResponse:
-    """What a release came to."""
-    return quota_service_pb2.ReleaseResponse(
-        state=HOLD_STATES[outcome.state], applied=outcome.applied, meters=meter_outcomes(outcome.meters)
-    )
-
-
-def meter_outcomes(meters: Mapping[str, MeterTotals]) -> list[quota_service_pb2.MeterOutcome]:
-    """A hold's meters, by name."""
-    return [
-        quota_service_pb2.MeterOutcome(
-            meter=meter, reserved=totals.reserved, used=totals.reported or 0, uncollected=totals.uncollected
-        )
-        for meter, totals in sorted(meters.items())
-    ]
+def fill_meters(
+    messages: "RepeatedCompositeFieldContainer[quota_service_pb2.MeterOutcome]", meters: Mapping[str, MeterTotals]
+) -> None:
+    """Adds a hold's meters, by name."""
+    for meter, (reserved, reported, uncollected) in sorted(meters.items()):
+        message = messages.add()
+        message.meter = meter
+        message.reserved = reserved
+        message.used = reported or 0
+        message.uncollected = uncollected
 
 
 def item_prices(prices: Iterable[tuple[str, Mapping[str, int]]]) -> list[quota_service_pb2.ItemPrice]:

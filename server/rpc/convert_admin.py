@@ -11,7 +11,8 @@ from server.domain.errors import FieldViolation, InvalidRequestError
 from server.domain.hold import HoldView
 from server.domain.operation import TenantRef
 from server.domain.units import FOREVER_MS, MAX_AMOUNT
-from server.rpc.convert import HOLD_STATES, meter_outcomes
+from server.imports import ImportedUsage
+from server.rpc.convert import HOLD_STATES, fill_meters
 
 MAX_OVERRIDES: Final = 64
 """Most overrides of one account."""
@@ -84,10 +85,15 @@ def import_rows(request: admin_service_pb2.ImportBalancesRequest) -> list[Import
         except InvalidRequestError as error:
             bad += [FieldViolation(f"rows[{place}].{field}", said) for field, said in error.violations]
         else:
-            rows.append(ImportRow(TenantRef(request.policy, row.tenant), record, row.import_id, dict(row.balances)))
+            ref, usage = TenantRef(request.policy, row.tenant), _imported_usage(row.usage)
+            rows.append(ImportRow(ref, record, row.import_id, dict(row.balances), usage))
     if bad:
         raise InvalidRequestError(bad)
     return rows
+
+
+def _imported_usage(usage: Iterable[admin_service_pb2.ImportedUsage]) -> list[ImportedUsage]:
+    return [ImportedUsage(use.limit_id, dict(use.scope), use.used) for use in usage]
 
 
 def account_message(value: Account) -> admin_service_pb2.Account:
@@ -119,7 +125,7 @@ def import_results(results: Iterable[ImportResult]) -> list[admin_service_pb2.Im
 
 def hold_message(view: HoldView) -> admin_service_pb2.Hold:
     """A hold or tombstone as stored."""
-    return admin_service_pb2.Hold(
+    message = admin_service_pb2.Hold(
         hold_id=view.hold_id,
         state=HOLD_STATES[view.state],
         action=view.note.action,
@@ -127,6 +133,7 @@ def hold_message(view: HoldView) -> admin_service_pb2.Hold:
         created_at_ms=view.created_at_ms,
         lease_ends_at_ms=view.lease_ends_at_ms,
         longest_ends_at_ms=view.longest_ends_at_ms,
-        meters=meter_outcomes(view.meters),
         policy_version=view.note.policy_version,
     )
+    fill_meters(message.meters, view.meters)
+    return message

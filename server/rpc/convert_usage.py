@@ -9,7 +9,7 @@ from server.administration import Notification
 from server.domain.limits.base import CycleTerms
 from server.domain.limits.quota import CycleUse, QuotaState
 from server.domain.units import MAX_AMOUNT
-from server.gate import QuotaView
+from server.views import QuotaView
 
 _STATES: Final = {state: quota_service_pb2.QuotaState.Value(f"QUOTA_STATE_{state.name}") for state in QuotaState}
 

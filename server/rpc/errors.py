@@ -50,6 +50,8 @@ class Mapped(NamedTuple):
     retry_after_ms: int | None = None
 
 
+_CODES: Final = {code.value[0]: code for code in StatusCode}
+
 INTERNAL: Final = Mapped(StatusCode.INTERNAL, reasons.ERROR_REASON_INTERNAL)
 """A defect of the server, or stored data that cannot be read."""
 
@@ -89,6 +91,11 @@ async def abort(context: Abortable, error: errors.HoldgateError) -> Never:
 async def abort_internal(context: Abortable, correlation_id: str) -> Never:
     """Ends the call for a defect of the server; what it was stands in the log under `correlation_id`."""
     await _end(context, INTERNAL.status, internal_status(correlation_id))
+
+
+async def abort_with(context: Abortable, status: Status) -> Never:
+    """Ends the call with a status that is complete."""
+    await _end(context, _CODES[status.code], status)
 
 
 def status_of(error: errors.HoldgateError) -> Status:

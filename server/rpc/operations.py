@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from functools import partial
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from google.rpc.status_pb2 import Status
 from quota.v1 import quota_service_pb2 as quota
@@ -11,6 +11,10 @@ from quota.v1 import quota_service_pb2 as quota
 from server.domain.errors import HoldgateError, InvalidRequestError
 from server.rpc import errors
 from server.rpc.calls import tell, tell_failure
+from server.rpc.denials import Denied
+
+if TYPE_CHECKING:
+    from google.protobuf.internal.containers import RepeatedCompositeFieldContainer
 
 MAX_OPERATIONS: Final = 256
 """Most operations in a Batch."""
@@ -18,8 +22,8 @@ MAX_OPERATIONS: Final = 256
 MAX_UNANSWERED: Final = 1024
 """Operations of a stream in work at once; the stream is not read while there are so many."""
 
-Answer = Callable[[Any, float], Awaitable[Any]]
-"""A servicer's way to answer one request within some seconds; raises HoldgateError."""
+Answer = Callable[[Any, Any, float], Awaitable[None]]
+"""A servicer's way to answer one request: fills the response in within some seconds; raises HoldgateError."""
 
 
 class Operations:
@@ -31,28 +35,31 @@ class Operations:
     def __init__(self, answers: Mapping[str, Answer]) -> None:
         self._answers = answers
 
-    async def batch(self, operations: Sequence[quota.Operation], within_s: float) -> list[quota.OperationResult]:
-        """One result per operation, in their order."""
+    async def batch(
+        self,
+        operations: Sequence[quota.Operation],
+        results: "RepeatedCompositeFieldContainer[quota.OperationResult]",
+        within_s: float,
+    ) -> None:
+        """Adds one result per operation, in their order."""
         if len(operations) > MAX_OPERATIONS:
             text = f"has {len(operations)} entries; at most {MAX_OPERATIONS} are allowed"
             raise InvalidRequestError.of("operations", text)
-        chains: dict[object, list[int]] = {}
+        chains: dict[object, list[tuple[quota.Operation, quota.OperationResult]]] = {}
         for index, operation in enumerate(operations):
-            chains.setdefault(_hold_of(operation) or index, []).append(index)
-        results: list[quota.OperationResult | None] = [None] * len(operations)
+            chains.setdefault(_hold_of(operation) or index, []).append((operation, results.add()))
 
-        async def run(chain: list[int]) -> None:
-            for index in chain:
-                results[index] = await self.result(operations[index], within_s)
+        async def run(chain: Sequence[tuple[quota.Operation, quota.OperationResult]]) -> None:
+            for operation, result in chain:
+                await self.answer(operation, result, within_s)
 
         await asyncio.gather(*map(run, chains.values()))
-        return [result for result in results if result is not None]
 
     async def stream(
         self, requests: AsyncIterator[quota.StreamRequest], within_s: float
     ) -> AsyncIterator[quota.StreamResponse]:
         """Answers as they are ready, until the caller has closed its side and everything is answered."""
-        work = _StreamWork(requests, lambda operation: self.result(operation, within_s))
+        work = _StreamWork(requests, lambda operation, result: self.answer(operation, result, within_s))
         reader = asyncio.create_task(work.read())
         try:
             while (response := await work.ready.get()) is not None:
@@ -65,19 +72,23 @@ class Operations:
                 task.cancel()
             await asyncio.gather(reader, *work.running, return_exceptions=True)
 
-    async def result(self, operation: quota.Operation, within_s: float) -> quota.OperationResult:
-        """The answer to one operation, or how it failed."""
+    async def answer(self, operation: quota.Operation, result: quota.OperationResult, within_s: float) -> None:
+        """Fills in the answer to one operation, or how it failed."""
         name = operation.WhichOneof("operation")
         if name is None:
-            return _failure(errors.status_of(InvalidRequestError.of("operation", "is missing; name one")))
+            _fail(result, errors.status_of(InvalidRequestError.of("operation", "is missing; name one")))
+            return
+        request = getattr(operation, name)
         try:
-            answer = await self._answers[name](getattr(operation, name), within_s)
+            await self._answers[name](request, getattr(result, name), within_s)
+            getattr(result, name).SetInParent()
         except HoldgateError as error:
-            tell(name, getattr(operation, name), error)
-            return _failure(errors.status_of(error))
+            tell(name, request, error)
+            _fail(result, errors.status_of(error))
+        except Denied as denial:
+            _fail(result, denial.status)
         except Exception:  # noqa: BLE001  # as for a call alone: told, logged, and the neighbours unharmed
-            return _failure(errors.internal_status(tell_failure(name, getattr(operation, name))))
-        return quota.OperationResult(**{name: answer})
+            _fail(result, errors.internal_status(tell_failure(name, request)))
 
 
 class _StreamWork:
@@ -86,7 +97,7 @@ class _StreamWork:
     def __init__(
         self,
         requests: AsyncIterator[quota.StreamRequest],
-        answer: Callable[[quota.Operation], Awaitable[quota.OperationResult]],
+        answer: Callable[[quota.Operation, quota.OperationResult], Awaitable[None]],
     ) -> None:
         self._requests = requests
         self._answer = answer
@@ -115,17 +126,19 @@ class _StreamWork:
     async def _run(self, request: quota.StreamRequest, before: asyncio.Task[None] | None) -> None:
         if before is not None:
             await asyncio.wait({before})
-        result = await self._answer(request.operation)
-        self.ready.put_nowait(quota.StreamResponse(sequence=request.sequence, result=result))
+        response = quota.StreamResponse(sequence=request.sequence)
+        await self._answer(request.operation, response.result)
+        self.ready.put_nowait(response)
 
     def _forget(self, hold: object, done: asyncio.Task[None]) -> None:
         if self._last_of.get(hold) is done:
             del self._last_of[hold]
 
 
-def _failure(status: Status) -> quota.OperationResult:
-    details = status.SerializeToString()
-    return quota.OperationResult(error=quota.OperationError(code=status.code, message=status.message, details=details))
+def _fail(result: quota.OperationResult, status: Status) -> None:
+    result.error.code = status.code
+    result.error.message = status.message
+    result.error.details = status.SerializeToString()
 
 
 def _hold_of(operation: quota.Operation) -> tuple[str, str, str] | None:

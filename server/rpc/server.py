@@ -1,7 +1,9 @@
 """The gRPC server as a whole: both services, health, reflection, and how it goes down without losing a call."""
 
-from typing import Final
+from collections.abc import Sequence
+from typing import Final, Protocol
 
+from grpc import aio
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection, reflection_pb2_grpc
 from quota.v1 import (
@@ -27,11 +29,27 @@ ADMIN_SERVICE: Final = admin_service_pb2.DESCRIPTOR.services_by_name["AdminServi
 TEST_CLOCK_SERVICE: Final = test_clock_service_pb2.DESCRIPTOR.services_by_name["TestClockService"].full_name
 
 
+class ProxyService(Protocol):
+    """A protocol that proxies speak."""
+
+    @property
+    def name(self) -> str:
+        """The full name of its service."""
+
+    def add_to(self, server: aio.Server) -> None:
+        """Registers itself."""
+
+
 class RpcServer:
     """Serves over `transport`. `clock` is the service that sets the time, only ever given for tests."""
 
     def __init__(
-        self, transport: Transport, quota: QuotaService, admin: AdminService, clock: TestClockService | None = None
+        self,
+        transport: Transport,
+        quota: QuotaService,
+        admin: AdminService,
+        clock: TestClockService | None = None,
+        proxies: Sequence[ProxyService] = (),
     ) -> None:
         self._transport = transport
         self._health = Health()
@@ -42,6 +60,9 @@ class RpcServer:
         if clock is not None:
             test_clock_service_pb2_grpc.add_TestClockServiceServicer_to_server(clock, server)
             self._names.append(TEST_CLOCK_SERVICE)
+        for proxy in proxies:
+            proxy.add_to(server)
+            self._names.append(proxy.name)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
         names = [*self._names, health.SERVICE_NAME, reflection.SERVICE_NAME]
         reflections = reflection.aio.ReflectionServicer(names)

@@ -11,7 +11,7 @@ from server.domain.operation import Operation
 from server.domain.plan import usage_plan
 from server.domain.policy import HoldTerms, Policy
 from server.domain.units import MAX_AMOUNT
-from server.engine.base import Cycles
+from server.engine.base import AccountWrite, CycleImport, Cycles
 from tests.policies_for_tests import HOUR_MS, policy, quota, slots, window
 from tests.tenants import EVERYWHERE, WITHIN_S, Tenant
 
@@ -287,6 +287,23 @@ async def test_each_threshold_is_noted_once_for_each_cycle_and_value_of_the_limi
     lab.clock.now_ms = APRIL_MS
     await use(lab, "e", 200)
     assert await noted() == [*march, (APRIL_MS, 80, 200, 200), (APRIL_MS, 100, 200, 200)]
+
+
+async def test_use_that_happened_elsewhere_is_booked_once_for_each_id(tenant: Tenants) -> None:
+    """Added to what is known, split by the terms of now, and what it crosses is noted by the next settle."""
+    lab = tenant(policy(quota("q", 100, overage=20, grace_ms=DAY_MS), slots("jobs", 5)))
+    await use(lab, "a", 50)
+    check = lab.plan().shape.checks[0]
+    write = AccountWrite(uses=(CycleImport(check, 80),), write_id="w", fingerprint=b"x")
+    for _ in range(2):
+        await lab.write(write)
+    (cycle,) = await cycles(lab)
+    assert (split(cycle), cycle.exhausted_at_ms) == ((100, 20, 10, 0, 0), lab.clock())
+    assert await lab.engine.notes(lab.ref, "", 9, WITHIN_S) == []
+    await use(lab, "b", 1)
+    assert [note.percent for note in await lab.engine.notes(lab.ref, "", 9, WITHIN_S)] == [80, 100]
+    await lab.write(replace(write, uses=(CycleImport(check, 0),), write_id="nothing"))
+    assert (await cycles(lab))[0].used == 131
 
 
 async def test_notes_are_listed_in_pages(tenant: Tenants) -> None:

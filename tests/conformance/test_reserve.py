@@ -161,7 +161,7 @@ async def test_retried_reserve_holds_once(tenant: Tenants) -> None:
     assert isinstance(granted, Granted)
     assert isinstance(again, Replayed)
     assert again.hold.fingerprint == plan.operation.fingerprint()
-    assert again.hold.looks == dict(enumerate(granted.looks))
+    assert again.looks == granted.looks
     assert again.hold.meters["tokens"].reserved == 300
     assert again.hold.note == plan.note
     lab.clock.advance(-1000)
@@ -223,6 +223,49 @@ async def test_replay_outlives_hold(ending: str, tenant: Tenants) -> None:
     assert isinstance(again, Replayed)
     assert again.hold.state is {"settle": State.SETTLED, "release": State.RELEASED}.get(ending, State.EXPIRED)
     assert await lab.figures() == before
+
+
+@pytest.mark.parametrize("since", ["a raise", "a settle", "a release", "the lease's end", "others"])
+async def test_a_replay_tells_the_figures_of_its_grant_whatever_came_since(since: str, tenant: Tenants) -> None:
+    lab = tenant(policy(*LAB.limits, window("shadow", 1, shadow=True)))
+    await lab.open(credits=100)
+    await lab.grant("first", tokens=10, credits=5)
+    granted = await lab.grant("h", tokens=300, credits=10)
+    if since == "a raise":
+        assert (await lab.raise_to("h", tokens=400, credits=20)).raised
+    elif since == "a settle":
+        await lab.settle("h", {"tokens": 1})
+    elif since == "a release":
+        await lab.release("h")
+    elif since == "the lease's end":
+        lab.clock.advance(TERMS.lease_ms)
+    else:
+        await lab.release("first")
+        await lab.open(plan="pro", credits=7)
+
+    again = await lab.reserve(lab.plan("h", tokens=300, credits=10))
+
+    assert isinstance(again, Replayed)
+    assert again.looks == granted.looks
+
+
+async def test_a_replay_tells_no_figures_that_mean_something_else_now(tenant: Tenants) -> None:
+    """Another value of a limit, or another policy: the hold is told and no figures."""
+    lab = tenant(LAB)
+    await lab.open(credits=100)
+    await lab.grant("h", credits=10)
+    await lab.open(overrides=(Override("rpm", 9, START_MS + 100),))
+
+    overridden = await lab.reserve(lab.plan("h", credits=10))
+    lab.clock.advance(100)
+    over = await lab.reserve(lab.plan("h", credits=10))
+    lab.policy = policy(*LAB.limits[1:])
+    other = await lab.reserve(lab.plan("h", credits=10))
+
+    assert isinstance(overridden, Replayed)
+    assert isinstance(over, Replayed)
+    assert isinstance(other, Replayed)
+    assert (overridden.looks, len(over.looks), other.looks) == ((), len(LAB.limits), ())
 
 
 async def test_other_content_under_the_same_id_shows_what_differs(tenant: Tenants) -> None:

@@ -9,7 +9,16 @@ from server.domain.account import Account, Override
 from server.domain.errors import AccountNotFoundError, InvalidRequestError
 from server.domain.limits.base import Check
 from server.domain.operation import Item, Operation, TenantRef
-from server.domain.plan import Plan, Source, Value, account_or_default, make_plan, usage_plan, value_of
+from server.domain.plan import (
+    Plan,
+    Source,
+    Value,
+    account_or_default,
+    cycle_anchors,
+    make_plan,
+    usage_plan,
+    value_of,
+)
 from server.domain.policy import Policy, Product
 from server.domain.units import FOREVER_MS, MAX_AMOUNT
 from tests.policies_for_tests import (
@@ -19,6 +28,7 @@ from tests.policies_for_tests import (
     only_for,
     plan_gate,
     policy,
+    quota,
     slots,
     window,
 )
@@ -270,3 +280,60 @@ def test_places_are_those_of_the_policys_list() -> None:
 
     assert [check.place for check in plan.checks] == [1, 3]
     assert all(isinstance(check, Check) for check in plan.checks)
+
+
+# cycles
+
+
+NOON_MS: Final = 1_773_144_000_000  # 10 March 2026
+LAST_DAY_MS: Final = 1_769_853_600_000  # 31 January 2026, 10:00
+
+
+def test_a_plan_holds_while_its_cycle_lasts() -> None:
+    """The narrowest of all cycles and overrides; the boundary belongs to the next one."""
+    rules = policy(quota("anchored", 5), quota("calendar", 5, anchored=False))
+    account = Account(plan="free", created_at_ms=LAST_DAY_MS)
+
+    plan = plan_for(rules, account, NOON_MS, amounts={"frames": 1})
+
+    anchored, calendar = (check.terms for check in plan.checks)
+    assert anchored is not None
+    assert calendar is not None
+    assert (plan.valid_from_ms, plan.valid_until_ms) == (calendar.start_ms, anchored.end_ms)
+    after = plan_for(rules, account, anchored.end_ms, amounts={"frames": 1})
+    assert after.checks[0].terms is not None
+    assert after.checks[0].terms.start_ms == anchored.end_ms
+    assert usage_plan(rules, operation(), account, NOON_MS).valid_until_ms == anchored.end_ms
+
+
+def test_what_a_quota_allows_beyond_its_limit_comes_from_the_plan() -> None:
+    rules = policy(quota("q", 5, overage=None, price=200, grace_ms=7))
+    terms = plan_for(rules, FREE, NOON_MS).checks[0].terms
+    assert terms is not None
+    assert (terms.overage, terms.price, terms.grace_ms) == (MAX_AMOUNT, 200, 7)
+
+
+def test_an_unlimited_quota_is_looked_at_and_counts() -> None:
+    (check,) = plan_for(policy(quota("q", None)), FREE, NOON_MS, amounts={"frames": 3}).checks
+    assert (check.cap, check.take, check.settles) == (MAX_AMOUNT, 3, True)
+
+
+def test_of_an_account_a_shape_knows_the_day_on_which_its_cycles_begin() -> None:
+    """Two accounts of one day share it; a policy without anchored quotas asks for no day."""
+    rules = policy(quota("q", 5), quota("other", 5), quota("calendar", 5, anchored=False))
+    assert cycle_anchors(rules, Account(plan="free", created_at_ms=LAST_DAY_MS)) == (31,)
+    assert cycle_anchors(rules, FREE) == (1,)
+    assert cycle_anchors(policy(quota("calendar", 5, anchored=False)), FREE) == ()
+
+
+def test_an_allowance_is_closed_when_the_store_lost_its_state() -> None:
+    assert plan_for(policy(quota("q", 5))).closed
+    assert not plan_for(policy(window("rpm", 5))).closed
+
+
+def test_an_action_may_leave_dimensions_out_where_the_limit_says_so() -> None:
+    limit = replace(window("per-project", 9, scope=("project",)), optional_for=frozenset({"work"}))
+    assert ids(plan_for(policy(limit), scope={})) == []
+    assert ids(plan_for(policy(limit), scope={"project": "p"})) == ["per-project"]
+    with pytest.raises(InvalidRequestError):
+        plan_for(policy(limit), action="rest", scope={})

@@ -78,7 +78,7 @@ def test_under_a_free_action_items_only_measure() -> None:
 def test_what_has_no_price_or_no_size_is_an_error_and_never_free(operation: Operation, field: str, words: str) -> None:
     for items in (operation.items, tuple(replace(item, reused=True) for item in operation.items)):
         with pytest.raises(InvalidRequestError) as error:
-            replace(operation, items=items).validate(LAB)
+            operation._replace(items=items).validate(LAB)
 
         (violation,) = error.value.violations
         assert violation.field == field

@@ -119,8 +119,8 @@ def test_an_index_key_is_in_its_slot(slot: int, cluster: RunningStore) -> None:
 def test_scripts_build_the_same_keys(ref: TenantRef, hold_id: str, valkey: RunningStore) -> None:
     tenant = keys.tenant_keys(ref)
     include = (LUA / "include" / "keys.lua").read_text()
-    source = include + "return { hold_key(ARGV[1]), cell_key(''), cell_key('/' .. ARGV[2]), cell_key('/') }"
+    source = include + "return { tenant_key('h:' .. ARGV[1]), tenant_key('w:' .. ARGV[2]), tenant_key('w:') }"
 
     built = valkey.command("EVAL", source, 1, tenant.cells, hold_id, "project=p")
 
-    assert built == [tenant.hold(hold_id), tenant.cells, tenant.windows("project=p"), tenant.windows("")]
+    assert built == [tenant.hold(hold_id), tenant.windows("project=p"), tenant.windows("")]

@@ -12,7 +12,7 @@ import pytest
 from server.engine.client import StoreConnection
 from server.engine.pipeline import Reply, ScriptSource, Word
 from server.engine.redis_engine import RedisEngine
-from server.engine.scripts import LUA, SCRIPT_NAMES, assemble, script
+from server.engine.scripts import CONSTANTS, LUA, SCRIPT_NAMES, assemble, inline_constants, script
 from server.engine.store_errors import StoreError
 from tests.conftest import Connect
 from tests.policies_for_tests import TERMS, balance, policy, slots, window
@@ -72,11 +72,77 @@ def test_only_a_whole_line_is_an_include(tmp_path: Path) -> None:
     assert assemble("main", folder) == "-- see --@include a\n"
 
 
+# constants
+
+
+def test_a_constant_is_sent_as_its_value_and_its_line_stays_empty() -> None:
+    """An error of the store names the line of the assembled script."""
+    assert inline_constants("local SIZE = 13\nreturn SIZE * 2\n") == "\nreturn 13 * 2\n"
+
+
+def test_a_line_may_name_several_constants() -> None:
+    text = "local FIRST, SECOND, THIRD = 1, -2, 30\nreturn { THIRD, FIRST, SECOND }\n"
+
+    assert inline_constants(text) == "\nreturn { 30, 1, -2 }\n"
+
+
+def test_a_constant_may_be_a_text() -> None:
+    text = "local FORM, SIZE = '>I7I6', 13\nreturn struct.unpack(FORM, raw, SIZE)\n"
+
+    assert inline_constants(text) == "\nreturn struct.unpack('>I7I6', raw, 13)\n"
+
+
+def test_a_constants_name_inside_another_name_is_untouched() -> None:
+    text = "local ROW, ROW_SIZE = 3, 6\nreturn ROW_SIZE + ROW + ROWS + MY_ROW + row + t.ROW_1\n"
+
+    assert inline_constants(text) == "\nreturn 6 + 3 + ROWS + MY_ROW + row + t.ROW_1\n"
+
+
+def test_a_constant_counts_wherever_its_line_stands() -> None:
+    text = "local A = 1\nlocal x = A + B\nlocal B = 2\nreturn x\n"
+
+    assert inline_constants(text) == "\nlocal x = 1 + 2\n\nreturn x\n"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "return 1\n",
+        "local lower = 1\nreturn lower\n",
+        "local Mixed = 1\nreturn Mixed\n",
+        "local COMPUTED = size(2)\nreturn COMPUTED\n",
+        "  local INNER = 1\n  return INNER\n",
+        "local UNSET\nreturn UNSET\n",
+    ],
+)
+def test_a_script_without_constants_is_sent_as_it_is(text: str) -> None:
+    assert inline_constants(text) == text
+
+
+def test_a_constant_without_a_value_is_an_error() -> None:
+    with pytest.raises(ValueError, match="shorter"):
+        inline_constants("local ONE, OTHER = 1\n")
+
+
+@pytest.mark.parametrize("name", SCRIPT_NAMES)
+def test_constants_are_literals_named_once_and_in_no_text(name: str) -> None:
+    """Else a value would stand for another, or a text would change on its way to the store."""
+    text = assemble(name)
+    lines = CONSTANTS.findall(text)
+    names = [constant for names, _ in lines for constant in names.split(", ")]
+    code = re.sub(r"--\[\[[\s\S]*?\]\]|--.*", "", text)
+    texts = re.findall(r"'[^'\n]*'", code)
+
+    assert len(names) == len(set(names))
+    assert all(re.fullmatch(r"-?\d+|'[^']*'", value) for _, values in lines for value in values.split(", "))
+    assert not [(constant, found) for constant in names for found in texts if re.search(rf"\b{constant}\b", found)]
+
+
 @pytest.mark.parametrize("name", SCRIPT_NAMES)
 def test_a_script_is_named_by_the_digest_of_what_is_sent(name: str) -> None:
     ready = script(name)
 
-    assert ready.source == assemble(name).encode()
+    assert ready.source == inline_constants(assemble(name)).encode()
     assert ready.sha == hashlib.sha1(ready.source, usedforsecurity=False).hexdigest().encode()
 
 
@@ -159,10 +225,10 @@ class Recorder:
         self.calls: list[tuple[str, Sequence[bytes], Sequence[Word], list[Reply]]] = []
 
     async def evalsha(
-        self, script: ScriptSource, keys: Sequence[bytes], args: Sequence[Word], timeout_s: float
+        self, called: ScriptSource, keys: Sequence[bytes], args: Sequence[Word], timeout_s: float
     ) -> Reply:
-        reply = await self.store.evalsha(script, keys, args, timeout_s)
-        name = next(name for name in SCRIPT_NAMES if assemble(name).encode() == script.source)
+        reply = await self.store.evalsha(called, keys, args, timeout_s)
+        name = next(name for name in SCRIPT_NAMES if script(name) is called)
         self.calls.append((name, keys, args, reply))
         return reply
 

@@ -6,6 +6,7 @@ the engine.
 """
 
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
@@ -14,10 +15,11 @@ from server.domain.ledger import Cause
 from server.domain.limits import Balance, Kind
 from server.domain.limits.balance import GrantSource
 from server.domain.operation import TenantRef
+from server.domain.plan import CheckForm, Plan
 from server.domain.refill import refills_of
 from server.domain.units import FOREVER_MS
 from server.engine import keys
-from server.engine.base import AccountWrite
+from server.engine.base import AccountWrite, CycleImport
 from server.engine.client import StoreConnection
 from server.engine.pipeline import Reply, ScriptSource, Word
 from server.engine.redis_engine import RedisEngine
@@ -76,6 +78,7 @@ class Scene:
     """The tenant and the store that it lives in."""
 
     store: RunningStore
+    connection: StoreConnection
     tenant: Tenant
     built: dict[bytes, tuple[bytes, int]]
     """Each key's dump and its TTL, to come back to."""
@@ -98,7 +101,7 @@ class Scene:
         clock.advance(1000)
         await tenant.report("h", {"tokens": 5, "credits": 4})
         stored = {key: (store.command("DUMP", key), store.command("PTTL", key)) for key in store.command("KEYS", "*")}
-        return cls(store, tenant, stored, clock.now_ms)
+        return cls(store, connection, tenant, stored, clock.now_ms)
 
     def rewind(self) -> None:
         """Everything as it was built, the clock included."""
@@ -132,6 +135,11 @@ def _extend(tenant: Tenant) -> Awaitable[object]:
     return tenant.extend("h", tenant.plan(tokens=40, frames=3, credits=30), {"tokens": 25, "credits": 6})
 
 
+def quota_of(plan: Plan) -> CheckForm:
+    """The one quota of a plan."""
+    return next(check for check in plan.shape.checks if check.terms is not None)
+
+
 def _write_account(tenant: Tenant) -> Awaitable[object]:
     account = Account(plan="pro", version=tenant.account.version + 1)
     write = replace(
@@ -141,6 +149,7 @@ def _write_account(tenant: Tenant) -> Awaitable[object]:
         grants={CREDITS: 5, PURSE.cell: 3},
         expires_at_ms=START_MS + HOUR_MS,
         refills=refills_of(RICH, account, tenant.clock()),
+        uses=(CycleImport(quota_of(tenant.plan()), 5),),
         write_id="second",
     )
     return tenant.write(write)
@@ -174,14 +183,15 @@ REAP: Final = "reap"
 
 
 class Capture:
-    """A store caller that keeps the one call of a deciding script instead of making it."""
+    """A store caller that keeps one call of a script instead of making it: the first, or the one behind `passed`."""
 
     class Caught(Exception):
         """Carries nothing; the call stands in `Capture.call`."""
 
-    def __init__(self, store: StoreConnection, *, script_name: str) -> None:
+    def __init__(self, store: StoreConnection, *, script_name: str, passed: int = 0) -> None:
         self._store = store
         self._name = script_name
+        self._passed = passed
         self.keys: Sequence[bytes] = ()
         self.args: Sequence[Word] = ()
 
@@ -189,8 +199,10 @@ class Capture:
         self, script_source: ScriptSource, keys_: Sequence[bytes], args: Sequence[Word], timeout_s: float
     ) -> Reply:
         if script_source is script(self._name):
-            self.keys, self.args = keys_, args
-            raise self.Caught
+            if not self._passed:
+                self.keys, self.args = keys_, args
+                raise self.Caught
+            self._passed -= 1
         return await self._store.evalsha(script_source, keys_, args, timeout_s)
 
     async def call(self, *words: Word, timeout_s: float = 1.0) -> Reply:
@@ -220,3 +232,11 @@ async def capture(scene: Scene, operation: str, connection: StoreConnection) -> 
     except Capture.Caught:
         return caught
     raise AssertionError(f"{operation} did not call its script")
+
+
+async def reap_alone(scene: Scene) -> None:
+    """Reaps as operations do that find a lease overdue: a look at nothing, which is not taken again afterwards."""
+    looking = Capture(scene.connection, script_name="usage", passed=1)
+    tenant = replace(scene.tenant, policy=policy(), engine=RedisEngine(looking, clock=scene.tenant.clock))
+    with suppress(Capture.Caught):
+        await tenant.engine.look(tenant.plan(), WITHIN_S)

@@ -10,10 +10,11 @@ import pytest
 from server.domain.account import Account
 from server.domain.errors import CorruptStateError, HoldgateError
 from server.engine import keys
+from server.engine.base import HoldOutcome
 from server.engine.client import StoreConnection
-from server.engine.wire import pack
+from server.engine.sequences import pack
 from tests.conftest import Connect
-from tests.lua.scenes import KEYS, OPERATIONS, REAP, TENANT, Scene
+from tests.lua.scenes import KEYS, OPERATIONS, REAP, TENANT, Scene, reap_alone
 from tests.store_state import METERS_AT, snapshot
 from tests.stores import RunningStore
 
@@ -56,9 +57,10 @@ GARBAGE: Final = [
 
 
 async def act(scene: Scene, operation: str) -> object:
-    if operation == REAP:
-        return await scene.tenant.release("ended")  # finds the lease of `h` overdue, reaps, and has nothing else to do
-    return await OPERATIONS[operation](scene.tenant)
+    if operation != REAP:
+        return await OPERATIONS[operation](scene.tenant)
+    await reap_alone(scene)
+    return None
 
 
 def spoil(store: RunningStore, corruption: Corruption) -> None:
@@ -205,6 +207,22 @@ async def test_nobody_is_granted_anything_on_figures_that_cannot_be_read(
         assert snapshot(store) == before
 
 
+@pytest.mark.parametrize("operation", ["report", "settle", "release"])
+@pytest.mark.parametrize("lost", [("ZREM", KEYS["due"], "h"), ("DEL", KEYS["due"])], ids=["its entry", "all entries"])
+async def test_a_hold_whose_due_entry_is_lost_ends_all_the_same(
+    lost: Command, operation: str, store: RunningStore, connection: StoreConnection
+) -> None:
+    """No reap will ever find it, so nobody may wait for one."""
+    scene = await Scene.build(store, connection)
+    scene.make_overdue()
+    spoil(store, ("", [lost]))
+
+    outcome = await act(scene, operation)
+
+    assert isinstance(outcome, HoldOutcome)
+    assert outcome.applied
+
+
 # the hold's record, field by field
 
 
@@ -218,7 +236,7 @@ async def test_any_field_of_a_hold_may_be_garbage(valkey: RunningStore, connect:
     unpacker = msgpack.Unpacker(raw=True, strict_map_key=False)
     unpacker.feed(valkey.command("GET", KEYS["hold"]))
     record = list(unpacker)
-    fields = [at for at in range(len(record)) if at not in {4, 5, 8}]  # looks, fingerprint, note: opaque to scripts
+    fields = [at for at in range(len(record)) if at not in {4, 5, 8}]  # figures, marks, note: opaque to scripts
     assert record[METERS_AT] == 3
     half_written = []
     for at in fields:

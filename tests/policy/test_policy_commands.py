@@ -115,6 +115,27 @@ def test_explain_says_why_a_limit_does_not_apply(tmp_path: Path, capsys: pytest.
     assert rows["open"] == ["slots", "it is unlimited on plan free"]
 
 
+def test_explain_says_what_a_quota_does_above_its_limit(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    policy = with_limits(
+        "id: hard, kind: quota, meter: credits, limit: {free: 1_000, pro: 5}",
+        "id: soft, kind: quota, meter: credits, limit: 1_000, grace: 3d",
+        "id: billed, kind: quota, meter: credits, limit: 1_000, overage: unlimited, price: $0.01",
+        "id: counted, kind: quota, meter: credits, limit: unlimited, scope: [model], optional_for: [call]",
+    )
+    path = written(tmp_path, policy.text)
+    rows = explained(capsys, path, scope={"model": "big"}, amounts={"credits": 7})
+    assert rows["hard"][3:] == [
+        "1000 credits per cycle",
+        "plan free, line 8",
+        "depends on what is used; else refused: 429 no",
+    ]
+    assert rows["soft"][5] == "passes until 259200 s after exhaustion"
+    assert rows["billed"][5] == "passes: use above the limit is billed"
+    assert rows["counted"][3:] == ["unlimited", "every plan, line 11", "passes: it only counts"]
+    rows = explained(capsys, path, scope={}, amounts={"credits": 7})
+    assert rows["counted"] == ["quota", "model is not named; call need not name it"]
+
+
 def test_explain_names_the_row_and_the_knob_that_a_value_comes_from(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

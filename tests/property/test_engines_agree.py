@@ -314,13 +314,23 @@ class EnginesAgree(RuleBasedStateMachine):
     @precondition(lambda self: not self.overdue)
     @invariant()
     def figures_are_equal(self) -> None:
-        """Not right after a step of the clock, so that the next operation finds the overdue holds itself."""
+        """Limits, cycles of quotas, notes. Not right after a step of the clock, so that the next operation finds the
+        overdue holds itself.
+        """
         for name in draw_.TENANTS:
             for scope in draw_.SCOPES[:2]:
                 operation = Operation(ref=self.ref(name), action="", scope=scope)
                 plan = usage_plan(self.policy, operation, self.accounts[name][-1], self.clock())
-                model, scripts = (self.loop.run_until_complete(engine.look(plan, WITHIN_S)) for engine in self.engines)
+                model, scripts = (
+                    self.loop.run_until_complete(engine.cycles(plan, WITHIN_S)) for engine in self.engines
+                )
                 assert model == scripts
+            noted = [
+                [note._replace(note_id="") for note in self.loop.run_until_complete(notes)]
+                for notes in (engine.notes(self.ref(name), "", 1000, WITHIN_S) for engine in self.engines)
+            ]
+            # What one settle crosses is noted in no order.
+            assert sorted(noted[0]) == sorted(noted[1])
 
     def teardown(self) -> None:
         """When every lease has ended, nothing is left of any hold."""

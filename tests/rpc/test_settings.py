@@ -59,6 +59,8 @@ def test_a_url_chooses_redis_unless_another_store_is_named(words: list[str], kin
         (["--log-level", "loud"], "--log-level=loud: "),
         (["--policies", ":"], "--policies=:: names no file"),
         (["--store", "redis"], "--store redis needs --redis-url"),
+        (["--tls-cert", "a.pem"], "TLS needs both --tls-cert and --tls-key"),
+        (["--tls-client-ca", "a.pem"], "--tls-client-ca needs --tls-cert"),
         (["--test-clock", "--listen", "0.0.0.0:1"], "--test-clock lets anybody set the time"),
         (["--test-clock", "--listen", "myhost:1"], "--test-clock lets anybody set the time"),
     ],

@@ -1,7 +1,7 @@
 """How a server lives with its store: absent, back again, emptied, adopted, embedded."""
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import Awaitable, Iterator
 from pathlib import Path
 
 import pytest
@@ -17,7 +17,7 @@ from server.bootstrap import StartError, adopt_store, running
 from server.engine import embedded
 from server.jobs import epoch_watch
 from tests.rpc.conftest import MakeSettings
-from tests.rpc.faults import fault_of
+from tests.rpc.faults import DETAILS_KEY, fault_of
 from tests.rpc.healths import health_turns
 from tests.stores import RunningStore, free_port, running_store
 
@@ -69,10 +69,20 @@ async def test_a_call_that_the_store_leaves_hanging_ends_before_its_callers_dead
         await quota.CheckAndReserve(WORK)
         store.freeze()
         poll = CheckAndReserveRequest(tenant="acme", action="poll")
-        fault = await fault_of(quota.CheckAndReserve(poll, timeout=0.3))
+        ends = [await end_of(quota.CheckAndReserve(poll, timeout=0.3)) for _ in range(3)]
         store.thaw()
-    # The details are the server's: a deadline that the client itself found missed would have none.
-    assert fault.reason in {"STORE_UNAVAILABLE", "DEADLINE"}
+    # A busy machine may hold up one answer for longer than the margin that is kept for it.
+    assert any(DETAILS_KEY in dict(end.trailing_metadata() or ()) for end in ends), (
+        "the client found each missed itself"
+    )
+    assert {end.code() for end in ends} <= {StatusCode.UNAVAILABLE, StatusCode.DEADLINE_EXCEEDED}
+
+
+async def end_of(call: Awaitable[object]) -> aio.AioRpcError:
+    """The error that a call must end with, whoever found it."""
+    with pytest.raises(aio.AioRpcError) as caught:
+        await call
+    return caught.value
 
 
 async def test_an_emptied_store_decides_nothing_about_money_until_it_is_adopted(

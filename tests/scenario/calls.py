@@ -54,6 +54,7 @@ VERBS: Final[Mapping[str, Verb]] = {
     "ledger": Verb(ADMIN, "ListLedger", admin.ListLedgerRequest),
     "trim_ledger": Verb(ADMIN, "TrimLedger", admin.TrimLedgerRequest),
     "reconcile": Verb(ADMIN, "ReconcileBalances", admin.ReconcileBalancesRequest),
+    "import": Verb(ADMIN, "ImportBalances", admin.ImportBalancesRequest),
     "get_hold": Verb(ADMIN, "GetHold", admin.GetHoldRequest, "hold_id"),
     "list_holds": Verb(ADMIN, "ListHolds", admin.ListHoldsRequest),
     "notifications": Verb(ADMIN, "ListNotifications", admin.ListNotificationsRequest),

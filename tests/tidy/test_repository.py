@@ -16,7 +16,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 LARGEST_FILE_LINES = 450
-NOT_OURS = {"gen", "build", "dist", "__pycache__"}
+NOT_OURS = {"gen", "build", "dist", "node_modules", "target", "__pycache__"}
 IMPURE = {"asyncio", "os", "pathlib", "random", "secrets", "socket", "subprocess", "threading", "time"}
 
 EXEMPTION = re.compile(r"#\s*(?:ruff:|mypy:|noqa|type:\s*ignore|pragma:)")

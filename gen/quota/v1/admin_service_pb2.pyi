@@ -1077,6 +1077,7 @@ class ImportRow(message.Message):
     ACCOUNT_FIELD_NUMBER: builtins.int
     IMPORT_ID_FIELD_NUMBER: builtins.int
     BALANCES_FIELD_NUMBER: builtins.int
+    USAGE_FIELD_NUMBER: builtins.int
     tenant: builtins.str
     """The tenant. Required."""
     import_id: builtins.str
@@ -1089,6 +1090,10 @@ class ImportRow(message.Message):
     def balances(self) -> containers.ScalarMap[builtins.str, builtins.int]:
         """Units by balance meter."""
 
+    @builtins.property
+    def usage(self) -> containers.RepeatedCompositeFieldContainer[ImportedUsage]:
+        """What was used of quotas in their current cycle so far. At most 64."""
+
     def __init__(
         self,
         *,
@@ -1096,10 +1101,63 @@ class ImportRow(message.Message):
         account: Account | None = ...,
         import_id: builtins.str = ...,
         balances: abc.Mapping[builtins.str, builtins.int] | None = ...,
+        usage: abc.Iterable[ImportedUsage] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = typing.Literal["account", b"account"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["account", b"account", "balances", b"balances", "import_id", b"import_id", "tenant", b"tenant"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = typing.Literal["account", b"account", "balances", b"balances", "import_id", b"import_id", "tenant", b"tenant", "usage", b"usage"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+@typing.final
+class ImportedUsage(message.Message):
+    """Use of a quota that happened before the tenant came here."""
+
+    DESCRIPTOR: descriptor.Descriptor
+
+    @typing.final
+    class ScopeEntry(message.Message):
+        DESCRIPTOR: descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: builtins.int
+        VALUE_FIELD_NUMBER: builtins.int
+        key: builtins.str
+        value: builtins.str
+        def __init__(
+            self,
+            *,
+            key: builtins.str = ...,
+            value: builtins.str = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    LIMIT_ID_FIELD_NUMBER: builtins.int
+    SCOPE_FIELD_NUMBER: builtins.int
+    USED_FIELD_NUMBER: builtins.int
+    limit_id: builtins.str
+    """The quota's id."""
+    used: builtins.int
+    """Units settled in the current cycle, in base units; added to what is known. Where they exhaust the quota, its
+    grace begins with the import.
+    """
+    @builtins.property
+    def scope(self) -> containers.ScalarMap[builtins.str, builtins.str]:
+        """A value for each dimension that separates its cells."""
+
+    def __init__(
+        self,
+        *,
+        limit_id: builtins.str = ...,
+        scope: abc.Mapping[builtins.str, builtins.str] | None = ...,
+        used: builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["limit_id", b"limit_id", "scope", b"scope", "used", b"used"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -252,6 +252,7 @@ class CheckAndReserveRequest(message.Message):
     AMOUNTS_FIELD_NUMBER: builtins.int
     ITEMS_FIELD_NUMBER: builtins.int
     MODE_FIELD_NUMBER: builtins.int
+    DENY_AS_STATUS_FIELD_NUMBER: builtins.int
     policy: builtins.str
     """The policy's name; empty where the server has just one."""
     tenant: builtins.str
@@ -264,6 +265,10 @@ class CheckAndReserveRequest(message.Message):
     """What the caller wants to do; one of the policy's actions. Required."""
     mode: Mode.ValueType
     """All or nothing, or only a check."""
+    deny_as_status: builtins.bool
+    """A refusal ends the call with RESOURCE_EXHAUSTED in place of an answer: with QuotaFailure, a violation for each
+    limit that blocks; RetryInfo, only where waiting helps; and ErrorInfo, whose reason is the policy's code in capitals.
+    """
     @builtins.property
     def scope(self) -> containers.ScalarMap[builtins.str, builtins.str]:
         """Dimensions of the request (model, project, …) that the policy declares. At most 16."""
@@ -287,10 +292,11 @@ class CheckAndReserveRequest(message.Message):
         amounts: abc.Mapping[builtins.str, builtins.int] | None = ...,
         items: abc.Iterable[Item] | None = ...,
         mode: Mode.ValueType = ...,
+        deny_as_status: builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["action", b"action", "amounts", b"amounts", "items", b"items", "mode", b"mode", "policy", b"policy", "request_id", b"request_id", "scope", b"scope", "tenant", b"tenant"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = typing.Literal["action", b"action", "amounts", b"amounts", "deny_as_status", b"deny_as_status", "items", b"items", "mode", b"mode", "policy", b"policy", "request_id", b"request_id", "scope", b"scope", "tenant", b"tenant"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1006,7 +1012,9 @@ class QuotaUsage(message.Message):
 
     @builtins.property
     def past(self) -> containers.RepeatedCompositeFieldContainer[CycleUsage]:
-        """Earlier cycles in which anything was taken, the latest first; at most 12 or so."""
+        """Other cycles in which anything was taken, the latest first, at most 12 or so. Where the account's creation date
+        was changed, some of them may overlap the current one.
+        """
 
     def __init__(
         self,

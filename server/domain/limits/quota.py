@@ -237,6 +237,14 @@ class QuotaCell:
             self.crossed += cycle.crossings(limit.thresholds)
         return 0
 
+    def book(self, check: Check, used: int, now_ms: int) -> None:
+        """Adds use that happened elsewhere to the check's cycle; what it crosses, the next settle notes."""
+        assert check.terms is not None
+        self.take(check._replace(take=0), now_ms)
+        cycle = self._known(check.terms.start_ms)
+        if cycle is not None and used:
+            cycle.charge(used, now_ms, now_ms)
+
     def is_empty(self, now_ms: int) -> bool:
         """Whether nothing was ever taken here; use is the account's history and is never forgotten."""
         return not self.cycles

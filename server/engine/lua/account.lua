@@ -1,5 +1,6 @@
 #!lua
---[[ Changes an account record by compare-and-set, adds units to balances or takes them back, or all of it, in one step.
+--[[ Changes an account record by compare-and-set, adds units to balances or takes them back, books use of quotas, or
+all of it, in one step.
 
 Keys   1 cells (hash)  2 account (string)  3 due (sorted set)  4 index of tenants by due (sorted set)  5 unused
        6 ids of writes already made (hash)
@@ -7,7 +8,8 @@ Args   1 msgpack sequence: now_ms (0: ask the store), tenant's member in the ind
          expected version, record, write id ('': the version alone guards), fingerprint, cause (domain/ledger.py),
          number of changes, per change: field, units (below 0: taken back), source, expires_ms, burn order ('': not
          kept apart), ledgered (1 or 0), debt bound; then number of refills, per refill: field, ledgered, plan,
-         ceiling, cycle_ms, next_ms, raises (1: at once, once per plan and cycle)
+         ceiling, cycle_ms, next_ms, raises (1: at once, once per plan and cycle); then number of uses, per use: field,
+         limit, terms, cycle (quota.lua), units
 Reply  {1, account, results} written; {2, account, results} this id was written before, with equal content;
        {3, account} the version is another one; {4, now} something is overdue: call reap, then ask again;
        {5, account} a balance would pass 2^53 - 1; {6, account} this id was written before with other content;
@@ -17,14 +19,18 @@ Writes cells, account, ids, grants, due and index, ledger. Ids stay as long as t
 Example {1, '{"plan":"free",...}', <10>} ]]
 --@include clock
 --@include grants_change
+--@include quota
+--@include quota_finish
 --@include version
 
-local UPGRADE = 7
+local UPGRADE, CHANGE_SIZE, REFILL_SIZE, USE_SIZE = 7, 7, 7, 5
 local args = { cmsgpack.unpack(ARGV[1]) }
 local now, member, replaces, expected, record = clock(args[1]), args[2], args[3] == 1, args[4], args[5]
 local write_id, fingerprint, cause, changes = args[6], args[7], args[8], args[9]
-local refills_at = 10 + changes * 7
+local refills_at = 10 + changes * CHANGE_SIZE
 local refills = args[refills_at]
+local uses_at = refills_at + 1 + refills * REFILL_SIZE
+local uses = args[uses_at]
 
 local fields, known_fields = { 'v', 'due' }, {}
 local function field_wanted(field)
@@ -34,10 +40,14 @@ local function field_wanted(field)
   end
 end
 for change = 0, changes - 1 do
-  field_wanted(args[10 + change * 7])
+  field_wanted(args[10 + change * CHANGE_SIZE])
 end
 for refill = 0, refills - 1 do
-  field_wanted(args[refills_at + 1 + refill * 7])
+  field_wanted(args[refills_at + 1 + refill * REFILL_SIZE])
+end
+local balances_last = #fields
+for use = 1, uses do
+  fields[balances_last + use] = args[uses_at + 1 + (use - 1) * USE_SIZE]
 end
 
 local stored = redis.call('GET', KEYS[2]) or ''
@@ -55,27 +65,28 @@ if replaces and account_version(read[1]) ~= expected then
 end
 
 local raws, schedules, entries, results = {}, {}, {}, {}
-for index = 3, #fields do
+for index = 3, balances_last do
   raws[fields[index]] = read[index]
 end
-if #fields > 2 then
-  local scheduled = redis.call('HMGET', GRANTS, unpack(fields, 3))
-  for index = 3, #fields do
+if balances_last > 2 then
+  local scheduled = redis.call('HMGET', tenant_key('grants'), unpack(fields, 3, balances_last))
+  for index = 3, balances_last do
     schedules[fields[index]] = scheduled[index - 2] and schedule_read(scheduled[index - 2])
   end
-  ledger_look()
+  redis.call('XLEN', tenant_key('ledger'))
 end
 
 local function moved(field, b, grants, ledgered, why)
   local raw = balance_packed(b, grants)
   if ledgered == 1 then
-    entries[#entries + 1] = ledger_entry(now, why, write_id, field, raws[field], raw)
+    entries[#entries + 1] = { now, why, write_id, field, raws[field], raw }
   end
   raws[field] = raw
 end
 
 for change = 0, changes - 1 do
-  local field, units, source, expires_ms, order, ledgered, bound = unpack(args, 10 + change * 7, 16 + change * 7)
+  local at = 10 + change * CHANGE_SIZE
+  local field, units, source, expires_ms, order, ledgered, bound = unpack(args, at, at + CHANGE_SIZE - 1)
   local b, available, grants = balance_open(raws[field])
   if units >= 0 then
     local repaid = math.min(b[7], units) -- what comes in pays back what is owed
@@ -117,7 +128,7 @@ for change = 0, changes - 1 do
 end
 
 for refill = 0, refills - 1 do
-  local at = refills_at + 1 + refill * 7
+  local at = refills_at + 1 + refill * REFILL_SIZE
   local field, ledgered, plan, ceiling, cycle_ms, next_ms, raises = unpack(args, at, at + 6)
   local schedule = schedules[field]
   if not schedule or schedule[2] == NEVER then
@@ -138,7 +149,7 @@ for refill = 0, refills - 1 do
 end
 
 local cells, kept, due = {}, {}, NEVER
-for index = 3, #fields do
+for index = 3, balances_last do
   local field = fields[index]
   if raws[field] then
     cells[#cells + 1], cells[#cells + 2] = field, raws[field]
@@ -149,30 +160,36 @@ for index = 3, #fields do
     kept[#kept + 1], kept[#kept + 2] = field, cmsgpack.pack(unpack(schedules[field]))
   end
 end
+for use = 1, uses do
+  local field, limit, terms, cycle, units = unpack(args, uses_at + 1 + (use - 1) * USE_SIZE, uses_at + use * USE_SIZE)
+  local _, _, _, cell = quota_check(read[balances_last + use], now, 0, 0, limit, terms)
+  cells[#cells + 1] = field
+  cells[#cells + 1] = quota_finish(cell, SETTLE, false, 0, now, cycle, 0, units, now)
+end
 local packed_results = cmsgpack.pack(results)
 local before = redis.call('ZSCORE', KEYS[3], GRANTS_DUE)
 redis.call('ZSCORE', KEYS[4], member)
 
 if replaces then
-  cells[#cells + 1], cells[#cells + 2] = 'v', int(expected + 1)
+  cells[#cells + 1], cells[#cells + 2] = 'v', string.format('%.0f', expected + 1)
   redis.call('SET', KEYS[2], record)
   stored = record
 end
 if due < (tonumber(before) or NEVER) then
-  redis.call('ZADD', KEYS[3], int(due), GRANTS_DUE)
+  redis.call('ZADD', KEYS[3], string.format('%.0f', due), GRANTS_DUE)
   if due < (tonumber(read[2]) or NEVER) then
-    cells[#cells + 1], cells[#cells + 2] = 'due', int(due)
-    redis.call('ZADD', KEYS[4], int(due), member)
+    cells[#cells + 1], cells[#cells + 2] = 'due', string.format('%.0f', due)
+    redis.call('ZADD', KEYS[4], string.format('%.0f', due), member)
   end
 end
 if #cells > 0 then
   redis.call('HSET', KEYS[1], unpack(cells))
 end
 if #kept > 0 then
-  redis.call('HSET', GRANTS, unpack(kept))
+  redis.call('HSET', tenant_key('grants'), unpack(kept))
 end
 if write_id ~= '' then
   redis.call('HSET', KEYS[6], write_id, fingerprint .. packed_results)
 end
-ledger_write(entries)
+write_ledger(entries)
 return { 1, stored, packed_results }

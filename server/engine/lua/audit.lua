@@ -9,12 +9,13 @@ Reply  {0, now, sequence, whole, balances} the ledger's last sequence, whether a
 Writes nothing.
 Example {0, 1773144000000, 12, 1, <'...', '', '', 30>} ]]
 --@include clock
---@include ints
---@include finish
---@include grants_change
+--@include keys
+--@include hold
 
 -- Open holds that are looked at; of a tenant with more, what they keep is not known.
 local MOST_HOLDS = 2000
+-- As in domain/limits/base.py, and as in grants_change.lua.
+local BALANCE_KIND, GRANTS_DUE = 5, ''
 
 local args = { cmsgpack.unpack(ARGV[1]) }
 local now = clock(args[1])
@@ -23,25 +24,28 @@ local cells = redis.call('HMGET', KEYS[1], 'due', unpack(fields))
 if cells[1] and (tonumber(cells[1]) or error('CORRUPT the earliest lease end')) <= now then
   return { 4, now }
 end
-local last = redis.call('XREVRANGE', LEDGER, '+', '-', 'COUNT', 1)[1]
+local last = redis.call('XREVRANGE', tenant_key('ledger'), '+', '-', 'COUNT', 1)[1]
 local kept = {}
 local ids = redis.call('ZRANGE', KEYS[3], 0, MOST_HOLDS)
 for _, id in ipairs(ids) do
-  local raw = id ~= GRANTS_DUE and redis.call('GET', hold_key(id))
-  local hold = raw and hold_read(raw)
-  for take = hold and takes_at(hold) + 1 or 1, hold and #hold or 0, TAKE_SIZE do
+  local raw = id ~= GRANTS_DUE and redis.call('GET', tenant_key('h:' .. id))
+  local hold, at = {}, 0
+  if raw then
+    hold, at = hold_read(raw)
+  end
+  for take = at + 1, #hold, TAKE_SIZE do
     if hold[take] == BALANCE_KIND then
       local meter = hold[take + 1]
-      local total = meter > 0 and math.max(hold[meter_at(meter) + 2], 0) or 0
-      local charged = share(total, hold[take + 4], hold[take + 6], hold[take + 7])
+      local total = meter > 0 and hold[meter * METER_SIZE + REPORTED] or 0
+      local charged = math.max(total - hold[take + 6], 0)
       kept[hold[take + 3]] = (kept[hold[take + 3]] or 0) + math.max(hold[take + 4] - charged, 0)
     end
   end
 end
 local balances = {}
 if #fields > 0 then
-  local schedules = redis.call('HMGET', GRANTS, unpack(fields))
-  local trimmed = redis.call('HMGET', TRIMMED, unpack(fields))
+  local schedules = redis.call('HMGET', tenant_key('grants'), unpack(fields))
+  local trimmed = redis.call('HMGET', tenant_key('trimmed'), unpack(fields))
   for index, field in ipairs(fields) do
     local n = #balances
     balances[n + 1], balances[n + 2] = cells[index + 1] or '', schedules[index] or ''

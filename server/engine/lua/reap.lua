@@ -13,8 +13,8 @@ Writes per overdue hold, each read and then written whole: due, cells and window
        type is seen before the first write.
 Example {0, 1773144000000, 3} ]]
 --@include clock
---@include ints
 --@include finish
+--@include reported
 --@include grants_change
 --@include version
 
@@ -27,7 +27,7 @@ end
 
 local version = account_version(redis.call('HMGET', KEYS[1], 'v', 'due')[1])
 redis.call('ZSCORE', KEYS[4], member)
-local ids = redis.call('ZRANGEBYSCORE', KEYS[3], '-inf', int(now), 'LIMIT', 0, most)
+local ids = redis.call('ZRANGEBYSCORE', KEYS[3], '-inf', string.format('%.0f', now), 'LIMIT', 0, most)
 local expired = 0
 for _, id in ipairs(ids) do
   if id == GRANTS_DUE then
@@ -37,10 +37,14 @@ for _, id in ipairs(ids) do
     end
     break -- what comes next may lie before the next hold
   end
-  local raw = redis.call('GET', hold_key(id))
-  local hold = raw and hold_read(raw)
+  local key = tenant_key('h:' .. id)
+  local raw = redis.call('GET', key)
+  local hold, at
+  if raw then
+    hold, at = hold_read(raw)
+  end
   if hold and hold[1] == ACTIVE then
-    finish(id, hold, EXPIRE, EXPIRED, reported(hold), now)
+    finish(key, id, hold, at, EXPIRE, EXPIRED, reported(hold), now)
   else
     redis.call('ZREM', KEYS[3], id)
   end

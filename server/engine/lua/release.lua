@@ -9,24 +9,27 @@ Writes due, cells and windows of the hold's takes, hold. A second release finds
        the hold ended and frees nothing of its neighbours'.
 Example {1, 1773144000000, <3,...>} ]]
 --@include clock
---@include ints
 --@include finish
+--@include reported
 
 local args = { cmsgpack.unpack(ARGV[1]) }
 local id = args[2]
 local now = clock(args[1])
 
-local due = redis.call('HGET', KEYS[1], 'due')
-if due and tonumber(due) <= now then
-  return { 4, now }
-end
 local raw = redis.call('GET', KEYS[5])
 if not raw then
   return { 3, now }
 end
-local hold = hold_read(raw)
+local hold, at = hold_read(raw)
 if hold[1] ~= ACTIVE then
   return { 2, now, raw }
 end
-finish(id, hold, RELEASE, RELEASED, reported(hold), now)
-return { 1, now, hold_packed(hold) }
+-- Where it is missing from the due set, no reap ends it.
+if hold[2] + hold[3] <= now and redis.call('ZSCORE', KEYS[3], id) then
+  return { 4, now }
+end
+local record = finish(KEYS[5], id, hold, at, RELEASE, RELEASED, reported(hold), now)
+if not record then
+  return { 4, now }
+end
+return { 1, now, record }

@@ -38,9 +38,9 @@ for at = 2, #args, FIELDS do
   end
   local new = balance_packed(b, grants)
   set[#set + 1], set[#set + 2] = field, new
-  entries[#entries + 1] = ledger_entry(now, REPAIR, '', field, raw, new)
+  entries[#entries + 1] = { now, REPAIR, '', field, raw, new }
 end
-ledger_look()
+redis.call('XLEN', tenant_key('ledger'))
 redis.call('HSET', KEYS[1], unpack(set))
-ledger_write(entries)
+write_ledger(entries)
 return { 1, now }

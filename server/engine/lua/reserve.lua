@@ -5,23 +5,21 @@ Keys   1 cells (hash)  2 account (string)  3 due (sorted set)  4 index of tenant
        5 hold (string)  6.. windows (hash), one per scope, in the plan's order
 Args   1 plan (checks.lua)
        2 msgpack sequence: gated (1: a gate refuses), hold id ('': remember nothing), lease_ms (0: no lease),
-         longest_ms, replay_ms, tenant's member in the index, the record from its fingerprint to its meters (hold.lua),
-         number of takes, the takes
-       3 when the plan has shadow checks, a msgpack sequence: per shadow check that takes: its number, its take
-Reply  {0, now, rows} refused; {1, now, rows, lease end} granted; {2, now, hold} the id is known;
+         longest_ms, replay_ms, tenant's member in the index, the record from its fingerprint on (hold_layout.lua)
+       3 when the plan has shadow checks, a msgpack sequence: the record's takes, which end argument 2 otherwise: their
+         number, the takes; then per shadow check that takes: its number, its take
+Reply  {0, now, rows} refused; {1, now, rows} granted; {2, now, hold} the id is known;
        {3, now, account} planned for another version or time; {4, now} holds are overdue: call reap, then ask again;
-       {5, now} too many cells. rows: msgpack array, 5 per check.
+       {5, now} too many cells. rows: msgpack sequence, 3 per check (checks.lua), from before anything is taken.
 Writes on a grant alone: due and index, hold, cells, windows. ZADD NX comes first, as only it can still find a wrong
        type; SET NX is the look at the id. On a refusal only windows that block and moved back with the clock.
-Example {1, 1773144000000, <10,1,0,60000,0>, 1773144120000} ]]
+Example {1, 1773144000000, <1,60000,0>} ]]
 --@include clock
---@include ints
---@include hold
+--@include hold_layout
 --@include checks
---@include draws
 
 local plan = { cmsgpack.unpack(ARGV[1]) }
-local gated, id, lease_ms, longest_ms, replay_ms, member, content, count, takes = cmsgpack.unpack(ARGV[2])
+local gated, id, lease_ms, longest_ms, replay_ms, member, content = cmsgpack.unpack(ARGV[2])
 local now = clock(plan[1])
 
 local standing = read_standing(plan)
@@ -38,62 +36,73 @@ if not is_current(plan, standing[1], now) then
   return { 3, now, redis.call('GET', KEYS[2]) or '' }
 end
 
-local rows, sets, renews, blocked, opens, moves = check_all(plan, standing, now)
+local figures, rows, sets, renews, blocked, opens, moves = check_all(plan, standing, now)
 if gated == 1 or blocked then
   local known = id ~= '' and redis.call('GET', KEYS[5])
   if known then
     return { 2, now, known }
   end
-  write_moves(moves)
-  return { 0, now, packed_rows(rows) }
+  write_all(plan, nil, nil, moves)
+  return { 0, now, figures }
 end
-local heads = (standing[1] and 1 or 0) + (earliest and 1 or 0)
-if opens and redis.call('HLEN', KEYS[1]) - heads >= plan[5] then
-  local known = id ~= '' and redis.call('GET', KEYS[5])
-  if known then
-    return { 2, now, known }
+if opens then
+  local heads = (standing[1] and 1 or 0) + (earliest and 1 or 0)
+  if redis.call('HLEN', KEYS[1]) - heads >= plan[5] then
+    local known = id ~= '' and redis.call('GET', KEYS[5])
+    if known then
+      return { 2, now, known }
+    end
+    return { 5, now }
   end
-  return { 5, now }
 end
 
-count_taken(plan, rows)
-local figures = packed_rows(rows)
 if id == '' then
   write_all(plan, sets, renews, moves)
-  return { 1, now, figures, 0 }
+  return { 1, now, figures }
 end
 
 -- A shadow check that does not fit took nothing, so the hold has nothing of it to give back.
 if ARGV[3] then
   local shadow = { cmsgpack.unpack(ARGV[3]) }
-  for index = 1, #shadow, 2 do
+  local count, takes = shadow[1], shadow[2]
+  for index = 3, #shadow, 2 do
     if rows[shadow[index] * ROW] == 0 then
       count, takes = count + 1, takes .. shadow[index + 1]
     end
   end
+  content = content .. cmsgpack.pack(count) .. takes
 end
 
-if DRAWS then
-  takes = takes_with_draws(takes)
+-- What was drawn from grants goes into the takes, so that it can go back there.
+local BALANCE_KIND = 5
+if plan.draws then
+  local values = { cmsgpack.unpack(content) }
+  local takes_at = METERS - 4 + values[METERS - 5] * METER_SIZE
+  for take = takes_at + 1, #values, TAKE_SIZE do
+    local draws = values[take] == BALANCE_KIND and values[take + 4] > 0 and plan.draws[values[take + 3]]
+    if draws then
+      values[take + 8] = cmsgpack.pack(values[take + 8], unpack(draws))
+    end
+  end
+  content = cmsgpack.pack(unpack(values))
 end
 
 if lease_ms == 0 then
-  local done = cmsgpack.pack(DONE, now, 0, now + longest_ms, figures) .. content .. cmsgpack.pack(count) .. takes
-  if not redis.call('SET', KEYS[5], done, 'NX', 'PX', int(replay_ms)) then
+  local done = cmsgpack.pack(DONE, now, 0, longest_ms, figures) .. content
+  if not redis.call('SET', KEYS[5], done, 'NX', 'PX', string.format('%.0f', replay_ms)) then
     return { 2, now, redis.call('GET', KEYS[5]) }
   end
   write_all(plan, sets, renews, moves)
-  return { 1, now, figures, 0 }
+  return { 1, now, figures }
 end
 
 local lease_end = now + lease_ms
-local due = int(lease_end)
+local due = string.format('%.0f', lease_end)
 local first_due = not earliest or lease_end < earliest
 if first_due then
   redis.call('ZSCORE', KEYS[4], member)
 end
-local active = cmsgpack.pack(ACTIVE, now, lease_end, now + longest_ms, figures)
-  .. content .. cmsgpack.pack(count) .. takes
+local active = cmsgpack.pack(ACTIVE, now, lease_ms, longest_ms, figures) .. content
 if redis.call('ZADD', KEYS[3], 'NX', due, id) == 0 then
   return { 2, now, redis.call('GET', KEYS[5]) }
 end
@@ -106,4 +115,4 @@ if first_due then
   redis.call('HSET', KEYS[1], 'due', due)
 end
 write_all(plan, sets, renews, moves)
-return { 1, now, figures, lease_end }
+return { 1, now, figures }

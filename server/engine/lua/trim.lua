@@ -7,11 +7,11 @@ Args   1 msgpack sequence: last sequence to drop, entries at most
 Reply  {1, dropped} there are more; {0, dropped} done.
 Writes the totals at the last dropped entries, ledger.
 Example {0, 12} ]]
---@include ints
---@include ledger
+--@include keys
 
 local args = { cmsgpack.unpack(ARGV[1]) }
-local entries = redis.call('XRANGE', LEDGER, '-', '0-' .. int(args[1]), 'COUNT', args[2])
+local ledger_key, trimmed_key = tenant_key('ledger'), tenant_key('trimmed')
+local entries = redis.call('XRANGE', ledger_key, '-', '0-' .. string.format('%.0f', args[1]), 'COUNT', args[2])
 if #entries == 0 then
   return { 0, 0 }
 end
@@ -24,7 +24,8 @@ local set = {}
 for field, after in pairs(totals) do
   set[#set + 1], set[#set + 2] = field, after
 end
-redis.call('HLEN', TRIMMED)
-redis.call('HSET', TRIMMED, unpack(set))
-redis.call('XTRIM', LEDGER, 'MINID', '0-' .. int(tonumber(string.sub(entries[#entries][1], 3)) + 1))
+local kept_from = tonumber(string.sub(entries[#entries][1], 3)) + 1
+redis.call('HLEN', trimmed_key)
+redis.call('HSET', trimmed_key, unpack(set))
+redis.call('XTRIM', ledger_key, 'MINID', '0-' .. string.format('%.0f', kept_from))
 return { #entries == args[2] and 1 or 0, #entries }

@@ -4,10 +4,10 @@
 Keys   1 cells (hash)  2 account (string)  3-5 unused  6.. windows (hash), one per scope, in the plan's order
 Args   1 plan (checks.lua)  2 when the cells of quotas are asked for, anything
 Reply  {0, now, rows} looked, and behind them the cell of each quota ('': none), if asked for; {3, now, account} planned
-       for another version or time; {4, now} holds are overdue: call reap, then ask again. rows: msgpack array, 5 per
-       check.
+       for another version or time; {4, now} holds are overdue: call reap, then ask again. rows: msgpack sequence, 3 per
+       check (checks.lua).
 Writes nothing.
-Example {0, 1773144000000, <10,0,0,0,0>} ]]
+Example {0, 1773144000000, <0,0,0>} ]]
 --@include clock
 --@include checks
 
@@ -20,14 +20,14 @@ end
 if not is_current(plan, standing[1], now) then
   return { 3, now, redis.call('GET', KEYS[2]) or '' }
 end
-local reply = { 0, now, packed_rows((check_all(plan, standing, now))) }
+local reply = { 0, now, (check_all(plan, standing, now)) }
 if ARGV[2] then
-  local at = SCOPES + 1 + plan[SCOPES] * SCOPE_SIZE
-  for check = 1, plan[6] do
-    if plan[at] == 6 then
-      reply[#reply + 1] = standing[check + 2] or ''
+  local check = SCOPES + 3 + plan[SCOPES] * SCOPE_SIZE + plan[CHECKS]
+  for number = 1, plan[STANDING] do
+    if plan[check] == 6 then
+      reply[#reply + 1] = standing[number + 2] or ''
     end
-    at = at + CHECK_SIZE
+    check = check + CHECK_SIZE
   end
 end
 return reply

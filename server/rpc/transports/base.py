@@ -1,6 +1,7 @@
 """What the server asks of a transport, whichever it is."""
 
-from typing import Final, Protocol
+from collections.abc import Callable, Coroutine
+from typing import Any, Final, Protocol, TypeAlias
 
 from grpc import aio
 
@@ -15,12 +16,19 @@ class ListenError(Exception):
     """The address cannot be served on."""
 
 
+Route: TypeAlias = Callable[[Any, Any, Any], Coroutine[Any, Any, None]]
+"""An ASGI application: takes scope, receive and send."""
+
+
 class Transport(Protocol):
     """Serves on one address, `host:port`."""
 
     @property
     def server(self) -> aio.Server:
         """Where the generated `add_…Servicer_to_server` put their servicers, before `start`."""
+
+    def add_route(self, path: str, route: Route) -> None:
+        """Serves plain HTTP at this path, where the transport can."""
 
     async def start(self) -> str:
         """Begins to serve; the address with the port that was taken. Raises ListenError."""

@@ -1,10 +1,12 @@
-"""The reference transport: grpcio's asyncio server, without TLS."""
+"""The reference transport: grpcio's asyncio server."""
 
 from typing import Final
 
+import grpc
 from grpc import aio
 
-from server.rpc.transports.base import MAX_CONCURRENT_CALLS, MAX_REQUEST_BYTES, ListenError
+from server.rpc.transports.base import MAX_CONCURRENT_CALLS, MAX_REQUEST_BYTES, ListenError, Route
+from server.rpc.transports.tls import TlsFiles
 
 OPTIONS: Final = (
     ("grpc.max_receive_message_length", MAX_REQUEST_BYTES),
@@ -25,20 +27,35 @@ class GrpcioTransport:
     start: it would silently take half of the calls.
     """
 
-    def __init__(self, listen: str, *, reuse_port: bool = False) -> None:
+    def __init__(self, listen: str, *, reuse_port: bool = False, tls: TlsFiles | None = None) -> None:
         self._listen = listen
+        self._tls = tls
         options = (*OPTIONS, ("grpc.so_reuseport", int(reuse_port)))
         self.server: Final = aio.server(options=options, maximum_concurrent_rpcs=MAX_CONCURRENT_CALLS)
+
+    def add_route(self, path: str, route: Route) -> None:
+        """Does nothing: grpcio serves gRPC alone."""
 
     async def start(self) -> str:
         """Begins to serve; the address with the port that was taken. Raises ListenError."""
         try:
-            port = self.server.add_insecure_port(self._listen)
+            port = self._add_port()
         except RuntimeError as error:
             raise ListenError(f"cannot listen on {self._listen}: is another server using the port?") from error
         await self.server.start()
         return f"{self._listen.rpartition(':')[0]}:{port}"
 
+    def _add_port(self) -> int:
+        if self._tls is None:
+            return self.server.add_insecure_port(self._listen)
+        return self.server.add_secure_port(self._listen, _credentials(self._tls))
+
     async def stop(self, grace_s: float) -> None:
         """Takes no more calls, lets those in work finish for up to `grace_s` seconds, and ends."""
         await self.server.stop(grace_s)
+
+
+def _credentials(tls: TlsFiles) -> grpc.ServerCredentials:
+    chains = [(tls.key.read_bytes(), tls.certificate.read_bytes())]
+    authorities = tls.client_ca.read_bytes() if tls.client_ca else None
+    return grpc.ssl_server_credentials(chains, authorities, require_client_auth=authorities is not None)

@@ -1,5 +1,6 @@
 #!lua
---[[ Changes an account record by compare-and-set, adds units to balances or takes them back, or all of it, in one step.
+--[[ Changes an account record by compare-and-set, adds units to balances or takes them back, books use of quotas, or
+all of it, in one step.
 
 Keys   1 cells (hash)  2 account (string)  3 due (sorted set)  4 index of tenants by due (sorted set)  5 unused
        6 ids of writes already made (hash)
@@ -7,7 +8,8 @@ Args   1 msgpack sequence: now_ms (0: ask the store), tenant's member in the ind
          expected version, record, write id ('': the version alone guards), fingerprint, cause (domain/ledger.py),
          number of changes, per change: field, units (below 0: taken back), source, expires_ms, burn order ('': not
          kept apart), ledgered (1 or 0), debt bound; then number of refills, per refill: field, ledgered, plan,
-         ceiling, cycle_ms, next_ms, raises (1: at once, once per plan and cycle)
+         ceiling, cycle_ms, next_ms, raises (1: at once, once per plan and cycle); then number of uses, per use: field,
+         limit, terms, cycle (quota.lua), units
 Reply  {1, account, results} written; {2, account, results} this id was written before, with equal content;
        {3, account} the version is another one; {4, now} something is overdue: call reap, then ask again;
        {5, account} a balance would pass 2^53 - 1; {6, account} this id was written before with other content;
@@ -23,50 +25,32 @@ local function clock(given)
   local time = redis.call('TIME')
   return time[1] * 1000 + math.floor(time[2] / 1000)
 end
--- Keys that a script finds in its own data. KEYS[1] is hg:{policy/tenant}:cells; all else of the tenant starts
--- with the same tag. Mirrors server/engine/keys.py, and nothing else in Lua builds a key.
-local PREFIX = string.sub(KEYS[1], 1, -6)
-local LEDGER, TRIMMED, GRANTS = PREFIX .. 'ledger', PREFIX .. 'trimmed', PREFIX .. 'grants'
-
-local function hold_key(id)
-  return PREFIX .. 'h:' .. id
+-- A key that a script finds in its own data: what is behind the tenant's tag. KEYS[1] is hg:{policy/tenant}:cells; all
+-- else of the tenant starts with the same tag. Mirrors server/engine/keys.py, and nothing else in Lua builds a key.
+local function tenant_key(rest)
+  return string.sub(KEYS[1], 1, -6) .. rest
 end
 
-local function note_key()
-  return PREFIX .. 'note'
-end
-
--- '' stands for the standing cells, anything else for the windows of one scope.
-local function cell_key(scope)
-  if scope == '' then
-    return KEYS[1]
-  end
-  return PREFIX .. 'w:' .. string.sub(scope, 2)
-end
 --[[ The ledger: a stream with an entry for each step that moved money, numbered 0-1, 0-2, … without gaps. An entry is
-one msgpack sequence: at_ms, cause (domain/ledger.py), reference, field, the balance's seven totals before and after. ]]
-local NO_TOTALS = string.rep('\0', 49)
+one msgpack sequence: at_ms, cause (domain/ledger.py), reference, field, the balance's seven totals before and after.
 
--- Sees the stream's type, before anything is written.
-local function ledger_look()
-  redis.call('XLEN', LEDGER)
-end
-
-local function ledger_entry(at_ms, cause, reference, field, before, after)
-  return cmsgpack.pack(
-    at_ms, cause, reference, field, before and string.sub(before, 1, 49) or NO_TOTALS, string.sub(after, 1, 49)
-  )
-end
-
-local function ledger_write(entries)
-  for _, entry in ipairs(entries) do
-    redis.call('XADD', LEDGER, '0-*', 'e', entry)
+`entries` have the same, with the balance's raw values (false or nil: there was none). That the key is a stream was
+seen before the step's first write. ]]
+local function write_ledger(entries)
+  for index = 1, #entries do
+    local at_ms, cause, reference, field, before, after = unpack(entries[index], 1, 6)
+    local totals = before and string.sub(before, 1, 49) or string.rep('\0', 49)
+    redis.call('XADD', tenant_key('ledger'), '0-*', 'e', cmsgpack.pack(
+      at_ms, cause, reference, field, totals, string.sub(after, 1, 49)
+    ))
   end
 end
--- Renders an integer for a command. tostring() and .. turn large numbers into exponents.
-local function int(n)
-  return string.format('%.0f', n)
-end
+--[[ balance: prepaid units. Twin of server/domain/limits/balance.py. A cell is seven running totals of 7 bytes:
+granted, reversed, charged, held, expired, uncollected, debt. Behind them stand its grants, where the policy keeps them
+apart and there is more than one (balance_grants.lua).
+granted - reversed + debt = available + held + charged + expired. Subtracted in an order that keeps every
+intermediate result exact. ]]
+local BALANCE, BALANCE_SIZE = '>I7I7I7I7I7I7I7', 49
 --[[ The grants of a balance that keeps them apart: behind its totals, as one msgpack sequence.
 1 burn order (sources as digits)  2 ledgered (1 or 0)  then per grant, by source and expiry: source, expires_ms, left
 A grant is all units of one source and one expiry. What of the available units stands in none of them is the first
@@ -75,14 +59,8 @@ when nothing is left of it, since a hold may bring something back. ]]
 local MONTHLY, NEVER = 1, 9007199254740991
 local FIRST_GRANT, GRANT_SIZE, MOST_GRANTS = 3, 3, 64
 
-local grants_functions
-
--- What there is to do with grants: read, packed, draw, add, give_back.
+-- What there is to do with grants: read, packed, draw, add, give_back. Made when asked for: few balances have grants.
 local function grants_kept()
-  if grants_functions then
-    return grants_functions
-  end
-
   local function grants_read(packed, available)
     local grants = { cmsgpack.unpack(packed) }
     if type(grants[1]) ~= 'string' or #grants < 5 or (#grants - 2) % GRANT_SIZE ~= 0 then
@@ -189,55 +167,13 @@ local function grants_kept()
     return over
   end
 
-  grants_functions = {
+  return {
     read = grants_read,
     packed = grants_packed,
     draw = grants_draw,
     add = grants_add,
     give_back = grants_return,
   }
-  return grants_functions
-end
---[[ balance: prepaid units. Twin of server/domain/limits/balance.py. A cell is seven running totals of 7 bytes:
-granted, reversed, charged, held, expired, uncollected, debt. Behind them stand its grants, where the policy keeps them
-apart and there is more than one (balance_grants.lua).
-granted - reversed + debt = available + held + charged + expired. Subtracted in an order that keeps every
-intermediate result exact. ]]
-local BALANCE, BALANCE_SIZE = '>I7I7I7I7I7I7I7', 49
-
--- What a request draws from each balance that keeps grants apart, by the cell's field (draws.lua); nil without any.
-local DRAWS
-
--- Returns cap, used, held, reset_ms, wait_ms, and the new raw value (nil when it does not fit or takes nothing).
-local function balance_check(raw, _, amount, take, _, order, field)
-  if not raw then
-    return 0, 0, 0, -1, amount > 0 and -1 or 0
-  end
-  if #raw < BALANCE_SIZE then
-    error('CORRUPT a balance cell of ' .. #raw .. ' bytes')
-  end
-  local granted, reversed, charged, held, expired, uncollected, debt = struct.unpack(BALANCE, raw)
-  if math.max(granted, reversed, charged, held, expired, uncollected, debt) >= 9007199254740992 then
-    error('CORRUPT a balance above 2^53 - 1')
-  end
-  local available = math.max(granted - reversed - expired - charged + debt - held, 0)
-  local grants = #raw > BALANCE_SIZE and grants_kept().read(string.sub(raw, BALANCE_SIZE + 1), available)
-  if amount > 0 and amount > available then
-    return available + held, held, held, -1, -1
-  end
-  if not take then
-    return available + held, held, held, -1, 0
-  end
-  local new = struct.pack(BALANCE, granted, reversed, charged, held + take, expired, uncollected, debt)
-  if grants then
-    if order ~= 0 then
-      grants[1] = order
-    end
-    DRAWS = DRAWS or {}
-    DRAWS[field] = grants_kept().draw(grants, grants[1], available, take)
-    new = new .. grants_kept().packed(grants)
-  end
-  return available + held, held, held, -1, 0, new
 end
 
 -- {granted, reversed, charged, held, expired, uncollected, debt}, available, grants (nil: none kept apart)
@@ -264,13 +200,14 @@ local function balance_packed(b, grants)
   return struct.pack(BALANCE, b[1], b[2], b[3], b[4], b[5], b[6], b[7])
     .. (grants and grants_kept().packed(grants) or '')
 end
+
 --[[ What time does to balances: grants lapse, and a refill tops up to its ceiling when a cycle begins.
 
-GRANTS has, per field of a balance with either: ledgered (1 or 0), refill_ms (the next one; NEVER without), cycle_ms
-(start of the cycle that was refilled last), then the plans refilled in that cycle. The sorted set of open holds by
-lease end has GRANTS_DUE, an id that no hold has, at the instant of the next change, so that a tenant is found overdue
-when it has come. Each instant is a step of its own, in order with the ends of leases: who comes late finds what who
-came in time would have found. ]]
+hg:{p/t}:grants has, per field of a balance with either: ledgered (1 or 0), refill_ms (the next one; NEVER without),
+cycle_ms (start of the cycle that was refilled last), then the plans refilled in that cycle. The sorted set of open
+holds by lease end has GRANTS_DUE, an id that no hold has, at the instant of the next change, so that a tenant is
+found overdue when it has come. Each instant is a step of its own, in order with the ends of leases: who comes late
+finds what who came in time would have found. ]]
 local GRANTS_DUE = ''
 local LAPSE, REFILL = 5, 6
 
@@ -319,7 +256,8 @@ end
 per field ledgered, plan, ceiling, cycle_ms, next_ms. Returns nil when done, or the instant for which terms are wanted.
 Reads all, then writes. ]]
 local function change_grants(now, terms_ms, terms)
-  local stored = redis.call('HGETALL', GRANTS)
+  local grants_key = tenant_key('grants')
+  local stored = redis.call('HGETALL', grants_key)
   local fields, schedules = {}, {}
   for index = 1, #stored, 2 do
     fields[#fields + 1] = stored[index]
@@ -337,7 +275,7 @@ local function change_grants(now, terms_ms, terms)
     local _, _, grants = balance_open(raws[field])
     at_ms = math.min(at_ms, next_change(schedules[field], grants))
   end
-  ledger_look()
+  redis.call('XLEN', tenant_key('ledger'))
 
   local entries, cells, kept, gone, due = {}, {}, {}, {}, NEVER
   for _, field in ipairs(fields) do
@@ -346,7 +284,7 @@ local function change_grants(now, terms_ms, terms)
     local function moved(ledgered, cause)
       local raw = balance_packed(b, grants)
       if ledgered == 1 then
-        entries[#entries + 1] = ledger_entry(at_ms, cause, '', field, raws[field], raw)
+        entries[#entries + 1] = { at_ms, cause, '', field, raws[field], raw }
       end
       raws[field] = raw
     end
@@ -387,30 +325,159 @@ local function change_grants(now, terms_ms, terms)
     redis.call('HSET', KEYS[1], unpack(cells))
   end
   if #kept > 0 then
-    redis.call('HSET', GRANTS, unpack(kept))
+    redis.call('HSET', grants_key, unpack(kept))
   end
   if #gone > 0 then
-    redis.call('HDEL', GRANTS, unpack(gone))
+    redis.call('HDEL', grants_key, unpack(gone))
   end
   if due < NEVER then
-    redis.call('ZADD', KEYS[3], int(due), GRANTS_DUE)
+    redis.call('ZADD', KEYS[3], string.format('%.0f', due), GRANTS_DUE)
   else
     redis.call('ZREM', KEYS[3], GRANTS_DUE)
   end
-  ledger_write(entries)
+  write_ledger(entries)
   return nil
+end
+--[[ quota: an allowance per cycle. Twin of server/domain/limits/quota.py.
+
+A cell is an entry per cycle, the latest first (engine/quota_cells.py): start, end, limit, overage allowed, grace in ms,
+price, within, overage, grace, over_hard, held, exhausted at, noted. So a cycle rolls over by putting an entry in front,
+and the number of cells does not grow. A hold finds its cycle by the start, and so does a clock that went back. ]]
+local QUOTA, QUOTA_SIZE, QUOTA_TERMS = '>I6I7I7I7I6I7I7I7I7I7I7I6I1', 82, '>I6I7I6I7I7'
+local QUOTA_PAST, QUOTA_MOST = 12, 9007199254740991
+
+-- Where the entry of the cycle that begins at `start` is, or where it belongs, and whether it is there.
+local function quota_place(raw, start)
+  if #raw == 0 or #raw % QUOTA_SIZE ~= 0 then
+    error('CORRUPT a quota cell of ' .. #raw .. ' bytes')
+  end
+  for at = 1, #raw, QUOTA_SIZE do
+    local begins = struct.unpack('>I6', raw, at)
+    if begins <= start then
+      return at, begins == start
+    end
+  end
+  return #raw + 1, false
+end
+
+--[[ Returns used (held included), held, wait_ms, and the new raw value (nil when it does not fit or takes nothing).
+Nothing is refused before enforcement, which begins `grace` after settled use reached the limit and its overage; from
+then on a request fits whole or not at all. ]]
+local function quota_check(raw, now, amount, take, cap, param)
+  local start, stop, grace, overage, price = struct.unpack(QUOTA_TERMS, param)
+  local at, found = 1, false
+  local within, billed, graced, over, held, exhausted, noted = 0, 0, 0, 0, 0, 0, 0
+  if raw then
+    at, found = quota_place(raw, start)
+    if found then
+      local _, limit
+      _, _, limit, _, _, _, within, billed, graced, over, held, exhausted, noted = struct.unpack(QUOTA, raw, at)
+      noted = limit == cap and noted or 0
+    end
+  end
+  local used = within + billed + graced + over
+  local total, bound = used + held + amount, math.min(cap + overage, QUOTA_MOST)
+  if used + held > QUOTA_MOST then
+    error('CORRUPT a quota above 2^53 - 1')
+  end
+  if used < bound then
+    exhausted = 0
+  elseif exhausted == 0 then
+    exhausted = now
+  end
+  if amount > 0 and total > bound
+    and (total > QUOTA_MOST or grace == 0 or (used >= bound and now >= exhausted + grace)) then
+    return used + held, held, (grace > 0 or amount <= bound) and stop - now or -1
+  end
+  if not take then
+    return used + held, held, 0
+  end
+  local entry = struct.pack(QUOTA, start, stop, cap, overage, grace, price,
+    within, billed, graced, over, held + take, exhausted, noted)
+  if not raw then
+    return used + held, held, 0, entry
+  end
+  if found then
+    return used + held, held, 0, string.sub(raw, 1, at - 1) .. entry .. string.sub(raw, at + QUOTA_SIZE)
+  end
+  -- A cycle more. Those that are too old leave, unless a hold is still open in them.
+  local size = #raw
+  while size >= (QUOTA_PAST + 1) * QUOTA_SIZE and at <= size do
+    local old_held = select(11, struct.unpack(QUOTA, raw, size - QUOTA_SIZE + 1))
+    if old_held > 0 then
+      break
+    end
+    size = size - QUOTA_SIZE
+  end
+  return used + held, held, 0, string.sub(raw, 1, at - 1) .. entry .. string.sub(raw, at, size)
+end
+-- Why a take is changed; the numbers are those of domain/limits/base.py.
+local REPORT, SETTLE, RELEASE, EXPIRE = 1, 2, 3, 4
+
+--[[ New raw value, and the thresholds that were crossed: start, percent, limit, used of each.
+`param` has the start of the cycle that the take belongs to, and the thresholds, a byte each. What was delivered is
+charged in full: up to the limit, up to the overage, and above both to the grace if the hold was made before that
+ended. ]]
+local function quota_finish(raw, ending, live, amount, instant, param, before, after, now)
+  if not raw then
+    error('CORRUPT a hold of a quota that has no cell')
+  end
+  local at, found = quota_place(raw, struct.unpack('>I6', param))
+  if not found then
+    at = #raw - QUOTA_SIZE + 1 -- its cycle left long ago: the oldest one takes the use, so that none is lost
+  end
+  local start, stop, limit, overage, grace, price, within, billed, graced, over, held, exhausted, noted =
+    struct.unpack(QUOTA, raw, at)
+  before, after = math.max(before, 0), math.max(after, 0)
+  local own = live and math.max(amount - before, 0) or 0
+  held = held - (ending == REPORT and math.min(after - before, own) or own)
+  local crossed
+  if after > before then
+    local bound, used = math.min(limit + overage, QUOTA_MOST), within + billed + graced + over
+    local new = used + after - before
+    local to_within = math.max(math.min(new, limit) - used, 0)
+    local to_billed = math.max(math.min(new, bound) - math.max(used, limit), 0)
+    local rest = after - before - to_within - to_billed
+    within, billed = within + to_within, billed + to_billed
+    if grace > 0 and instant < (exhausted > 0 and exhausted or now) + grace then
+      graced = graced + rest
+    else
+      over = over + rest
+    end
+    if new >= bound and exhausted == 0 then
+      exhausted = now
+    end
+    for index = 7, #param do
+      -- Reached at that part of the limit, rounded up; split so that no product passes 2^53.
+      local percent, odd = string.byte(param, index), limit % 100
+      local reached_at = (limit - odd) / 100 * percent + math.ceil(odd * percent / 100)
+      if percent > noted and limit < QUOTA_MOST and new >= reached_at then
+        noted = percent
+        crossed = crossed or {}
+        crossed[#crossed + 1] = { start, percent, limit, new }
+      end
+    end
+  end
+  if held < 0 or within + billed + graced + over + held > QUOTA_MOST then
+    error('CORRUPT a quota outside 0 to 2^53 - 1')
+  end
+  local entry = struct.pack(QUOTA, start, stop, limit, overage, grace, price,
+    within, billed, graced, over, held, exhausted, noted)
+  return string.sub(raw, 1, at - 1) .. entry .. string.sub(raw, at + QUOTA_SIZE), crossed
 end
 -- The account's version as stored, 0 for a tenant without an account.
 local function account_version(raw)
   return raw and (tonumber(raw) or error('CORRUPT an account version')) or 0
 end
 
-local UPGRADE = 7
+local UPGRADE, CHANGE_SIZE, REFILL_SIZE, USE_SIZE = 7, 7, 7, 5
 local args = { cmsgpack.unpack(ARGV[1]) }
 local now, member, replaces, expected, record = clock(args[1]), args[2], args[3] == 1, args[4], args[5]
 local write_id, fingerprint, cause, changes = args[6], args[7], args[8], args[9]
-local refills_at = 10 + changes * 7
+local refills_at = 10 + changes * CHANGE_SIZE
 local refills = args[refills_at]
+local uses_at = refills_at + 1 + refills * REFILL_SIZE
+local uses = args[uses_at]
 
 local fields, known_fields = { 'v', 'due' }, {}
 local function field_wanted(field)
@@ -420,10 +487,14 @@ local function field_wanted(field)
   end
 end
 for change = 0, changes - 1 do
-  field_wanted(args[10 + change * 7])
+  field_wanted(args[10 + change * CHANGE_SIZE])
 end
 for refill = 0, refills - 1 do
-  field_wanted(args[refills_at + 1 + refill * 7])
+  field_wanted(args[refills_at + 1 + refill * REFILL_SIZE])
+end
+local balances_last = #fields
+for use = 1, uses do
+  fields[balances_last + use] = args[uses_at + 1 + (use - 1) * USE_SIZE]
 end
 
 local stored = redis.call('GET', KEYS[2]) or ''
@@ -441,27 +512,28 @@ if replaces and account_version(read[1]) ~= expected then
 end
 
 local raws, schedules, entries, results = {}, {}, {}, {}
-for index = 3, #fields do
+for index = 3, balances_last do
   raws[fields[index]] = read[index]
 end
-if #fields > 2 then
-  local scheduled = redis.call('HMGET', GRANTS, unpack(fields, 3))
-  for index = 3, #fields do
+if balances_last > 2 then
+  local scheduled = redis.call('HMGET', tenant_key('grants'), unpack(fields, 3, balances_last))
+  for index = 3, balances_last do
     schedules[fields[index]] = scheduled[index - 2] and schedule_read(scheduled[index - 2])
   end
-  ledger_look()
+  redis.call('XLEN', tenant_key('ledger'))
 end
 
 local function moved(field, b, grants, ledgered, why)
   local raw = balance_packed(b, grants)
   if ledgered == 1 then
-    entries[#entries + 1] = ledger_entry(now, why, write_id, field, raws[field], raw)
+    entries[#entries + 1] = { now, why, write_id, field, raws[field], raw }
   end
   raws[field] = raw
 end
 
 for change = 0, changes - 1 do
-  local field, units, source, expires_ms, order, ledgered, bound = unpack(args, 10 + change * 7, 16 + change * 7)
+  local at = 10 + change * CHANGE_SIZE
+  local field, units, source, expires_ms, order, ledgered, bound = unpack(args, at, at + CHANGE_SIZE - 1)
   local b, available, grants = balance_open(raws[field])
   if units >= 0 then
     local repaid = math.min(b[7], units) -- what comes in pays back what is owed
@@ -503,7 +575,7 @@ for change = 0, changes - 1 do
 end
 
 for refill = 0, refills - 1 do
-  local at = refills_at + 1 + refill * 7
+  local at = refills_at + 1 + refill * REFILL_SIZE
   local field, ledgered, plan, ceiling, cycle_ms, next_ms, raises = unpack(args, at, at + 6)
   local schedule = schedules[field]
   if not schedule or schedule[2] == NEVER then
@@ -524,7 +596,7 @@ for refill = 0, refills - 1 do
 end
 
 local cells, kept, due = {}, {}, NEVER
-for index = 3, #fields do
+for index = 3, balances_last do
   local field = fields[index]
   if raws[field] then
     cells[#cells + 1], cells[#cells + 2] = field, raws[field]
@@ -535,30 +607,36 @@ for index = 3, #fields do
     kept[#kept + 1], kept[#kept + 2] = field, cmsgpack.pack(unpack(schedules[field]))
   end
 end
+for use = 1, uses do
+  local field, limit, terms, cycle, units = unpack(args, uses_at + 1 + (use - 1) * USE_SIZE, uses_at + use * USE_SIZE)
+  local _, _, _, cell = quota_check(read[balances_last + use], now, 0, 0, limit, terms)
+  cells[#cells + 1] = field
+  cells[#cells + 1] = quota_finish(cell, SETTLE, false, 0, now, cycle, 0, units, now)
+end
 local packed_results = cmsgpack.pack(results)
 local before = redis.call('ZSCORE', KEYS[3], GRANTS_DUE)
 redis.call('ZSCORE', KEYS[4], member)
 
 if replaces then
-  cells[#cells + 1], cells[#cells + 2] = 'v', int(expected + 1)
+  cells[#cells + 1], cells[#cells + 2] = 'v', string.format('%.0f', expected + 1)
   redis.call('SET', KEYS[2], record)
   stored = record
 end
 if due < (tonumber(before) or NEVER) then
-  redis.call('ZADD', KEYS[3], int(due), GRANTS_DUE)
+  redis.call('ZADD', KEYS[3], string.format('%.0f', due), GRANTS_DUE)
   if due < (tonumber(read[2]) or NEVER) then
-    cells[#cells + 1], cells[#cells + 2] = 'due', int(due)
-    redis.call('ZADD', KEYS[4], int(due), member)
+    cells[#cells + 1], cells[#cells + 2] = 'due', string.format('%.0f', due)
+    redis.call('ZADD', KEYS[4], string.format('%.0f', due), member)
   end
 end
 if #cells > 0 then
   redis.call('HSET', KEYS[1], unpack(cells))
 end
 if #kept > 0 then
-  redis.call('HSET', GRANTS, unpack(kept))
+  redis.call('HSET', tenant_key('grants'), unpack(kept))
 end
 if write_id ~= '' then
   redis.call('HSET', KEYS[6], write_id, fingerprint .. packed_results)
 end
-ledger_write(entries)
+write_ledger(entries)
 return { 1, stored, packed_results }

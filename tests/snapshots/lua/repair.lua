@@ -15,46 +15,32 @@ local function clock(given)
   local time = redis.call('TIME')
   return time[1] * 1000 + math.floor(time[2] / 1000)
 end
--- Keys that a script finds in its own data. KEYS[1] is hg:{policy/tenant}:cells; all else of the tenant starts
--- with the same tag. Mirrors server/engine/keys.py, and nothing else in Lua builds a key.
-local PREFIX = string.sub(KEYS[1], 1, -6)
-local LEDGER, TRIMMED, GRANTS = PREFIX .. 'ledger', PREFIX .. 'trimmed', PREFIX .. 'grants'
-
-local function hold_key(id)
-  return PREFIX .. 'h:' .. id
+-- A key that a script finds in its own data: what is behind the tenant's tag. KEYS[1] is hg:{policy/tenant}:cells; all
+-- else of the tenant starts with the same tag. Mirrors server/engine/keys.py, and nothing else in Lua builds a key.
+local function tenant_key(rest)
+  return string.sub(KEYS[1], 1, -6) .. rest
 end
 
-local function note_key()
-  return PREFIX .. 'note'
-end
-
--- '' stands for the standing cells, anything else for the windows of one scope.
-local function cell_key(scope)
-  if scope == '' then
-    return KEYS[1]
-  end
-  return PREFIX .. 'w:' .. string.sub(scope, 2)
-end
 --[[ The ledger: a stream with an entry for each step that moved money, numbered 0-1, 0-2, … without gaps. An entry is
-one msgpack sequence: at_ms, cause (domain/ledger.py), reference, field, the balance's seven totals before and after. ]]
-local NO_TOTALS = string.rep('\0', 49)
+one msgpack sequence: at_ms, cause (domain/ledger.py), reference, field, the balance's seven totals before and after.
 
--- Sees the stream's type, before anything is written.
-local function ledger_look()
-  redis.call('XLEN', LEDGER)
-end
-
-local function ledger_entry(at_ms, cause, reference, field, before, after)
-  return cmsgpack.pack(
-    at_ms, cause, reference, field, before and string.sub(before, 1, 49) or NO_TOTALS, string.sub(after, 1, 49)
-  )
-end
-
-local function ledger_write(entries)
-  for _, entry in ipairs(entries) do
-    redis.call('XADD', LEDGER, '0-*', 'e', entry)
+`entries` have the same, with the balance's raw values (false or nil: there was none). That the key is a stream was
+seen before the step's first write. ]]
+local function write_ledger(entries)
+  for index = 1, #entries do
+    local at_ms, cause, reference, field, before, after = unpack(entries[index], 1, 6)
+    local totals = before and string.sub(before, 1, 49) or string.rep('\0', 49)
+    redis.call('XADD', tenant_key('ledger'), '0-*', 'e', cmsgpack.pack(
+      at_ms, cause, reference, field, totals, string.sub(after, 1, 49)
+    ))
   end
 end
+--[[ balance: prepaid units. Twin of server/domain/limits/balance.py. A cell is seven running totals of 7 bytes:
+granted, reversed, charged, held, expired, uncollected, debt. Behind them stand its grants, where the policy keeps them
+apart and there is more than one (balance_grants.lua).
+granted - reversed + debt = available + held + charged + expired. Subtracted in an order that keeps every
+intermediate result exact. ]]
+local BALANCE, BALANCE_SIZE = '>I7I7I7I7I7I7I7', 49
 --[[ The grants of a balance that keeps them apart: behind its totals, as one msgpack sequence.
 1 burn order (sources as digits)  2 ledgered (1 or 0)  then per grant, by source and expiry: source, expires_ms, left
 A grant is all units of one source and one expiry. What of the available units stands in none of them is the first
@@ -63,14 +49,8 @@ when nothing is left of it, since a hold may bring something back. ]]
 local MONTHLY, NEVER = 1, 9007199254740991
 local FIRST_GRANT, GRANT_SIZE, MOST_GRANTS = 3, 3, 64
 
-local grants_functions
-
--- What there is to do with grants: read, packed, draw, add, give_back.
+-- What there is to do with grants: read, packed, draw, add, give_back. Made when asked for: few balances have grants.
 local function grants_kept()
-  if grants_functions then
-    return grants_functions
-  end
-
   local function grants_read(packed, available)
     local grants = { cmsgpack.unpack(packed) }
     if type(grants[1]) ~= 'string' or #grants < 5 or (#grants - 2) % GRANT_SIZE ~= 0 then
@@ -177,55 +157,13 @@ local function grants_kept()
     return over
   end
 
-  grants_functions = {
+  return {
     read = grants_read,
     packed = grants_packed,
     draw = grants_draw,
     add = grants_add,
     give_back = grants_return,
   }
-  return grants_functions
-end
---[[ balance: prepaid units. Twin of server/domain/limits/balance.py. A cell is seven running totals of 7 bytes:
-granted, reversed, charged, held, expired, uncollected, debt. Behind them stand its grants, where the policy keeps them
-apart and there is more than one (balance_grants.lua).
-granted - reversed + debt = available + held + charged + expired. Subtracted in an order that keeps every
-intermediate result exact. ]]
-local BALANCE, BALANCE_SIZE = '>I7I7I7I7I7I7I7', 49
-
--- What a request draws from each balance that keeps grants apart, by the cell's field (draws.lua); nil without any.
-local DRAWS
-
--- Returns cap, used, held, reset_ms, wait_ms, and the new raw value (nil when it does not fit or takes nothing).
-local function balance_check(raw, _, amount, take, _, order, field)
-  if not raw then
-    return 0, 0, 0, -1, amount > 0 and -1 or 0
-  end
-  if #raw < BALANCE_SIZE then
-    error('CORRUPT a balance cell of ' .. #raw .. ' bytes')
-  end
-  local granted, reversed, charged, held, expired, uncollected, debt = struct.unpack(BALANCE, raw)
-  if math.max(granted, reversed, charged, held, expired, uncollected, debt) >= 9007199254740992 then
-    error('CORRUPT a balance above 2^53 - 1')
-  end
-  local available = math.max(granted - reversed - expired - charged + debt - held, 0)
-  local grants = #raw > BALANCE_SIZE and grants_kept().read(string.sub(raw, BALANCE_SIZE + 1), available)
-  if amount > 0 and amount > available then
-    return available + held, held, held, -1, -1
-  end
-  if not take then
-    return available + held, held, held, -1, 0
-  end
-  local new = struct.pack(BALANCE, granted, reversed, charged, held + take, expired, uncollected, debt)
-  if grants then
-    if order ~= 0 then
-      grants[1] = order
-    end
-    DRAWS = DRAWS or {}
-    DRAWS[field] = grants_kept().draw(grants, grants[1], available, take)
-    new = new .. grants_kept().packed(grants)
-  end
-  return available + held, held, held, -1, 0, new
 end
 
 -- {granted, reversed, charged, held, expired, uncollected, debt}, available, grants (nil: none kept apart)
@@ -280,9 +218,9 @@ for at = 2, #args, FIELDS do
   end
   local new = balance_packed(b, grants)
   set[#set + 1], set[#set + 2] = field, new
-  entries[#entries + 1] = ledger_entry(now, REPAIR, '', field, raw, new)
+  entries[#entries + 1] = { now, REPAIR, '', field, raw, new }
 end
-ledger_look()
+redis.call('XLEN', tenant_key('ledger'))
 redis.call('HSET', KEYS[1], unpack(set))
-ledger_write(entries)
+write_ledger(entries)
 return { 1, now }

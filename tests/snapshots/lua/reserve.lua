@@ -5,15 +5,15 @@ Keys   1 cells (hash)  2 account (string)  3 due (sorted set)  4 index of tenant
        5 hold (string)  6.. windows (hash), one per scope, in the plan's order
 Args   1 plan (checks.lua)
        2 msgpack sequence: gated (1: a gate refuses), hold id ('': remember nothing), lease_ms (0: no lease),
-         longest_ms, replay_ms, tenant's member in the index, the record from its fingerprint to its meters (hold.lua),
-         number of takes, the takes
-       3 when the plan has shadow checks, a msgpack sequence: per shadow check that takes: its number, its take
-Reply  {0, now, rows} refused; {1, now, rows, lease end} granted; {2, now, hold} the id is known;
+         longest_ms, replay_ms, tenant's member in the index, the record from its fingerprint on (hold_layout.lua)
+       3 when the plan has shadow checks, a msgpack sequence: the record's takes, which end argument 2 otherwise: their
+         number, the takes; then per shadow check that takes: its number, its take
+Reply  {0, now, rows} refused; {1, now, rows} granted; {2, now, hold} the id is known;
        {3, now, account} planned for another version or time; {4, now} holds are overdue: call reap, then ask again;
-       {5, now} too many cells. rows: msgpack array, 5 per check.
+       {5, now} too many cells. rows: msgpack sequence, 3 per check (checks.lua), from before anything is taken.
 Writes on a grant alone: due and index, hold, cells, windows. ZADD NX comes first, as only it can still find a wrong
        type; SET NX is the look at the id. On a refusal only windows that block and moved back with the clock.
-Example {1, 1773144000000, <10,1,0,60000,0>, 1773144120000} ]]
+Example {1, 1773144000000, <1,60000,0>} ]]
 -- The one clock of a script: the store's own time in milliseconds, or what a test passes (0 asks the store).
 local function clock(given)
   if given > 0 then
@@ -22,124 +22,81 @@ local function clock(given)
   local time = redis.call('TIME')
   return time[1] * 1000 + math.floor(time[2] / 1000)
 end
--- Renders an integer for a command. tostring() and .. turn large numbers into exponents.
-local function int(n)
-  return string.format('%.0f', n)
-end
 --[[ A hold's record: msgpack values one behind the other.
-1 state  2 created_ms  3 lease_end_ms (0: no lease)  4 longest_end_ms  5 looks (msgpack array of 5 per check, opaque)
-6 fingerprint  7 lease_ms  8 tombstone_ms  9 note (opaque)
+1 state  2 created_ms  3 lease's end, in ms since created (0: no lease)  4 longest end, in ms since created
+5 figures of the grant (checks.lua)  6 fingerprint and figures key (opaque)  7 lease_ms  8 tombstone_ms  9 note (opaque)
 10 number of meters, then per meter: name, reserved, reported (-1: never), uncollected
-then the number of takes, then per take: kind, meter (0: follows no report), scope, field, amount,
-ms since created, base, last, param (a balance's debt bound, -1 - bound where it has a ledger, or with draws, see
-draws.lua; a window's length in ms, negative where a release returns even the request; a quota's cycle and
-thresholds, packed) ]]
+then the number of takes, then per take: kind, meter (0: follows no report), scope ('' for the standing cells, else the
+windows' key behind the tag), field, amount, ms since created, base, last, param (a balance's debt bound; a window's
+length in ms, negative where a release returns even the request; a quota's cycle and thresholds, packed)
+A balance's bound is -1 - bound where it has a ledger. With what was drawn from grants that are kept apart it is a
+msgpack sequence, so that what is not used returns where it came from: the bound, then in turn source, expires_ms,
+units. What is charged comes off their front.
+Once a hold is settled or released, 3, 4, 7 and 8 are 0: a tombstone is kept small. ]]
 local ACTIVE, SETTLED, RELEASED, EXPIRED, SETTLED_LATE, DONE = 1, 2, 3, 4, 5, 6
 local METERS, METER_SIZE, TAKE_SIZE = 10, 4, 9
-local BALANCE_KIND = 5 -- as in domain/limits/base.py
-
-local function hold_read(raw)
-  local hold = { cmsgpack.unpack(raw) }
-  local meters = hold[METERS]
-  local takes = type(meters) == 'number' and hold[METERS + 1 + meters * METER_SIZE]
-  if type(takes) ~= 'number' or #hold ~= METERS + 1 + meters * METER_SIZE + takes * TAKE_SIZE then
-    error('CORRUPT a hold of ' .. #raw .. ' bytes')
-  end
-  for _, number in ipairs({ 1, 2, 3, 4, 7, 8 }) do
-    local value = hold[number]
-    if type(value) ~= 'number' or value < 0 or value % 1 ~= 0 or (number == 8 and value == 0) then
-      error('CORRUPT a hold in its field ' .. number)
-    end
-  end
-  if hold[1] < ACTIVE or hold[1] > DONE then
-    error('CORRUPT a hold in state ' .. hold[1])
-  end
-  for at = METERS + 1, METERS + meters * METER_SIZE, METER_SIZE do
-    if type(hold[at]) ~= 'string' or type(hold[at + 1] + hold[at + 2] + hold[at + 3]) ~= 'number' then
-      error('CORRUPT a meter of a hold')
-    end
-  end
-  return hold
-end
-
--- Index of the number of takes.
-local function takes_at(hold)
-  return METERS + 1 + hold[METERS] * METER_SIZE
-end
-
--- Index of a meter's name, from its number.
-local function meter_at(number)
-  return METERS + 1 + (number - 1) * METER_SIZE
-end
-
-local function hold_packed(hold)
-  return cmsgpack.pack(unpack(hold))
-end
+-- Added to a meter's number times METER_SIZE: where its values are.
+local NAME, RESERVED, REPORTED, UNCOLLECTED = 7, 8, 9, 10
 --[[ window: a rolling-window rate. Twin of server/domain/limits/window.py.
 
-A cell is one string: total (7 bytes), first instant of the newest entry (6), then the entries (instant 6, amount
-7), oldest first. A window of length W at t covers (t - W, t]; an entry made at t0 stops counting at t0 + W.
+A cell is one string: the entries (instant 6 bytes, amount 7), oldest first, then total (7) and the first instant of the
+newest entry (6). A window of length W at t covers (t - W, t]; an entry made at t0 stops counting at t0 + W.
 Up to 64 entries every instant is kept apart. Beyond that an entry made within W/1000 of the first instant of the
 newest one joins it at the later instant: it counts longer by at most W/1000, never shorter, so that a window has
 at most about 1,064 entries (14 KB) whatever the amounts. ]]
-local WINDOW_HEAD, WINDOW_ENTRY, WINDOW_EXACT = 13, 13, 64
-
--- Moves all entries back when the clock stepped back behind them, so that nobody is locked out for longer.
-local function window_moved_back(raw, step)
-  local total, first = struct.unpack('>I7I6', raw)
-  local parts = { struct.pack('>I7I6', total, math.max(first - step, 0)) }
-  for at = WINDOW_HEAD + 1, #raw, WINDOW_ENTRY do
-    local instant, amount = struct.unpack('>I6I7', raw, at)
-    parts[#parts + 1] = struct.pack('>I6I7', instant - step, amount)
-  end
-  return table.concat(parts)
-end
+local WINDOW_ENTRY, WINDOW_TAIL, WINDOW_EXACT = 13, 13, 64
 
 --[[ Looks, and works out the cell with `take` added (false: take nothing).
-Returns cap, used, held, reset_ms, wait_ms, new raw value (nil when it takes nothing; when it does not fit, only where
-the clock stepped back: the cell moved with it), and whether the key's TTL should be renewed: the newest entry was
-made in another half of a window's length. ]]
+Returns used, reset_ms, wait_ms, new raw value (nil when it takes nothing; when it does not fit, only where the clock
+stepped back: the cell moved with it), and whether the key's TTL should be renewed: the newest entry was made in another
+half of a window's length. ]]
 local function window_check(raw, now, amount, take, cap, length)
-  local size, at, total, first, newest, newest_amount = 0, 1, 0, 0, 0, 0
-  local reset, moved = 0, nil
-  if raw and #raw > WINDOW_HEAD then
-    size = #raw
-    if (size - WINDOW_HEAD) % WINDOW_ENTRY ~= 0 then
-      error('CORRUPT a window cell of ' .. size .. ' bytes')
+  -- `at` is where the oldest entry that counts begins, `last` where the newest does (0: none).
+  local at, last, total, first, newest, newest_amount, reset, moved = 1, 0, 0, now, 0, 0, 0, nil
+  if raw then
+    last = #raw - WINDOW_TAIL - WINDOW_ENTRY + 1
+    if last < 1 or last % WINDOW_ENTRY ~= 1 then
+      error('CORRUPT a window cell of ' .. #raw .. ' bytes')
     end
-    newest, newest_amount = struct.unpack('>I6I7', raw, size - WINDOW_ENTRY + 1)
+    newest, newest_amount, total, first = struct.unpack('>I6I7I7I6', raw, last)
     if newest > now then
-      raw = window_moved_back(raw, newest - now)
+      -- The clock stepped back: all entries move with it, so that nobody is locked out for longer.
+      local step, parts = newest - now, {}
+      for entry = 1, last, WINDOW_ENTRY do
+        local instant, counted = struct.unpack('>I6I7', raw, entry)
+        parts[#parts + 1] = struct.pack('>I6I7', instant - step, counted)
+      end
+      first = math.max(first - step, 0)
+      parts[#parts + 1] = struct.pack('>I7I6', total, first)
+      raw = table.concat(parts)
       newest, moved = now, raw
     end
     if newest <= now - length then
-      size = 0
+      last, total, first, newest_amount = 0, 0, now, 0
     else
-      local oldest, leaving
-      total, first, oldest, leaving = struct.unpack('>I7I6I6I7', raw)
-      at = WINDOW_HEAD + 1
+      local oldest, leaving = struct.unpack('>I6I7', raw)
       while oldest <= now - length do
         total = total - leaving
         at = at + WINDOW_ENTRY
         oldest, leaving = struct.unpack('>I6I7', raw, at)
       end
-      -- Entries of 0 wait for usage; `used` falls when the first that counts leaves.
-      local first_at = at
-      while total > 0 and leaving == 0 do
-        first_at = first_at + WINDOW_ENTRY
-        oldest, leaving = struct.unpack('>I6I7', raw, first_at)
+      if total > 0 then
+        -- Entries of 0 wait for usage; `used` falls when the first that counts leaves.
+        local counting = at
+        while leaving == 0 do
+          counting = counting + WINDOW_ENTRY
+          oldest, leaving = struct.unpack('>I6I7', raw, counting)
+        end
+        reset = oldest + length - now
       end
-      reset = total > 0 and oldest + length - now or 0
     end
-  elseif raw and #raw < WINDOW_HEAD then
-    error('CORRUPT a window cell of ' .. #raw .. ' bytes')
   end
 
   local missing = total - (cap - amount)
   if amount > 0 and missing > 0 then
     local wait = -1
     if amount <= cap then
-      for entry = at, size, WINDOW_ENTRY do
+      for entry = at, last, WINDOW_ENTRY do
         local instant, leaving = struct.unpack('>I6I7', raw, entry)
         missing = missing - leaving
         if missing <= 0 then
@@ -148,27 +105,24 @@ local function window_check(raw, now, amount, take, cap, length)
         end
       end
     end
-    return cap, total, 0, reset, wait, moved
+    return total, reset, wait, moved
   end
   if not take then
-    return cap, total, 0, reset, 0
+    return total, reset, 0
   end
-
-  local kept = ''
-  if size > 0 then
-    if newest == now or (now - first <= length / 1000 and size - at >= WINDOW_EXACT * WINDOW_ENTRY - 1) then
-      kept = string.sub(raw, at, size - WINDOW_ENTRY)
-      first = math.min(first, now)
-    else
-      kept, first, newest_amount = string.sub(raw, at), now, 0
-    end
-  else
-    first, newest_amount = now, 0
+  if last == 0 then
+    return total, reset, 0, struct.pack('>I6I7I7I6', now, take, take, now), true
   end
   local half = length / 2
-  return cap, total, 0, reset, 0,
-    struct.pack('>I7I6', total + take, first) .. kept .. struct.pack('>I6I7', now, newest_amount + take),
-    size == 0 or math.floor(newest / half) ~= math.floor(now / half)
+  local renew = math.floor(newest / half) ~= math.floor(now / half)
+  if newest == now or (now - first <= length / 1000 and last - at >= (WINDOW_EXACT - 1) * WINDOW_ENTRY) then
+    return total, reset, 0,
+      string.sub(raw, at, last - 1) .. struct.pack('>I6I7I7I6', now, newest_amount + take, total + take, first),
+      renew
+  end
+  return total, reset, 0,
+    string.sub(raw, at, last + WINDOW_ENTRY - 1) .. struct.pack('>I6I7I7I6', now, take, total + take, now),
+    renew
 end
 --[[ slots: a pool of concurrent places. Twin of server/domain/limits/slots.py. A cell is a decimal count; an
 empty pool has no cell. Whose place it is stands in the holds; overdue ones are given back before anybody looks. ]]
@@ -180,15 +134,12 @@ local function slots_taken(raw)
   end
   return taken
 end
-
--- Returns cap, used, held, reset_ms, wait_ms, and the new raw value (nil when it does not fit or takes nothing).
-local function slots_check(raw, _, amount, take, cap)
-  local taken = raw and slots_taken(raw) or 0
-  if amount > 0 and taken + amount > cap then
-    return cap, taken, taken, -1, -1
-  end
-  return cap, taken, taken, -1, 0, take and string.format('%.0f', taken + take) or nil
-end
+--[[ balance: prepaid units. Twin of server/domain/limits/balance.py. A cell is seven running totals of 7 bytes:
+granted, reversed, charged, held, expired, uncollected, debt. Behind them stand its grants, where the policy keeps them
+apart and there is more than one (balance_grants.lua).
+granted - reversed + debt = available + held + charged + expired. Subtracted in an order that keeps every
+intermediate result exact. ]]
+local BALANCE, BALANCE_SIZE = '>I7I7I7I7I7I7I7', 49
 --[[ The grants of a balance that keeps them apart: behind its totals, as one msgpack sequence.
 1 burn order (sources as digits)  2 ledgered (1 or 0)  then per grant, by source and expiry: source, expires_ms, left
 A grant is all units of one source and one expiry. What of the available units stands in none of them is the first
@@ -197,14 +148,8 @@ when nothing is left of it, since a hold may bring something back. ]]
 local MONTHLY, NEVER = 1, 9007199254740991
 local FIRST_GRANT, GRANT_SIZE, MOST_GRANTS = 3, 3, 64
 
-local grants_functions
-
--- What there is to do with grants: read, packed, draw, add, give_back.
+-- What there is to do with grants: read, packed, draw, add, give_back. Made when asked for: few balances have grants.
 local function grants_kept()
-  if grants_functions then
-    return grants_functions
-  end
-
   local function grants_read(packed, available)
     local grants = { cmsgpack.unpack(packed) }
     if type(grants[1]) ~= 'string' or #grants < 5 or (#grants - 2) % GRANT_SIZE ~= 0 then
@@ -311,29 +256,20 @@ local function grants_kept()
     return over
   end
 
-  grants_functions = {
+  return {
     read = grants_read,
     packed = grants_packed,
     draw = grants_draw,
     add = grants_add,
     give_back = grants_return,
   }
-  return grants_functions
 end
---[[ balance: prepaid units. Twin of server/domain/limits/balance.py. A cell is seven running totals of 7 bytes:
-granted, reversed, charged, held, expired, uncollected, debt. Behind them stand its grants, where the policy keeps them
-apart and there is more than one (balance_grants.lua).
-granted - reversed + debt = available + held + charged + expired. Subtracted in an order that keeps every
-intermediate result exact. ]]
-local BALANCE, BALANCE_SIZE = '>I7I7I7I7I7I7I7', 49
 
--- What a request draws from each balance that keeps grants apart, by the cell's field (draws.lua); nil without any.
-local DRAWS
-
--- Returns cap, used, held, reset_ms, wait_ms, and the new raw value (nil when it does not fit or takes nothing).
-local function balance_check(raw, _, amount, take, _, order, field)
+-- Returns available + held, held, wait_ms, the new raw value (nil when it does not fit or takes nothing), and what was
+-- drawn from its grants, where they are kept apart. `order` is the policy's burn order, or 0.
+local function balance_check(raw, amount, take, order)
   if not raw then
-    return 0, 0, 0, -1, amount > 0 and -1 or 0
+    return 0, 0, amount > 0 and -1 or 0
   end
   if #raw < BALANCE_SIZE then
     error('CORRUPT a balance cell of ' .. #raw .. ' bytes')
@@ -343,33 +279,31 @@ local function balance_check(raw, _, amount, take, _, order, field)
     error('CORRUPT a balance above 2^53 - 1')
   end
   local available = math.max(granted - reversed - expired - charged + debt - held, 0)
-  local grants = #raw > BALANCE_SIZE and grants_kept().read(string.sub(raw, BALANCE_SIZE + 1), available)
+  local kept, grants
+  if #raw > BALANCE_SIZE then
+    kept = grants_kept()
+    grants = kept.read(string.sub(raw, BALANCE_SIZE + 1), available)
+  end
   if amount > 0 and amount > available then
-    return available + held, held, held, -1, -1
+    return available + held, held, -1
   end
-  if not take then
-    return available + held, held, held, -1, 0
+  local new = take and struct.pack(BALANCE, granted, reversed, charged, held + take, expired, uncollected, debt) or nil
+  if not (grants and take) then
+    return available + held, held, 0, new
   end
-  local new = struct.pack(BALANCE, granted, reversed, charged, held + take, expired, uncollected, debt)
-  if grants then
-    if order ~= 0 then
-      grants[1] = order
-    end
-    DRAWS = DRAWS or {}
-    DRAWS[field] = grants_kept().draw(grants, grants[1], available, take)
-    new = new .. grants_kept().packed(grants)
+  if order ~= 0 then
+    grants[1] = order
   end
-  return available + held, held, held, -1, 0, new
+  local draws = kept.draw(grants, grants[1], available, take)
+  return available + held, held, 0, new .. kept.packed(grants), draws
 end
 --[[ quota: an allowance per cycle. Twin of server/domain/limits/quota.py.
 
 A cell is an entry per cycle, the latest first (engine/quota_cells.py): start, end, limit, overage allowed, grace in ms,
 price, within, overage, grace, over_hard, held, exhausted at, noted. So a cycle rolls over by putting an entry in front,
 and the number of cells does not grow. A hold finds its cycle by the start, and so does a clock that went back. ]]
-local QUOTA, QUOTA_SIZE = '>I6I7I7I7I6I7I7I7I7I7I7I6I1', 82
-local QUOTA_TERMS = '>I6I7I6I7I7'
-local QUOTA_PAST = 12
-local QUOTA_MOST = 9007199254740991
+local QUOTA, QUOTA_SIZE, QUOTA_TERMS = '>I6I7I7I7I6I7I7I7I7I7I7I6I1', 82, '>I6I7I6I7I7'
+local QUOTA_PAST, QUOTA_MOST = 12, 9007199254740991
 
 -- Where the entry of the cycle that begins at `start` is, or where it belongs, and whether it is there.
 local function quota_place(raw, start)
@@ -385,22 +319,9 @@ local function quota_place(raw, start)
   return #raw + 1, false
 end
 
--- The cell with one entry more at `at`. Cycles that are too old leave, unless a hold is still open in them.
-local function quota_with(raw, at, entry)
-  local size = #raw
-  while size >= (QUOTA_PAST + 1) * QUOTA_SIZE and at <= size do
-    local _, _, _, _, _, _, _, _, _, _, held = struct.unpack(QUOTA, raw, size - QUOTA_SIZE + 1)
-    if held > 0 then
-      break
-    end
-    size = size - QUOTA_SIZE
-  end
-  return string.sub(raw, 1, at - 1) .. entry .. string.sub(raw, at, size)
-end
-
---[[ Returns cap, used (held included), held, reset_ms, wait_ms, and the new raw value (nil when it does not fit or
-takes nothing). Nothing is refused before enforcement, which begins `grace` after settled use reached the limit and its
-overage; from then on a request fits whole or not at all. ]]
+--[[ Returns used (held included), held, wait_ms, and the new raw value (nil when it does not fit or takes nothing).
+Nothing is refused before enforcement, which begins `grace` after settled use reached the limit and its overage; from
+then on a request fits whole or not at all. ]]
 local function quota_check(raw, now, amount, take, cap, param)
   local start, stop, grace, overage, price = struct.unpack(QUOTA_TERMS, param)
   local at, found = 1, false
@@ -425,167 +346,143 @@ local function quota_check(raw, now, amount, take, cap, param)
   end
   if amount > 0 and total > bound
     and (total > QUOTA_MOST or grace == 0 or (used >= bound and now >= exhausted + grace)) then
-    return cap, used + held, held, stop - now, (grace > 0 or amount <= bound) and stop - now or -1
+    return used + held, held, (grace > 0 or amount <= bound) and stop - now or -1
   end
   if not take then
-    return cap, used + held, held, stop - now, 0
+    return used + held, held, 0
   end
   local entry = struct.pack(QUOTA, start, stop, cap, overage, grace, price,
     within, billed, graced, over, held + take, exhausted, noted)
   if not raw then
-    return cap, used + held, held, stop - now, 0, entry
+    return used + held, held, 0, entry
   end
   if found then
-    entry = string.sub(raw, 1, at - 1) .. entry .. string.sub(raw, at + QUOTA_SIZE)
-  else
-    entry = quota_with(raw, at, entry)
+    return used + held, held, 0, string.sub(raw, 1, at - 1) .. entry .. string.sub(raw, at + QUOTA_SIZE)
   end
-  return cap, used + held, held, stop - now, 0, entry
-end
--- The account's version as stored, 0 for a tenant without an account.
-local function account_version(raw)
-  return raw and (tonumber(raw) or error('CORRUPT an account version')) or 0
+  -- A cycle more. Those that are too old leave, unless a hold is still open in them.
+  local size = #raw
+  while size >= (QUOTA_PAST + 1) * QUOTA_SIZE and at <= size do
+    local old_held = select(11, struct.unpack(QUOTA, raw, size - QUOTA_SIZE + 1))
+    if old_held > 0 then
+      break
+    end
+    size = size - QUOTA_SIZE
+  end
+  return used + held, held, 0, string.sub(raw, 1, at - 1) .. entry .. string.sub(raw, at, size)
 end
 
 --[[ The look at everything. A plan's checks arrive as one msgpack sequence (wire.py):
 1 now_ms (0: ask the store)  2 account version  3 valid from  4 valid until  5 most standing cells
-6 number of standing checks  7 number of window scopes, then per scope: its checks, its key's TTL in ms
-then per check: kind, field, amount, take (false: nothing), cap, param, shadow
+6 number of checks  7 of these, standing ones  8 number of window scopes, then per scope: its checks, its key's TTL
+in ms
+then 'v', 'due', and the field of each check
+then per check: kind, amount, take (false: nothing), cap, param, shadow
 KEYS[5 + n] has the windows of the n-th scope. ]]
-local SCOPES, SCOPE_SIZE, CHECK_SIZE, ROW = 7, 2, 7, 5
-
--- The kinds that keep state, by their number in domain/limits/base.py.
-local CHECK = { [3] = window_check, [4] = slots_check, [5] = balance_check, [6] = quota_check }
-local WINDOW = 3
+local CHECKS, STANDING, SCOPES, SCOPE_SIZE, CHECK_SIZE, ROW = 6, 7, 8, 2, 6, 3
 
 -- v, due, then the standing cells that the plan looks at.
 local function read_standing(plan)
-  local fields = { 'v', 'due' }
-  local at = SCOPES + 1 + plan[SCOPES] * SCOPE_SIZE
-  for check = 1, plan[6] do
-    fields[check + 2] = plan[at + 1]
-    at = at + CHECK_SIZE
-  end
-  return redis.call('HMGET', KEYS[1], unpack(fields))
+  local fields = SCOPES + 1 + plan[SCOPES] * SCOPE_SIZE
+  return redis.call('HMGET', KEYS[1], unpack(plan, fields, fields + 1 + plan[STANDING]))
 end
 
--- Whether the plan was made for this account and this time.
+-- Whether the plan was made for this account and this time; a tenant without an account has version 0.
 local function is_current(plan, version, now)
-  return account_version(version) == plan[2] and now >= plan[3] and now < plan[4]
+  version = version and (tonumber(version) or error('CORRUPT an account version')) or 0
+  return version == plan[2] and now >= plan[3] and now < plan[4]
 end
 
 --[[ Looks at every check and works out what taking would write, writing nothing. `standing` is what read_standing gave.
-Returns the rows (cap, used, held, reset_ms, wait_ms per check, before anything is taken), the fields and values to set
-per key number, which keys need their TTL renewed, whether any check blocks, whether a standing cell is new, and the
-blocking windows that moved back with the clock, per key number: to be written even when nothing is taken. ]]
+Returns the figures before anything is taken as a msgpack sequence (two
+numbers of the kind's own and wait_ms per check), the same as a table, the fields and values to set per scope (1: the
+standing cells; false: none), which scopes need their TTL renewed (nil: none), whether any check blocks, whether a
+standing cell is new, and the blocking windows that moved back with the clock, per scope (nil: none): to be written even
+when nothing is taken. What taking draws from grants that are kept apart is put into plan.draws, by the cell's field. ]]
 local function check_all(plan, standing, now)
-  local rows, sets, renews, moves = {}, {}, {}, {}
+  local rows = { 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0 } -- made at once for five checks, for speed
+  local sets, renews, moves = { false, false, false }, nil, nil
   local blocked, opens = false, false
-  local at, row = SCOPES + 1 + plan[SCOPES] * SCOPE_SIZE, 0
-  local key, count, read, before = 1, plan[6], standing, 2
-  for scope = 0, plan[SCOPES] do
-    if scope > 0 then
-      key, count, before = 5 + scope, plan[SCOPES + scope * SCOPE_SIZE - 1], 0
-      local fields = {}
-      for index = 1, count do
-        fields[index] = plan[at + 1 + (index - 1) * CHECK_SIZE]
-      end
-      read = redis.call('HMGET', KEYS[key], unpack(fields))
+  local row, field = 0, SCOPES + 3 + plan[SCOPES] * SCOPE_SIZE
+  local at = field + plan[CHECKS]
+  local count, read, before = plan[STANDING], standing, 2
+  for scope = 1, 1 + plan[SCOPES] do
+    if scope > 1 then
+      count, before = plan[SCOPES + (scope - 1) * SCOPE_SIZE - 1], 0
+      read = redis.call('HMGET', KEYS[4 + scope], unpack(plan, field, field + count - 1))
     end
-    local set, n = {}, 0
+    local set, n = false, 0
     for index = 1, count do
-      local raw = read[before + index]
-      local cap, used, held, reset, wait, new, renew =
-        CHECK[plan[at]](raw, now, plan[at + 2], plan[at + 3], plan[at + 4], plan[at + 5], plan[at + 1])
-      rows[row + 1], rows[row + 2], rows[row + 3], rows[row + 4], rows[row + 5] = cap, used, held, reset, wait
+      local raw, kind = read[before + index], plan[at]
+      local own, other, wait, new, renew
+      -- The kinds that keep state, by their number in domain/limits/base.py.
+      if kind == 3 then
+        own, other, wait, new, renew = window_check(raw, now, plan[at + 1], plan[at + 2], plan[at + 3], plan[at + 4])
+      elseif kind == 4 then
+        local taken, take = raw and slots_taken(raw) or 0, plan[at + 2]
+        own, other, wait = taken, 0, 0
+        if plan[at + 1] > 0 and taken + plan[at + 1] > plan[at + 3] then
+          wait = -1
+        elseif take then
+          new = string.format('%.0f', taken + take)
+        end
+      elseif kind == 5 then
+        local draws
+        own, other, wait, new, draws = balance_check(raw, plan[at + 1], plan[at + 2], plan[at + 4])
+        if draws then
+          plan.draws = plan.draws or {}
+          plan.draws[plan[field]] = draws
+        end
+      elseif kind == 6 then
+        own, other, wait, new = quota_check(raw, now, plan[at + 1], plan[at + 2], plan[at + 3], plan[at + 4])
+      end
+      rows[row + 1], rows[row + 2], rows[row + 3] = own, other, wait
       if wait ~= 0 then
-        blocked = blocked or plan[at + 6] == 0
+        blocked = blocked or plan[at + 5] == 0
         if new then
-          moves[key] = moves[key] or {}
-          table.insert(moves[key], plan[at + 1])
-          table.insert(moves[key], new)
+          moves = moves or {}
+          moves[scope] = moves[scope] or {}
+          table.insert(moves[scope], plan[field])
+          table.insert(moves[scope], new)
         end
       elseif new then
-        set[n + 1], set[n + 2] = plan[at + 1], new
+        set = set or {}
+        set[n + 1], set[n + 2] = plan[field], new
         n = n + 2
-        renews[key] = renews[key] or renew
-        opens = opens or (scope == 0 and not raw)
+        if renew then
+          renews = renews or {}
+          renews[scope] = true
+        end
+        opens = opens or (scope == 1 and not raw)
       end
-      at, row = at + CHECK_SIZE, row + ROW
+      at, row, field = at + CHECK_SIZE, row + ROW, field + 1
     end
-    if n > 0 then
-      sets[key] = set
-    end
+    sets[scope] = set
   end
-  return rows, sets, renews, blocked, opens, moves
+  local figures = row > 0 and cmsgpack.pack(unpack(rows, 1, row)) or ''
+  return figures, rows, sets, renews, blocked, opens, moves
 end
 
--- Brings the rows up to date with what was taken.
-local function count_taken(plan, rows)
-  local at = SCOPES + 1 + plan[SCOPES] * SCOPE_SIZE
-  for row = 0, #rows - 1, ROW do
-    local take = plan[at + 3]
-    if take and rows[row + 5] == 0 then
-      rows[row + 2] = rows[row + 2] + take
-      if plan[at] ~= WINDOW then
-        rows[row + 3] = rows[row + 3] + take
-      elseif rows[row + 4] == 0 and take > 0 then
-        rows[row + 4] = plan[at + 5]
-      end
-    end
-    at = at + CHECK_SIZE
-  end
-end
-
--- The rows as one msgpack array.
-local function packed_rows(rows)
-  local body = #rows > 0 and cmsgpack.pack(unpack(rows)) or ''
-  return string.char(0xdc, math.floor(#rows / 256), #rows % 256) .. body
-end
-
--- Writes windows that moved back with the clock, so that none stays closed until the clock is where it was.
-local function write_moves(moves)
-  for key, set in pairs(moves) do
-    redis.call('HSET', KEYS[key], unpack(set))
-  end
-end
-
--- Writes what check_all worked out. Every key's type was seen by the look, so these writes cannot fail.
+-- Writes what check_all worked out; all of it (`sets`), or just windows that moved back with the clock, so that none
+-- stays closed until the clock is where it was. Every key's type was seen by the look, so these writes cannot fail.
 local function write_all(plan, sets, renews, moves)
-  write_moves(moves)
-  for key, set in pairs(sets) do
-    redis.call('HSET', KEYS[key], unpack(set))
-    if renews[key] then
-      redis.call('PEXPIRE', KEYS[key], string.format('%.0f', plan[SCOPES + (key - 5) * SCOPE_SIZE]))
+  if moves then
+    for scope, set in pairs(moves) do
+      redis.call('HSET', KEYS[4 + scope], unpack(set))
     end
   end
-end
---[[ What a hold remembers of its draws from a balance that keeps grants apart, so that what it does not use returns
-where it came from: in place of the take's debt bound a msgpack sequence, 1 the bound, then in turn source, expires_ms,
-units. What is charged comes off its front. ]]
-
--- A take's param, with what was drawn from the cell of this field.
-local function param_with_draws(param, field)
-  local draws = DRAWS and DRAWS[field]
-  if not draws then
-    return param
-  end
-  return cmsgpack.pack(param, unpack(draws))
-end
-
--- Packed takes with their draws.
-local function takes_with_draws(takes)
-  local values = { cmsgpack.unpack(takes) }
-  for at = 1, #values, TAKE_SIZE do
-    if values[at] == BALANCE_KIND and values[at + 4] > 0 then
-      values[at + 8] = param_with_draws(values[at + 8], values[at + 3])
+  for scope = 1, sets and 1 + plan[SCOPES] or 0 do
+    local set, key = sets[scope], scope == 1 and KEYS[1] or KEYS[4 + scope]
+    if set then
+      redis.call('HSET', key, unpack(set))
+      if renews and renews[scope] then
+        redis.call('PEXPIRE', key, string.format('%.0f', plan[SCOPES + (scope - 1) * SCOPE_SIZE]))
+      end
     end
   end
-  return cmsgpack.pack(unpack(values))
 end
 
 local plan = { cmsgpack.unpack(ARGV[1]) }
-local gated, id, lease_ms, longest_ms, replay_ms, member, content, count, takes = cmsgpack.unpack(ARGV[2])
+local gated, id, lease_ms, longest_ms, replay_ms, member, content = cmsgpack.unpack(ARGV[2])
 local now = clock(plan[1])
 
 local standing = read_standing(plan)
@@ -602,62 +499,73 @@ if not is_current(plan, standing[1], now) then
   return { 3, now, redis.call('GET', KEYS[2]) or '' }
 end
 
-local rows, sets, renews, blocked, opens, moves = check_all(plan, standing, now)
+local figures, rows, sets, renews, blocked, opens, moves = check_all(plan, standing, now)
 if gated == 1 or blocked then
   local known = id ~= '' and redis.call('GET', KEYS[5])
   if known then
     return { 2, now, known }
   end
-  write_moves(moves)
-  return { 0, now, packed_rows(rows) }
+  write_all(plan, nil, nil, moves)
+  return { 0, now, figures }
 end
-local heads = (standing[1] and 1 or 0) + (earliest and 1 or 0)
-if opens and redis.call('HLEN', KEYS[1]) - heads >= plan[5] then
-  local known = id ~= '' and redis.call('GET', KEYS[5])
-  if known then
-    return { 2, now, known }
+if opens then
+  local heads = (standing[1] and 1 or 0) + (earliest and 1 or 0)
+  if redis.call('HLEN', KEYS[1]) - heads >= plan[5] then
+    local known = id ~= '' and redis.call('GET', KEYS[5])
+    if known then
+      return { 2, now, known }
+    end
+    return { 5, now }
   end
-  return { 5, now }
 end
 
-count_taken(plan, rows)
-local figures = packed_rows(rows)
 if id == '' then
   write_all(plan, sets, renews, moves)
-  return { 1, now, figures, 0 }
+  return { 1, now, figures }
 end
 
 -- A shadow check that does not fit took nothing, so the hold has nothing of it to give back.
 if ARGV[3] then
   local shadow = { cmsgpack.unpack(ARGV[3]) }
-  for index = 1, #shadow, 2 do
+  local count, takes = shadow[1], shadow[2]
+  for index = 3, #shadow, 2 do
     if rows[shadow[index] * ROW] == 0 then
       count, takes = count + 1, takes .. shadow[index + 1]
     end
   end
+  content = content .. cmsgpack.pack(count) .. takes
 end
 
-if DRAWS then
-  takes = takes_with_draws(takes)
+-- What was drawn from grants goes into the takes, so that it can go back there.
+local BALANCE_KIND = 5
+if plan.draws then
+  local values = { cmsgpack.unpack(content) }
+  local takes_at = METERS - 4 + values[METERS - 5] * METER_SIZE
+  for take = takes_at + 1, #values, TAKE_SIZE do
+    local draws = values[take] == BALANCE_KIND and values[take + 4] > 0 and plan.draws[values[take + 3]]
+    if draws then
+      values[take + 8] = cmsgpack.pack(values[take + 8], unpack(draws))
+    end
+  end
+  content = cmsgpack.pack(unpack(values))
 end
 
 if lease_ms == 0 then
-  local done = cmsgpack.pack(DONE, now, 0, now + longest_ms, figures) .. content .. cmsgpack.pack(count) .. takes
-  if not redis.call('SET', KEYS[5], done, 'NX', 'PX', int(replay_ms)) then
+  local done = cmsgpack.pack(DONE, now, 0, longest_ms, figures) .. content
+  if not redis.call('SET', KEYS[5], done, 'NX', 'PX', string.format('%.0f', replay_ms)) then
     return { 2, now, redis.call('GET', KEYS[5]) }
   end
   write_all(plan, sets, renews, moves)
-  return { 1, now, figures, 0 }
+  return { 1, now, figures }
 end
 
 local lease_end = now + lease_ms
-local due = int(lease_end)
+local due = string.format('%.0f', lease_end)
 local first_due = not earliest or lease_end < earliest
 if first_due then
   redis.call('ZSCORE', KEYS[4], member)
 end
-local active = cmsgpack.pack(ACTIVE, now, lease_end, now + longest_ms, figures)
-  .. content .. cmsgpack.pack(count) .. takes
+local active = cmsgpack.pack(ACTIVE, now, lease_ms, longest_ms, figures) .. content
 if redis.call('ZADD', KEYS[3], 'NX', due, id) == 0 then
   return { 2, now, redis.call('GET', KEYS[5]) }
 end
@@ -670,4 +578,4 @@ if first_due then
   redis.call('HSET', KEYS[1], 'due', due)
 end
 write_all(plan, sets, renews, moves)
-return { 1, now, figures, lease_end }
+return { 1, now, figures }

@@ -1,18 +1,11 @@
+--@include balance_layout
 --@include balance_grants
---[[ balance: prepaid units. Twin of server/domain/limits/balance.py. A cell is seven running totals of 7 bytes:
-granted, reversed, charged, held, expired, uncollected, debt. Behind them stand its grants, where the policy keeps them
-apart and there is more than one (balance_grants.lua).
-granted - reversed + debt = available + held + charged + expired. Subtracted in an order that keeps every
-intermediate result exact. ]]
-local BALANCE, BALANCE_SIZE = '>I7I7I7I7I7I7I7', 49
 
--- What a request draws from each balance that keeps grants apart, by the cell's field (draws.lua); nil without any.
-local DRAWS
-
--- Returns cap, used, held, reset_ms, wait_ms, and the new raw value (nil when it does not fit or takes nothing).
-local function balance_check(raw, _, amount, take, _, order, field)
+-- Returns available + held, held, wait_ms, the new raw value (nil when it does not fit or takes nothing), and what was
+-- drawn from its grants, where they are kept apart. `order` is the policy's burn order, or 0.
+local function balance_check(raw, amount, take, order)
   if not raw then
-    return 0, 0, 0, -1, amount > 0 and -1 or 0
+    return 0, 0, amount > 0 and -1 or 0
   end
   if #raw < BALANCE_SIZE then
     error('CORRUPT a balance cell of ' .. #raw .. ' bytes')
@@ -22,21 +15,21 @@ local function balance_check(raw, _, amount, take, _, order, field)
     error('CORRUPT a balance above 2^53 - 1')
   end
   local available = math.max(granted - reversed - expired - charged + debt - held, 0)
-  local grants = #raw > BALANCE_SIZE and grants_kept().read(string.sub(raw, BALANCE_SIZE + 1), available)
+  local kept, grants
+  if #raw > BALANCE_SIZE then
+    kept = grants_kept()
+    grants = kept.read(string.sub(raw, BALANCE_SIZE + 1), available)
+  end
   if amount > 0 and amount > available then
-    return available + held, held, held, -1, -1
+    return available + held, held, -1
   end
-  if not take then
-    return available + held, held, held, -1, 0
+  local new = take and struct.pack(BALANCE, granted, reversed, charged, held + take, expired, uncollected, debt) or nil
+  if not (grants and take) then
+    return available + held, held, 0, new
   end
-  local new = struct.pack(BALANCE, granted, reversed, charged, held + take, expired, uncollected, debt)
-  if grants then
-    if order ~= 0 then
-      grants[1] = order
-    end
-    DRAWS = DRAWS or {}
-    DRAWS[field] = grants_kept().draw(grants, grants[1], available, take)
-    new = new .. grants_kept().packed(grants)
+  if order ~= 0 then
+    grants[1] = order
   end
-  return available + held, held, held, -1, 0, new
+  local draws = kept.draw(grants, grants[1], available, take)
+  return available + held, held, 0, new .. kept.packed(grants), draws
 end

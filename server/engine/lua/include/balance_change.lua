@@ -1,4 +1,5 @@
---@include balance
+--@include balance_layout
+--@include balance_grants
 
 -- {granted, reversed, charged, held, expired, uncollected, debt}, available, grants (nil: none kept apart)
 local function balance_open(raw)

@@ -1,35 +1,64 @@
---@include share
---@include balance_change
+--@include endings
+--@include balance_layout
+--@include balance_grants
 
---[[ new raw value, uncollected, whether the ledger wants an entry. Charges the hold's own units, then unreserved ones,
+--[[ New raw value, uncollected, whether the ledger wants an entry. Charges the hold's own units, then unreserved ones,
 then debt up to the bound. `param` is the bound, -1 - bound where movements go to the ledger, or with draws
-(draws.lua). What a hold does not use goes back to the grant that it came from, or is expired with it. ]]
-local function balance_finish(raw, ending, live, amount, _, base, last, param, before, after)
-  local draws = type(param) == 'string' and { cmsgpack.unpack(param) }
-  local bound = draws and draws[1] or param
+(hold_layout.lua). What a hold does not use goes back to the grant that it came from, or is expired with it. ]]
+local function balance_finish(raw, ending, live, amount, param, before, after)
+  local bound, draws = param, nil
+  if type(param) == 'string' then
+    draws = { cmsgpack.unpack(param) }
+    bound = draws[1]
+  end
   local ledgered = bound < 0
   if ledgered then
     bound = -1 - bound
   end
-  local b, available, grants = balance_open(raw)
-  before, after = share(before, amount, base, last), share(after, amount, base, last)
+  local granted, reversed, charged, held, expired, uncollected, debt = 0, 0, 0, 0, 0, 0, 0
+  if raw then
+    if #raw < BALANCE_SIZE then
+      error('CORRUPT a balance cell of ' .. #raw .. ' bytes')
+    end
+    granted, reversed, charged, held, expired, uncollected, debt = struct.unpack(BALANCE, raw)
+  end
+  local kept, grants
+  if raw and #raw > BALANCE_SIZE then
+    kept = grants_kept()
+    grants = kept.read(string.sub(raw, BALANCE_SIZE + 1), granted - reversed - expired - charged + debt - held)
+  end
+  before, after = math.max(before, 0), math.max(after, 0)
   local own = live and math.max(amount - before, 0) or 0
   local from_own = math.min(after - before, own)
   local rest = after - before - from_own
-  local from_available = math.min(rest, math.max(available, 0))
-  local from_debt = math.min(rest - from_available, math.max(bound - b[7], 0))
-  local uncollected = rest - from_available - from_debt
-  if grants then
-    grants_kept().draw(grants, grants[1], available, from_available)
+  local lost = 0
+  if rest > 0 then
+    local available = granted - reversed - expired - charged + debt - held
+    local from_available = math.min(rest, math.max(available, 0))
+    local from_debt = math.min(rest - from_available, math.max(bound - debt, 0))
+    lost = rest - from_available - from_debt
+    debt = debt + from_debt
+    if grants then
+      kept.draw(grants, grants[1], available, from_available)
+    end
   end
   local over = 0
   if draws and live and ending ~= REPORT then
-    over = grants_kept().give_back(grants, draws, math.min(after, amount))
+    over = (kept or grants_kept()).give_back(grants, draws, math.min(after, amount))
   end
-  b[4] = b[4] - (ending == REPORT and from_own or own)
-  b[7] = b[7] + from_debt
-  b[3] = b[3] + (after - before - uncollected)
-  b[5] = b[5] + over
-  b[6] = b[6] + uncollected
-  return balance_packed(b, grants), uncollected, ledgered and (after > before or over > 0)
+  held = held - (ending == REPORT and from_own or own)
+  charged = charged + (after - before - lost)
+  expired = expired + over
+  uncollected = uncollected + lost
+  if
+    math.min(held, debt) < 0
+    or math.max(granted, reversed, charged, held, expired, uncollected, debt) >= 9007199254740992
+  then
+    error('CORRUPT a balance outside 0 to 2^53 - 1')
+  end
+  local new = struct.pack(BALANCE, granted, reversed, charged, held, expired, uncollected, debt)
+  if grants then
+    new = new .. kept.packed(grants)
+  end
+  return new, lost, ledgered and (after > before or over > 0)
 end

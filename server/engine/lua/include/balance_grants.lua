@@ -6,14 +6,8 @@ when nothing is left of it, since a hold may bring something back. ]]
 local MONTHLY, NEVER = 1, 9007199254740991
 local FIRST_GRANT, GRANT_SIZE, MOST_GRANTS = 3, 3, 64
 
-local grants_functions
-
--- What there is to do with grants: read, packed, draw, add, give_back.
+-- What there is to do with grants: read, packed, draw, add, give_back. Made when asked for: few balances have grants.
 local function grants_kept()
-  if grants_functions then
-    return grants_functions
-  end
-
   local function grants_read(packed, available)
     local grants = { cmsgpack.unpack(packed) }
     if type(grants[1]) ~= 'string' or #grants < 5 or (#grants - 2) % GRANT_SIZE ~= 0 then
@@ -120,12 +114,11 @@ local function grants_kept()
     return over
   end
 
-  grants_functions = {
+  return {
     read = grants_read,
     packed = grants_packed,
     draw = grants_draw,
     add = grants_add,
     give_back = grants_return,
   }
-  return grants_functions
 end

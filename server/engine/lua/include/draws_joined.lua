@@ -1,6 +1,6 @@
---@include draws
+--@include balance_grants
 
--- The param of a take that grew from `amount` by `more`: the old draws, then the new ones.
+-- The param of a take that grew from `amount` by `more`: the old draws, then the new ones (hold_layout.lua).
 local function params_joined(param, amount, new, more)
   if type(param) ~= 'string' and type(new) ~= 'string' then
     return param

@@ -1,136 +1,166 @@
 --@include keys
 --@include hold
+--@include endings
 --@include window_finish
---@include slots_finish
+--@include slots_taken
 --@include balance_finish
 --@include quota_finish
 --@include notes
 --@include ledger
 
--- The kinds that keep state, by their number in domain/limits/base.py.
-local FINISH = { [3] = window_finish, [4] = slots_finish, [5] = balance_finish, [6] = quota_finish }
-
--- Drops the takes that `keep`, given a take's index, does not want.
-local function drop_takes(hold, keep)
-  local at = takes_at(hold)
-  local kept = 0
-  for from = at + 1, at + hold[at] * TAKE_SIZE, TAKE_SIZE do
-    if keep(from) then
-      local to = at + 1 + kept * TAKE_SIZE
-      for offset = 0, TAKE_SIZE - 1 do
-        hold[to + offset] = hold[from + offset]
-      end
-      kept = kept + 1
-    end
-  end
-  for index = #hold, at + 1 + kept * TAKE_SIZE, -1 do
-    hold[index] = nil
-  end
-  hold[at] = kept
-end
-
 --[[ One step in a hold's life: brings every cell that it took from to the new totals, then stores the record.
-`after` has the reported total of each meter, by its number; `state` is the hold's next state. Reads and works out
-everything before the first write; ZREM comes first because only it could still find a wrong type. ]]
-local function finish(id, hold, ending, state, after, now)
-  local live = hold[1] == ACTIVE
-  local at = takes_at(hold)
-  local scopes, fields, values, notes, entries = {}, {}, {}, {}, {}
-  for take = at + 1, at + hold[at] * TAKE_SIZE, TAKE_SIZE do
-    local scope, field = hold[take + 2], hold[take + 3]
-    if not values[scope] then
-      scopes[#scopes + 1] = scope
-      fields[scope], values[scope] = {}, {}
+`at` is the index of the hold's number of takes; `after` has the reported total of each meter, by its number; `state` is
+the hold's next state. Reads and works out everything before the first write; ZREM comes first because only it could
+still find a wrong type. Returns the new record, or nil when holds are overdue, which must be reaped first.
+Takes of one scope stand together in a record, and those of one cell too. ]]
+local function finish(key, id, hold, at, ending, state, after, now)
+  local live, created, last = hold[1] == ACTIVE, hold[2], #hold
+  local due_known, crossings, entries = ending == EXPIRE, nil, nil
+  local writes, groups, take = { false, false, false, false, false, false, false, false }, 0, at + 1
+  while take <= last do
+    local scope = hold[take + 2]
+    local place, fields, count = KEYS[1], { 'due', false, false, false }, 1
+    if scope ~= '' then
+      place, count = tenant_key(scope), 0
     end
-    if values[scope][field] == nil then
-      fields[scope][#fields[scope] + 1] = field
-      values[scope][field] = false
-    end
-  end
-  for _, scope in ipairs(scopes) do
-    local read = redis.call('HMGET', cell_key(scope), unpack(fields[scope]))
-    for index, field in ipairs(fields[scope]) do
-      values[scope][field] = read[index]
-    end
-  end
-  for take = at + 1, at + hold[at] * TAKE_SIZE, TAKE_SIZE do
-    local kind, meter, scope, field = hold[take], hold[take + 1], hold[take + 2], hold[take + 3]
-    local before, total = -1, -1
-    if meter > 0 then
-      before, total = math.max(hold[meter_at(meter) + 2], 0), after[meter]
-    end
-    local new, uncollected, moved, crossed = FINISH[kind](
-      values[scope][field], ending, live, hold[take + 4], hold[2] + hold[take + 5],
-      hold[take + 6], hold[take + 7], hold[take + 8], before, total, now
-    )
-    if moved then
-      entries[#entries + 1] = ledger_entry(now, ending, id, field, values[scope][field], new)
-    end
-    values[scope][field] = new
-    if crossed then
-      crossing_notes(notes, field, crossed, now)
-    end
-    if uncollected > 0 then
-      hold[meter_at(meter) + 3] = hold[meter_at(meter) + 3] + uncollected
-    end
-  end
-  for meter, total in ipairs(after) do
-    -- What was never reported stays so until a final settle: it may yet be charged as reserved.
-    if ending == SETTLE or total > 0 then
-      hold[meter_at(meter) + 2] = total
-    end
-  end
-  hold[1] = state
-  if state ~= ACTIVE then
-    drop_takes(hold, function(take)
-      return state == EXPIRED and hold[take + 1] > 0 -- a late settle still changes it
-    end)
-  end
-  local record, tombstone_ms = hold_packed(hold), int(hold[8])
-  if #entries > 0 then
-    ledger_look()
-  end
-  local sets, gone = {}, {}
-  for _, scope in ipairs(scopes) do
-    sets[scope], gone[scope] = {}, {}
-    for _, field in ipairs(fields[scope]) do
-      local value = values[scope][field]
-      if value then
-        table.insert(sets[scope], field)
-        table.insert(sets[scope], value)
-      else
-        table.insert(gone[scope], field)
+    local before_first = count
+    for index = take, last, TAKE_SIZE do
+      if hold[index + 2] ~= scope then
+        break
       end
+      count = count + 1
+      fields[count] = hold[index + 3]
+    end
+    local read = redis.call('HMGET', place, unpack(fields, 1, count))
+    if before_first == 1 then
+      if not due_known and read[1] and tonumber(read[1]) <= now then
+        return nil
+      end
+      due_known = true
+    end
+    local set, size, gone, field, new = { false, false, false, false }, 0, nil, nil, nil
+    for index = before_first + 1, count do
+      local same = fields[index] == field
+      local raw = read[index]
+      if same then
+        raw = new
+      end
+      field = fields[index]
+      local kind, meter, amount, param = hold[take], hold[take + 1] * METER_SIZE, hold[take + 4], hold[take + 8]
+      -- The parts of the meter's totals that fall on this take. A raise adds a take that starts at `base`; the last one
+      -- carries what is used beyond the reserved total. -1: it follows no report.
+      local before, total, uncollected = -1, -1, 0
+      if meter > 0 then
+        local base = hold[take + 6]
+        before, total = math.max(hold[meter + REPORTED] - base, 0), math.max(after[hold[take + 1]] - base, 0)
+        if hold[take + 7] ~= 1 then
+          before, total = math.min(before, amount), math.min(total, amount)
+        end
+      end
+      -- The kinds that keep state, by their number in domain/limits/base.py.
+      if kind == 3 then
+        new = window_finish(raw, ending, amount, created + hold[take + 5], param, before, total, now)
+      elseif kind == 4 then
+        new = raw
+        if live and ending ~= REPORT and raw then
+          -- Places are freed when the hold ends, however it ends.
+          local left = slots_taken(raw) - amount
+          new = left > 0 and string.format('%.0f', left)
+        end
+      elseif kind == 5 then
+        local moved
+        new, uncollected, moved = balance_finish(raw, ending, live, amount, param, before, total)
+        if moved then
+          entries = entries or {}
+          entries[#entries + 1] = { now, ending, id, field, raw, new }
+        end
+      elseif kind == 6 then
+        local crossed
+        new, crossed = quota_finish(raw, ending, live, amount, created + hold[take + 5], param, before, total, now)
+        for number = 1, crossed and #crossed or 0 do
+          crossings = crossings or {}
+          crossings[#crossings + 1] = { field, unpack(crossed[number]) }
+        end
+      else
+        error('CORRUPT a take of a hold')
+      end
+      if uncollected > 0 then
+        hold[meter + UNCOLLECTED] = hold[meter + UNCOLLECTED] + uncollected
+      end
+      if not new then
+        gone = gone or {}
+        gone[#gone + 1] = field
+      else
+        if not same then
+          size = size + 2
+        end
+        set[size - 1], set[size] = field, new
+      end
+      take = take + TAKE_SIZE
+    end
+    writes[groups + 1], writes[groups + 2], writes[groups + 3], writes[groups + 4] = place, set, size, gone
+    groups = groups + 4
+  end
+  if not due_known then
+    local due = redis.call('HGET', KEYS[1], 'due')
+    if due and tonumber(due) <= now then
+      return nil
     end
   end
 
-  see_notes(notes)
+  for meter = 1, hold[METERS] do
+    -- What was never reported stays so until a final settle: it may yet be charged as reserved.
+    if ending == SETTLE or after[meter] > 0 then
+      hold[meter * METER_SIZE + REPORTED] = after[meter]
+    end
+  end
+  local tombstone_ms = hold[8]
+  hold[1] = state
+  if state == EXPIRED then
+    local kept = at
+    for from = at + 1, last, TAKE_SIZE do
+      if hold[from + 1] > 0 then -- a late settle still changes it
+        for offset = 0, TAKE_SIZE - 1 do
+          hold[kept + 1 + offset] = hold[from + offset]
+        end
+        kept = kept + TAKE_SIZE
+      end
+    end
+    last, hold[at] = kept, (kept - at) / TAKE_SIZE
+  elseif state ~= ACTIVE then
+    hold[3], hold[4], hold[7], hold[8], hold[at] = 0, 0, 0, 0, 0
+    last = at
+  end
+  local record = cmsgpack.pack(unpack(hold, 1, last))
+
+  if crossings then
+    redis.call('XLEN', tenant_key('note'))
+  end
+  if entries then
+    redis.call('XLEN', tenant_key('ledger'))
+  end
   if live and state ~= ACTIVE then
     redis.call('ZREM', KEYS[3], id)
   end
-  for _, scope in ipairs(scopes) do
+  for group = 1, groups, 4 do
     -- A window cell whose key has left is not brought back: it would have no TTL.
-    if #sets[scope] > 0 then
-      redis.call('HSET', cell_key(scope), unpack(sets[scope]))
+    if writes[group + 2] > 0 then
+      redis.call('HSET', writes[group], unpack(writes[group + 1], 1, writes[group + 2]))
     end
-    if #gone[scope] > 0 then
-      redis.call('HDEL', cell_key(scope), unpack(gone[scope]))
+    if writes[group + 3] then
+      redis.call('HDEL', writes[group], unpack(writes[group + 3]))
     end
   end
   if state == ACTIVE or not live then
-    redis.call('SET', hold_key(id), record, 'KEEPTTL')
+    redis.call('SET', key, record, 'KEEPTTL')
   else
-    redis.call('SET', hold_key(id), record, 'PX', tombstone_ms)
+    redis.call('SET', key, record, 'PX', string.format('%.0f', tombstone_ms))
   end
-  write_notes(notes)
-  ledger_write(entries)
-end
-
--- The reported totals as they stand, by meter number; nothing reported counts as 0.
-local function reported(hold)
-  local totals = {}
-  for meter = 1, hold[METERS] do
-    totals[meter] = math.max(hold[meter_at(meter) + 2], 0)
+  if crossings then
+    write_crossings(crossings, now)
   end
-  return totals
+  if entries then
+    write_ledger(entries)
+  end
+  return record
 end

@@ -1,13 +1,13 @@
 --@include ledger
---@include ints
 --@include balance_change
+
 --[[ What time does to balances: grants lapse, and a refill tops up to its ceiling when a cycle begins.
 
-GRANTS has, per field of a balance with either: ledgered (1 or 0), refill_ms (the next one; NEVER without), cycle_ms
-(start of the cycle that was refilled last), then the plans refilled in that cycle. The sorted set of open holds by
-lease end has GRANTS_DUE, an id that no hold has, at the instant of the next change, so that a tenant is found overdue
-when it has come. Each instant is a step of its own, in order with the ends of leases: who comes late finds what who
-came in time would have found. ]]
+hg:{p/t}:grants has, per field of a balance with either: ledgered (1 or 0), refill_ms (the next one; NEVER without),
+cycle_ms (start of the cycle that was refilled last), then the plans refilled in that cycle. The sorted set of open
+holds by lease end has GRANTS_DUE, an id that no hold has, at the instant of the next change, so that a tenant is
+found overdue when it has come. Each instant is a step of its own, in order with the ends of leases: who comes late
+finds what who came in time would have found. ]]
 local GRANTS_DUE = ''
 local LAPSE, REFILL = 5, 6
 
@@ -56,7 +56,8 @@ end
 per field ledgered, plan, ceiling, cycle_ms, next_ms. Returns nil when done, or the instant for which terms are wanted.
 Reads all, then writes. ]]
 local function change_grants(now, terms_ms, terms)
-  local stored = redis.call('HGETALL', GRANTS)
+  local grants_key = tenant_key('grants')
+  local stored = redis.call('HGETALL', grants_key)
   local fields, schedules = {}, {}
   for index = 1, #stored, 2 do
     fields[#fields + 1] = stored[index]
@@ -74,7 +75,7 @@ local function change_grants(now, terms_ms, terms)
     local _, _, grants = balance_open(raws[field])
     at_ms = math.min(at_ms, next_change(schedules[field], grants))
   end
-  ledger_look()
+  redis.call('XLEN', tenant_key('ledger'))
 
   local entries, cells, kept, gone, due = {}, {}, {}, {}, NEVER
   for _, field in ipairs(fields) do
@@ -83,7 +84,7 @@ local function change_grants(now, terms_ms, terms)
     local function moved(ledgered, cause)
       local raw = balance_packed(b, grants)
       if ledgered == 1 then
-        entries[#entries + 1] = ledger_entry(at_ms, cause, '', field, raws[field], raw)
+        entries[#entries + 1] = { at_ms, cause, '', field, raws[field], raw }
       end
       raws[field] = raw
     end
@@ -124,16 +125,16 @@ local function change_grants(now, terms_ms, terms)
     redis.call('HSET', KEYS[1], unpack(cells))
   end
   if #kept > 0 then
-    redis.call('HSET', GRANTS, unpack(kept))
+    redis.call('HSET', grants_key, unpack(kept))
   end
   if #gone > 0 then
-    redis.call('HDEL', GRANTS, unpack(gone))
+    redis.call('HDEL', grants_key, unpack(gone))
   end
   if due < NEVER then
-    redis.call('ZADD', KEYS[3], int(due), GRANTS_DUE)
+    redis.call('ZADD', KEYS[3], string.format('%.0f', due), GRANTS_DUE)
   else
     redis.call('ZREM', KEYS[3], GRANTS_DUE)
   end
-  ledger_write(entries)
+  write_ledger(entries)
   return nil
 end

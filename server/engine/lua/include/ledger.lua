@@ -1,21 +1,16 @@
 --@include keys
+
 --[[ The ledger: a stream with an entry for each step that moved money, numbered 0-1, 0-2, … without gaps. An entry is
-one msgpack sequence: at_ms, cause (domain/ledger.py), reference, field, the balance's seven totals before and after. ]]
-local NO_TOTALS = string.rep('\0', 49)
+one msgpack sequence: at_ms, cause (domain/ledger.py), reference, field, the balance's seven totals before and after.
 
--- Sees the stream's type, before anything is written.
-local function ledger_look()
-  redis.call('XLEN', LEDGER)
-end
-
-local function ledger_entry(at_ms, cause, reference, field, before, after)
-  return cmsgpack.pack(
-    at_ms, cause, reference, field, before and string.sub(before, 1, 49) or NO_TOTALS, string.sub(after, 1, 49)
-  )
-end
-
-local function ledger_write(entries)
-  for _, entry in ipairs(entries) do
-    redis.call('XADD', LEDGER, '0-*', 'e', entry)
+`entries` have the same, with the balance's raw values (false or nil: there was none). That the key is a stream was
+seen before the step's first write. ]]
+local function write_ledger(entries)
+  for index = 1, #entries do
+    local at_ms, cause, reference, field, before, after = unpack(entries[index], 1, 6)
+    local totals = before and string.sub(before, 1, 49) or string.rep('\0', 49)
+    redis.call('XADD', tenant_key('ledger'), '0-*', 'e', cmsgpack.pack(
+      at_ms, cause, reference, field, totals, string.sub(after, 1, 49)
+    ))
   end
 end

@@ -1,30 +1,19 @@
 --@include keys
---@include ints
 
 --[[ Notes for the tenant's people, in the stream hg:{p/t}:note: each a list of fields with values (engine/notes.py).
 The oldest leave when there are more than this. ]]
 local MOST_NOTES = '1000'
 
--- Before the first write of a step that has notes: only a wrong type could still stop them.
-local function see_notes(notes)
-  if #notes > 0 then
-    redis.call('XLEN', note_key())
-  end
-end
-
-local function write_notes(notes)
-  for _, note in ipairs(notes) do
-    redis.call('XADD', note_key(), 'MAXLEN', '=', MOST_NOTES, '*', unpack(note))
-  end
-end
-
--- A quota's thresholds that a settle crossed, as notes.
-local function crossing_notes(notes, field, crossed, now)
-  for _, one in ipairs(crossed) do
-    local start, percent, limit, used = unpack(one)
-    notes[#notes + 1] = {
-      'kind', 'threshold', 'at', int(now), 'cell', field, 'cycle', int(start),
-      'percent', int(percent), 'limit', int(limit), 'used', int(used),
-    }
+-- Writes the thresholds that a step crossed: `crossings` has field, start, percent, limit, used of each. That the key
+-- is a stream was seen before the step's first write.
+local function write_crossings(crossings, now)
+  for index = 1, #crossings do
+    local field, start, percent, limit, used = unpack(crossings[index])
+    redis.call(
+      'XADD', tenant_key('note'), 'MAXLEN', '=', MOST_NOTES, '*',
+      'kind', 'threshold', 'at', string.format('%.0f', now), 'cell', field, 'cycle', string.format('%.0f', start),
+      'percent', string.format('%.0f', percent), 'limit', string.format('%.0f', limit),
+      'used', string.format('%.0f', used)
+    )
   end
 end

@@ -1,18 +1,11 @@
---@include share
---@include quota
+--@include endings
+--@include quota_place
 
--- Units at which `percent` of a limit is reached, rounded up; split so that no product passes 2^53.
-local function quota_threshold(limit, percent)
-  local rest = limit % 100
-  return (limit - rest) / 100 * percent + math.ceil(rest * percent / 100)
-end
-
---[[ new raw value, uncollected (never), false, and the thresholds that were crossed: start, percent, limit, used of
-each.
+--[[ New raw value, and the thresholds that were crossed: start, percent, limit, used of each.
 `param` has the start of the cycle that the take belongs to, and the thresholds, a byte each. What was delivered is
 charged in full: up to the limit, up to the overage, and above both to the grace if the hold was made before that
 ended. ]]
-local function quota_finish(raw, ending, live, amount, instant, base, last, param, before, after, now)
+local function quota_finish(raw, ending, live, amount, instant, param, before, after, now)
   if not raw then
     error('CORRUPT a hold of a quota that has no cell')
   end
@@ -22,7 +15,7 @@ local function quota_finish(raw, ending, live, amount, instant, base, last, para
   end
   local start, stop, limit, overage, grace, price, within, billed, graced, over, held, exhausted, noted =
     struct.unpack(QUOTA, raw, at)
-  before, after = share(before, amount, base, last), share(after, amount, base, last)
+  before, after = math.max(before, 0), math.max(after, 0)
   local own = live and math.max(amount - before, 0) or 0
   held = held - (ending == REPORT and math.min(after - before, own) or own)
   local crossed
@@ -42,8 +35,10 @@ local function quota_finish(raw, ending, live, amount, instant, base, last, para
       exhausted = now
     end
     for index = 7, #param do
-      local percent = string.byte(param, index)
-      if percent > noted and limit < QUOTA_MOST and new >= quota_threshold(limit, percent) then
+      -- Reached at that part of the limit, rounded up; split so that no product passes 2^53.
+      local percent, odd = string.byte(param, index), limit % 100
+      local reached_at = (limit - odd) / 100 * percent + math.ceil(odd * percent / 100)
+      if percent > noted and limit < QUOTA_MOST and new >= reached_at then
         noted = percent
         crossed = crossed or {}
         crossed[#crossed + 1] = { start, percent, limit, new }
@@ -55,5 +50,5 @@ local function quota_finish(raw, ending, live, amount, instant, base, last, para
   end
   local entry = struct.pack(QUOTA, start, stop, limit, overage, grace, price,
     within, billed, graced, over, held, exhausted, noted)
-  return string.sub(raw, 1, at - 1) .. entry .. string.sub(raw, at + QUOTA_SIZE), 0, false, crossed
+  return string.sub(raw, 1, at - 1) .. entry .. string.sub(raw, at + QUOTA_SIZE), crossed
 end

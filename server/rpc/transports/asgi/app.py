@@ -1,24 +1,26 @@
-"""gRPC as an ASGI application. It knows HTTP and gRPC, and nothing of the server that runs it."""
+"""gRPC, and its unary methods as JSON, as an ASGI application. It knows nothing of the server that runs it."""
 
 import asyncio
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Coroutine, Iterable, Mapping
 from typing import Any, Final, TypeAlias
 
 import grpc
 from grpc import StatusCode, aio
 
 from server.logs import log
+from server.rpc.transports.asgi import json_call
 from server.rpc.transports.asgi.call import Call, Method
 from server.rpc.transports.asgi.framing import Disconnected, Event, Receive
 from server.rpc.transports.asgi.metadata import Headers
 from server.rpc.transports.asgi.reply import Reply, Send
 from server.rpc.transports.asgi.status import CallFailed
-from server.rpc.transports.base import MAX_CONCURRENT_CALLS
+from server.rpc.transports.base import MAX_CONCURRENT_CALLS, Route
 
 Handlers: TypeAlias = Mapping[str, "grpc.RpcMethodHandler[Any, Any]"]
 
 _MEDIA_TYPE: Final = b"application/grpc"
 _MEDIA_TYPES: Final = frozenset({_MEDIA_TYPE, b"application/grpc+proto"})
+_JSON: Final = frozenset({json_call.MEDIA_TYPE})
 
 
 class GrpcApp:
@@ -26,6 +28,7 @@ class GrpcApp:
 
     def __init__(self) -> None:
         self._methods: Final[dict[str, Method]] = {}
+        self._routes: Final[dict[str, Route]] = {}
         self._tasks: Final[set[asyncio.Task[Any]]] = set()
         self._over = False
 
@@ -36,6 +39,10 @@ class GrpcApp:
 
     def add_generic_rpc_handlers(self, generic_rpc_handlers: Iterable[grpc.GenericRpcHandler]) -> None:
         """Does nothing: generated code registers the same methods by name as well."""
+
+    def add_route(self, path: str, route: Route) -> None:
+        """Has `route`, an ASGI application, answer plain HTTP requests for this path."""
+        self._routes[path] = route
 
     def cut(self) -> None:
         """Ends every call that is in work, with UNAVAILABLE."""
@@ -48,12 +55,34 @@ class GrpcApp:
         if scope["type"] != "http":
             await send({"type": "websocket.close"})
             return
-        if scope["method"] != "POST":
-            await _refuse(send, 405, b"a gRPC call is a POST", (b"allow", b"POST"))
-        elif not _is_grpc(scope["headers"]):
-            await _refuse(send, 415, b"expected the content-type application/grpc", (b"accept", _MEDIA_TYPE))
-        else:
+        if (route := self._routes.get(scope["path"])) is not None:
+            await self._serve_plain(route(scope, receive, send), send)
+        elif scope["method"] != "POST":
+            await _refuse(send, 405, b"a call is a POST", (b"allow", b"POST"))
+        elif _is_of(scope["headers"], _MEDIA_TYPES):
             await self._serve(scope, receive, Reply(send))
+        elif _is_of(scope["headers"], _JSON):
+            answer = json_call.answer(self._methods.get(scope["path"]), scope, receive, send)
+            await self._serve_plain(answer, send)
+        else:
+            text = b"expected the content-type application/grpc or application/json"
+            await _refuse(send, 415, text, (b"accept", _MEDIA_TYPE + b", " + json_call.MEDIA_TYPE))
+
+    async def _serve_plain(self, work: Coroutine[Any, Any, None], send: Send) -> None:
+        """Has plain HTTP answered; cut off with the rest when the server stops."""
+        task = asyncio.current_task()
+        assert task is not None  # noqa: S101  # an application always runs in one
+        self._tasks.add(task)
+        try:
+            if len(self._tasks) > MAX_CONCURRENT_CALLS:
+                work.close()
+                await _refuse(send, 503, b"too many calls are in work", (b"retry-after", b"1"))
+                return
+            await work
+        except (Disconnected, OSError):
+            pass  # nobody is there to be told anything
+        finally:
+            self._tasks.discard(task)
 
     async def _serve(self, scope: Event, receive: Receive, reply: Reply) -> None:
         task = asyncio.current_task()
@@ -115,10 +144,10 @@ def _method(handler: "grpc.RpcMethodHandler[Any, Any]") -> Method:
     )
 
 
-def _is_grpc(headers: Headers) -> bool:
+def _is_of(headers: Headers, media_types: Collection[bytes]) -> bool:
     for name, value in headers:
         if name == b"content-type":
-            return value == _MEDIA_TYPE or value.partition(b";")[0].strip().lower() in _MEDIA_TYPES
+            return value in media_types or value.partition(b";")[0].strip().lower() in media_types
     return False
 
 

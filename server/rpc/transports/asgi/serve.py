@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Final, cast
 from h2corn import Config, Server
 
 from server.rpc.transports.asgi.app import GrpcApp
-from server.rpc.transports.base import ListenError
+from server.rpc.transports.base import ListenError, Route
+from server.rpc.transports.tls import TlsFiles
 
 if TYPE_CHECKING:
     from grpc import aio
@@ -28,13 +29,17 @@ class AsgiTransport:
     With `reuse_port`, other processes may serve on the same port, and the kernel spreads connections over them.
     """
 
-    def __init__(self, listen: str, *, reuse_port: bool = False) -> None:
+    def __init__(self, listen: str, *, reuse_port: bool = False, tls: TlsFiles | None = None) -> None:
         self._listen = listen
         self._app = GrpcApp()
         # Generated code needs no more of a server than its two methods to add handlers.
         self.server: Final = cast("aio.Server", self._app)
-        self._http = Server(self._app, _config(listen, reuse_port=reuse_port))
+        self._http = Server(self._app, _config(listen, tls, reuse_port=reuse_port))
         self._serving: asyncio.Task[None] | None = None
+
+    def add_route(self, path: str, route: Route) -> None:
+        """Serves plain HTTP at this path."""
+        self._app.add_route(path, route)
 
     async def start(self) -> str:
         """Begins to serve; the address with the port that was taken. Raises ListenError."""
@@ -60,12 +65,16 @@ class AsgiTransport:
             serving.result()
 
 
-def _config(listen: str, *, reuse_port: bool) -> Config:
+def _config(listen: str, tls: TlsFiles | None, *, reuse_port: bool) -> Config:
     return Config(
         bind=(listen,),
         reuse_port=reuse_port,
+        certfile=tls.certificate if tls else None,
+        keyfile=tls.key if tls else None,
+        ca_certs=tls.client_ca if tls else None,
+        cert_reqs="required" if tls and tls.client_ca else "none",
         grpc=True,
-        http1=False,
+        http1=True,  # for what is no gRPC: JSON, and the routes of proxies
         lifespan="off",
         access_log=False,
         log_format="json",

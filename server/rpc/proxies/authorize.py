@@ -1,0 +1,96 @@
+"""May this request go ahead? As one plain HTTP request, for proxies that ask a subrequest: nginx's `auth_request`.
+
+The question is in headers: X-Quota-Policy, X-Quota-Tenant, X-Quota-Action, X-Quota-Request-Id, and, as NAME=VALUE
+separated by commas, X-Quota-Scope and X-Quota-Amounts. The answer is 204, or 403 with X-Quota-Status, which is the
+status that the policy gives the refusal; headers for the client come along. nginx knows no other way to say no than
+401 and 403.
+"""
+
+from collections.abc import Awaitable, Callable, Iterable, Mapping, MutableMapping
+from typing import Any, Final, TypeAlias
+
+from server.domain.decision import Decision
+from server.domain.errors import HoldgateError, InvalidRequestError
+from server.domain.operation import Operation, TenantRef
+from server.gate import QuotaGate
+from server.rpc import errors
+from server.rpc.proxies.headers import HeaderVersion, http_answer, ratelimit_headers
+
+PATH: Final = "/authorize"
+"""Where it is served."""
+
+_NO_CONTENT: Final = 204
+_FORBIDDEN: Final = 403
+_BAD_REQUEST: Final = 400
+_UNAVAILABLE: Final = 503
+
+Event: TypeAlias = MutableMapping[str, Any]
+Send: TypeAlias = Callable[[Event], Awaitable[None]]
+
+
+class Authorize:
+    """An ASGI application; no request waits longer than `store_timeout_s` seconds for the store."""
+
+    def __init__(self, gate: QuotaGate, store_timeout_s: float) -> None:
+        self._gate = gate
+        self._store_timeout_s = store_timeout_s
+
+    async def __call__(self, scope: Event, _receive: object, send: Send) -> None:
+        """Answers one request, of whatever method."""
+        try:
+            operation = _operation({name.decode("latin-1"): _text(value) for name, value in scope["headers"]})
+            decision = await self._gate.check_and_reserve(operation, within_s=self._store_timeout_s)
+        except HoldgateError as error:
+            status = _BAD_REQUEST if isinstance(error, InvalidRequestError) else _UNAVAILABLE
+            body = errors.clipped(error.message, errors.MAX_MESSAGE_BYTES).encode()
+            await _send(send, status, {"Content-Type": "text/plain; charset=utf-8"}, body)
+            return
+        await _send(send, *_answer(decision))
+
+
+def _text(value: bytes) -> str:
+    return value.decode(errors="replace")
+
+
+def _operation(headers: Mapping[str, str]) -> Operation:
+    return Operation(
+        ref=TenantRef(headers.get("x-quota-policy", ""), headers.get("x-quota-tenant", "")),
+        action=headers.get("x-quota-action", ""),
+        request_id=headers.get("x-quota-request-id", ""),
+        scope=dict(_pairs("x-quota-scope", headers)),
+        amounts={name: _units(name, units) for name, units in _pairs("x-quota-amounts", headers)},
+    )
+
+
+def _pairs(header: str, headers: Mapping[str, str]) -> Iterable[tuple[str, str]]:
+    for part in filter(None, map(str.strip, headers.get(header, "").split(","))):
+        name, equals, value = part.partition("=")
+        if not (name and equals):
+            raise InvalidRequestError.of(header, f"has {part!r}; expected NAME=VALUE, separated by commas")
+        yield name, value
+
+
+def _units(name: str, text: str) -> int:
+    if not (text.isascii() and text.isdecimal()):
+        raise InvalidRequestError.of(f"x-quota-amounts[{name}]", f"is {text!r}; expected a whole number of base units")
+    return int(text)
+
+
+def _answer(decision: Decision) -> tuple[int, dict[str, str], bytes]:
+    status, told, body = http_answer(decision)
+    # Both spellings: the proxy hands on the one that its clients know.
+    headers = {name: value for version in HeaderVersion for name, value in ratelimit_headers(decision, version).items()}
+    headers |= told
+    if decision.refusal is not None:
+        return _FORBIDDEN, {**headers, "X-Quota-Status": str(status), "X-Quota-Code": decision.refusal.code}, body
+    if decision.lease:
+        headers["X-Quota-Hold"] = decision.lease.hold_id
+    return _NO_CONTENT, headers, b""
+
+
+async def _send(send: Send, status: int, headers: Mapping[str, str], body: bytes) -> None:
+    raw = [(name.lower().encode("latin-1"), value.encode("latin-1", "replace")) for name, value in headers.items()]
+    if status != _NO_CONTENT:
+        raw.append((b"content-length", b"%d" % len(body)))
+    await send({"type": "http.response.start", "status": status, "headers": raw})
+    await send({"type": "http.response.body", "body": body})
