@@ -25,7 +25,11 @@ async def create(
         request = admin.PutAccountRequest(
             policy=plan.mix.policy,
             tenant=tenant,
-            account=admin.Account(plan=accounts.plan, flags=accounts.flags),
+            account=admin.Account(
+                plan=accounts.plan,
+                flags=accounts.flags,
+                overrides=[admin.Override(limit_id=limit, value=value) for limit, value in accounts.overrides.items()],
+            ),
             opening=accounts.opening,
         )
         try:

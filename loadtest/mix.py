@@ -83,6 +83,7 @@ class Accounts(_Part):
 
     plan: Name
     opening: Mapping[Name, Annotated[int, Field(ge=0, le=2**53 - 1)]] = Field(default_factory=dict)
+    overrides: Mapping[Name, Annotated[int, Field(ge=0, le=2**53 - 1)]] = Field(default_factory=dict)
     flags: Mapping[Name, bool] = Field(default_factory=dict)
 
 

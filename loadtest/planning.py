@@ -109,7 +109,7 @@ def _accounts(chosen: argparse.Namespace, given: Accounts | None) -> Accounts | 
     if plan is None:
         return None
     flags = {**(given.flags if given else {}), **dict.fromkeys(chosen.flag, True)}
-    return Accounts(plan=plan, opening=opening, flags=flags)
+    return Accounts(plan=plan, opening=opening, flags=flags, overrides=given.overrides if given else {})
 
 
 def _pairs(texts: Iterable[str]) -> Iterable[tuple[str, int]]:

@@ -3,41 +3,34 @@
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from hashlib import sha256
 from typing import Final, NamedTuple
 
-import orjson
-
+from server.accounting import WRITE_ROUNDS, Accounting, balances_of, cells_of, fingerprint, no_account, page_of
 from server.domain.account import Account
 from server.domain.errors import (
     AccountChangedError,
-    AccountNotFoundError,
     FieldViolation,
     HoldgateError,
     InvalidRequestError,
     PolicyRejectedError,
 )
 from server.domain.hold import HoldView
+from server.domain.ledger import Cause
 from server.domain.limits import Balance, Limit
+from server.domain.limits.balance import GrantSource
 from server.domain.note import Note
 from server.domain.operation import TenantRef, amount_violations, text_violations, unknown
 from server.domain.policy import Policy
-from server.domain.units import MAX_AMOUNT
+from server.domain.refill import refills_of
+from server.domain.units import FOREVER_MS, MAX_AMOUNT
 from server.engine.base import AccountWrite, Conflict, Engine, HoldOutcome, Written
 from server.engine.faults import no_such_hold
 from server.gate import QuotaGate
 from server.imports import ImportedUsage, imported_uses
 from server.policy.store import PolicyStore
 
-WRITE_ROUNDS: Final = 64
-"""Times that a purchase reads the account again when another write came in between. Of those who write at once one
-succeeds in each round, so this is how many purchases of one tenant may arrive together."""
-
 NOTE_ID: Final = re.compile(r"[0-9]{1,20}(-[0-9]{1,20})?", re.ASCII)
 """How the ids of notes are written."""
-
-MAX_PAGE: Final = 1000
-DEFAULT_PAGE: Final = 100
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +68,7 @@ class Administration:
         self._policies = policies
         self._engine = engine
         self._gate = gate
+        self.accounting = Accounting(engine, gate)
 
     async def put_account(
         self,
@@ -101,9 +95,14 @@ class Administration:
             ),
             version=expected_version + 1,
         )
-        given = _cells(policy, "opening", _opening(policy, account.plan, opening))
+        given = cells_of(policy, "opening", _opening(policy, account.plan, opening))
         write = AccountWrite(
-            account=record, expected_version=expected_version, grants={} if expected_version else given
+            account=record,
+            expected_version=expected_version,
+            grants={} if expected_version else given,
+            balances=balances_of(policy),
+            refills=refills_of(policy, record, found.now_ms),
+            raises=stored is not None and _is_upgrade(policy, stored, record),
         )
         answer = await self._engine.write_account(ref, write, within_s)
         self._gate.forget(ref)
@@ -146,9 +145,12 @@ class Administration:
             write = AccountWrite(
                 account=replace(account, lifetime_purchased_usd_micros=lifetime, version=account.version + 1),
                 expected_version=account.version,
-                grants=_cells(policy, "amounts", amounts),
+                grants=cells_of(policy, "amounts", amounts),
+                source=GrantSource.BOUGHT,
+                balances=balances_of(policy),
+                cause=Cause.PURCHASE,
                 write_id=f"purchase/{purchase_id}",
-                fingerprint=_fingerprint([face_value_usd_micros, dict(amounts)]),
+                fingerprint=fingerprint([face_value_usd_micros, dict(amounts)]),
             )
             answer = await self._engine.write_account(ref, write, within_s)
             self._gate.forget(ref)
@@ -157,18 +159,31 @@ class Administration:
         message = f"account {ref.tenant!r} changed {WRITE_ROUNDS} times during the purchase; send it again"
         raise AccountChangedError(message)
 
-    async def create_grant(self, ref: TenantRef, grant_id: str, amounts: Mapping[str, int], *, within_s: float) -> bool:
-        """Adds units to balances once per id; whether this call did."""
+    async def create_grant(
+        self,
+        ref: TenantRef,
+        grant_id: str,
+        amounts: Mapping[str, int],
+        *,
+        expires_at_ms: int = FOREVER_MS,
+        within_s: float,
+    ) -> bool:
+        """Adds promotional units to balances once per id, until they expire; whether this call did."""
         policy, ref = self._gate.resolve(ref)
         bad = text_violations("grant_id", grant_id, required=True) + amount_violations("amounts", amounts, policy)
+        bad += _expiry_violations(policy, amounts, expires_at_ms)
         if bad:
             raise InvalidRequestError(bad)
         self._gate.must_trust()
         await self._account(ref, within_s)
         write = AccountWrite(
-            grants=_cells(policy, "amounts", amounts),
+            grants=cells_of(policy, "amounts", amounts),
+            source=GrantSource.PROMOTIONAL,
+            expires_at_ms=expires_at_ms,
+            balances=balances_of(policy),
+            cause=Cause.GRANT,
             write_id=f"grant/{grant_id}",
-            fingerprint=_fingerprint(dict(amounts)),
+            fingerprint=fingerprint([dict(amounts), expires_at_ms] if expires_at_ms < FOREVER_MS else dict(amounts)),
         )
         answer = await self._engine.write_account(ref, write, within_s)
         return isinstance(answer, Written) and answer.applied
@@ -200,10 +215,13 @@ class Administration:
         write = AccountWrite(
             account=account,
             expected_version=0,
-            grants=_cells(policy, "balances", row.balances),
+            grants=cells_of(policy, "balances", row.balances),
             uses=uses,
+            balances=balances_of(policy),
+            refills=refills_of(policy, account, found.now_ms) if account is not None else (),
+            cause=Cause.IMPORT,
             write_id=f"import/{row.import_id}",
-            fingerprint=_fingerprint([dict(row.balances), *map(list, row.usage)] if row.usage else dict(row.balances)),
+            fingerprint=fingerprint([dict(row.balances), *map(list, row.usage)] if row.usage else dict(row.balances)),
         )
         answer = await self._engine.write_account(ref, write, within_s)
         self._gate.forget(ref)
@@ -228,7 +246,7 @@ class Administration:
     ) -> tuple[Sequence[HoldView], str]:
         """A page of open holds by lease end, and the token of the next page."""
         _, ref = self._gate.resolve(ref)
-        count = _page(page_size)
+        count = page_of(page_size)
         after = _position(page_token)
         holds = await self._engine.open_holds(ref, after, count + 1, within_s)
         page = list(holds[:count])
@@ -240,7 +258,7 @@ class Administration:
     ) -> tuple[Sequence[Notification], str]:
         """A page of what the tenant's people are to be told, the oldest first, and the token of the next page."""
         policy, ref = self._gate.resolve(ref)
-        count = _page(page_size)
+        count = page_of(page_size)
         if page_token and not NOTE_ID.fullmatch(page_token):
             raise InvalidRequestError.of("page_token", "is not a token that ListNotifications gave; start without one")
         notes = await self._engine.notes(ref, page_token, count + 1, within_s)
@@ -271,8 +289,7 @@ class Administration:
         account = (await self._engine.find(ref, "", within_s)).account
         if account is None:
             self._gate.must_trust()
-            message = f"no account {ref.tenant!r} in policy {ref.policy!r}; create it with AdminService.PutAccount"
-            raise AccountNotFoundError(message)
+            raise no_account(ref)
         return account
 
 
@@ -306,28 +323,26 @@ def _opening(policy: Policy, plan: str, named: Mapping[str, int]) -> Mapping[str
     return {limit.meter: units for limit in balances if (units := limit.opening.of(plan))}
 
 
-def _cells(policy: Policy, field: str, amounts: Mapping[str, int]) -> dict[str, int]:
-    """Amounts by balance meter, in this field of the request, as units by cell."""
-    cells = {limit.meter: limit.cell for limit in policy.limits if isinstance(limit, Balance)}
-    bad = [
-        unknown(f"{field}[{meter}]", meter, policy.name, "balance of meter", cells)
-        for meter in amounts
-        if meter not in cells
+def _is_upgrade(policy: Policy, stored: Account, record: Account) -> bool:
+    """Whether a change of plan raises the ceiling of a refill."""
+    return any(
+        (limit.refill.to.of(record.plan) or 0) > (limit.refill.to.of(stored.plan) or 0)
+        for limit in policy.limits
+        if isinstance(limit, Balance) and limit.refill is not None and stored.plan in policy.plans
+    )
+
+
+def _expiry_violations(policy: Policy, amounts: Mapping[str, int], expires_at_ms: int) -> list[FieldViolation]:
+    """What is wrong with an expiry: it needs balances that keep grants apart."""
+    if expires_at_ms == FOREVER_MS:
+        return []
+    if not 0 <= expires_at_ms <= MAX_AMOUNT:
+        return [FieldViolation("expires_at_ms", "must be milliseconds since the epoch")]
+    return [
+        FieldViolation("expires_at_ms", f"balance {limit.id!r} is one sum; give it a `burn` order to keep grants apart")
+        for limit in policy.limits
+        if isinstance(limit, Balance) and limit.meter in amounts and not limit.burn
     ]
-    if bad:
-        raise InvalidRequestError(bad)
-    return {cells[meter]: amount for meter, amount in amounts.items()}
-
-
-def _fingerprint(content: object) -> bytes:
-    return sha256(orjson.dumps(content, option=orjson.OPT_SORT_KEYS)).digest()[:8]
-
-
-def _page(page_size: int) -> int:
-    """How many entries a page has."""
-    if not 0 <= page_size <= MAX_PAGE:
-        raise InvalidRequestError.of("page_size", f"is {page_size}; must be from 0 to {MAX_PAGE}")
-    return page_size or DEFAULT_PAGE
 
 
 def _notification(note: Note, limit: Limit | None) -> Notification:

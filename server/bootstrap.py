@@ -12,6 +12,7 @@ from typing import Final
 
 from server.administration import Administration
 from server.domain.errors import PolicyRejectedError
+from server.domain.refill import RefillTerms
 from server.engine.base import Engine
 from server.engine.client import StoreConnection
 from server.engine.embedded import EmbeddedStore
@@ -118,7 +119,7 @@ async def running(settings: Settings, hurry: asyncio.Event | None = None) -> Asy
     """
     policies = load_policies(settings)
     async with AsyncExitStack() as stack:
-        store = await stack.enter_async_context(open_store(settings))
+        store = await stack.enter_async_context(open_store(settings, policies.refills))
         gate = QuotaGate(policies, store.engine, trusted=store.why_untrusted)
         transport = transport_of(settings)
         transport.add_route(authorize.PATH, authorize.Authorize(gate, settings.store_timeout_s))
@@ -184,18 +185,18 @@ def load_policies(settings: Settings) -> PolicyStore:
 
 
 @asynccontextmanager
-async def open_store(settings: Settings) -> AsyncIterator[OpenStore]:
+async def open_store(settings: Settings, refills: RefillTerms) -> AsyncIterator[OpenStore]:
     """The store that the settings choose. One that cannot be reached is kept being tried; see `ready`."""
     match settings.store_kind:
         case Store.MEMORY:
             clock = Clock(lambda: time.time_ns() // _NS_PER_MS)
-            engine = MemoryEngine(clock, most_cells=settings.max_cells)
+            engine = MemoryEngine(clock, refills=refills, most_cells=settings.max_cells)
             yield OpenStore("memory, gone at exit", engine, clock, ready=lambda: True, why_untrusted=lambda: "")
         case Store.REDIS:
-            async with _connected(settings, settings.redis_url) as store:
+            async with _connected(settings, settings.redis_url, refills) as store:
                 yield store
         case _:
-            async with embedded_store(settings) as url, _connected(settings, url) as store:
+            async with embedded_store(settings) as url, _connected(settings, url, refills) as store:
                 yield replace(store, name=f"embedded, in {settings.data_dir}")
 
 
@@ -214,7 +215,7 @@ async def embedded_store(settings: Settings) -> AsyncIterator[str]:
 
 
 @asynccontextmanager
-async def _connected(settings: Settings, url: str) -> AsyncIterator[OpenStore]:
+async def _connected(settings: Settings, url: str, refills: RefillTerms) -> AsyncIterator[OpenStore]:
     address = parse_address(url)
     watch = EpochWatch(memory_path(settings.data_dir, address))
 
@@ -224,7 +225,7 @@ async def _connected(settings: Settings, url: str) -> AsyncIterator[OpenStore]:
 
     connection = StoreConnection(url, on_connect=(check, watch.on_connect))
     clock = Clock(lambda: 0)
-    engine = RedisEngine(connection, clock=clock, most_cells=settings.max_cells)
+    engine = RedisEngine(connection, clock=clock, refills=refills, most_cells=settings.max_cells)
     name = str(address)
     try:
         await connection.connect()

@@ -14,7 +14,7 @@ import uvloop
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from loadtest import cli as load
-from server import bootstrap, logs, policy_commands, settings, usage_command, workers
+from server import bootstrap, ledger_commands, logs, policy_commands, settings, usage_command, workers
 
 OK: Final = 0
 FAILED: Final = 1
@@ -102,6 +102,14 @@ def _usage(chosen: argparse.Namespace) -> int:
     return usage_command.usage(_reachable(chosen.address), chosen.policy, chosen.tenant, dict(chosen.scope))
 
 
+def _ledger(chosen: argparse.Namespace) -> int:
+    return ledger_commands.ledger(_reachable(chosen.address), chosen.policy, chosen.tenant, chosen.export)
+
+
+def _reconcile(chosen: argparse.Namespace) -> int:
+    return ledger_commands.reconcile(_reachable(chosen.address), chosen.policy, chosen.tenant, repair=chosen.repair)
+
+
 def _policy_check(chosen: argparse.Namespace) -> int:
     return policy_commands.check(chosen.paths)
 
@@ -126,6 +134,10 @@ def _parser() -> argparse.ArgumentParser:
     _add_policy(commands.add_parser("policy", help="check and explain policy files, without a server"))
     _add_store(commands.add_parser("store", help="look after the store"))
     _add_usage(commands.add_parser("usage", help="show a tenant's limits as bars, and the cycles of its quotas"))
+    _add_ledger(commands.add_parser("ledger", help="print the movements of a tenant's money as a statement"))
+    _add_reconcile(
+        commands.add_parser("reconcile", help="hold a tenant's balances against its ledger and its open holds")
+    )
     _add_health(commands.add_parser("health", help="ask a server whether it is serving: exit status 0 if it is"))
     load_parser = commands.add_parser(
         "load",
@@ -169,13 +181,31 @@ def _add_store(parser: argparse.ArgumentParser) -> None:
     adopt.set_defaults(run=_adopt)
 
 
-def _add_usage(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("tenant", metavar="TENANT", help="whose usage")
+def _add_tenant(parser: argparse.ArgumentParser, what: str) -> None:
+    parser.add_argument("tenant", metavar="TENANT", help=what)
     parser.add_argument("--policy", default="", help="the policy's name, where the server has several")
+    _add_address(parser)
+
+
+def _add_ledger(parser: argparse.ArgumentParser) -> None:
+    _add_tenant(parser, "whose ledger")
+    parser.add_argument(
+        "--export", metavar="FILE", type=Path, help="append the entries to FILE as JSON lines, then drop them"
+    )
+    parser.set_defaults(run=_ledger)
+
+
+def _add_reconcile(parser: argparse.ArgumentParser) -> None:
+    _add_tenant(parser, "whose balances")
+    parser.add_argument("--repair", action="store_true", help="give balances what the ledger and the holds tell")
+    parser.set_defaults(run=_reconcile)
+
+
+def _add_usage(parser: argparse.ArgumentParser) -> None:
+    _add_tenant(parser, "whose usage")
     parser.add_argument(
         "--scope", action="append", default=[], metavar="NAME=VALUE", type=_pair, help="a dimension to look at, too"
     )
-    _add_address(parser)
     parser.set_defaults(run=_usage)
 
 

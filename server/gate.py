@@ -189,7 +189,7 @@ class QuotaGate:
             return answer if isinstance(answer, Stale) else _would(plan, answer)
 
         decision = await self._planned(policy, operation, attempt, within_s, planner)
-        return decision, tuple((item.id, price(item, policy)) for item in operation.items)
+        return decision, tuple((item.id, price(item, operation, policy)) for item in operation.items)
 
     async def usage(self, ref: TenantRef, scope: Mapping[str, str], *, within_s: float) -> UsageView:
         """Current figures of every limit whose dimensions are named."""
@@ -218,8 +218,11 @@ class QuotaGate:
             limits=tuple(
                 EffectiveLimit(limit, value, found.now_ms, terms_of(limit, account, found.now_ms))
                 for limit in policy.limits
-                if (value := value_of(limit, account, found.now_ms)).value is not None
-                or limit.kind in {Kind.BALANCE, Kind.GATE, Kind.QUOTA}
+                if not account.flags.get(limit.unless)
+                and (
+                    (value := value_of(limit, account, found.now_ms)).value is not None
+                    or limit.kind in {Kind.BALANCE, Kind.GATE, Kind.QUOTA}
+                )
             ),
             products=tuple(policy.products.values()),
             policy_version=policy.version,

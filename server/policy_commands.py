@@ -102,7 +102,7 @@ class _Explanation:
         self._policy = policy
         self._operation = operation
         self._account = account
-        self._amounts = total(operation.amounts, operation.items, policy)
+        self._amounts = total(operation, policy)
 
     def print(self, console: Console) -> None:
         """Prints the limits that apply, then the others."""
@@ -139,6 +139,8 @@ class _Explanation:
         for name, allowed in limit.when.items():
             if scope.get(name) not in allowed:
                 return f"{name} is {scope.get(name, 'not named')}; it is for {_listed(allowed)}"
+        if self._account.flags.get(limit.unless):
+            return f"the account has the flag {limit.unless}"
         if not isinstance(limit, Gate | Balance | Quota) and limit.values.of(self._account.plan) is None:
             return f"it is unlimited on plan {self._account.plan}"
         return ""

@@ -15,7 +15,7 @@ from server.engine.redis_engine import RedisEngine
 from tests.policies_for_tests import HOUR_MS
 from tests.store_state import broken_rules, leaks, snapshot
 from tests.stores import REDIS, VALKEY, RunningStore, running_store
-from tests.tenants import Clock, Tenant
+from tests.tenants import Clock, Refills, Tenant
 
 MOST_CELLS = 6
 """Few, so that a test reaches the bound."""
@@ -104,15 +104,22 @@ def clock() -> Clock:
     return Clock()
 
 
+@pytest.fixture
+def refills() -> Refills:
+    return Refills()
+
+
 @pytest.fixture(params=["memory", *REAL_STORES])
-async def engine(request: pytest.FixtureRequest, clock: Clock, connect: Connect) -> AsyncIterator[Engine]:
+async def engine(
+    request: pytest.FixtureRequest, clock: Clock, refills: Refills, connect: Connect
+) -> AsyncIterator[Engine]:
     """An empty engine on an injected clock; on a real store, one that must leave nothing behind."""
     if request.param == "memory":
-        yield MemoryEngine(clock, most_cells=MOST_CELLS)
+        yield MemoryEngine(clock, refills=refills, most_cells=MOST_CELLS)
         return
     store: RunningStore = request.getfixturevalue(request.param)
     store.command("FLUSHALL")
-    engine = RedisEngine(await connect(store), clock=clock, most_cells=MOST_CELLS)
+    engine = RedisEngine(await connect(store), clock=clock, refills=refills, most_cells=MOST_CELLS)
     yield engine
     await must_leave_nothing(store, engine, clock)
 
@@ -128,6 +135,11 @@ async def must_leave_nothing(store: RunningStore, engine: Engine, clock: Clock) 
 
 
 @pytest.fixture
-def tenant(engine: Engine, clock: Clock) -> Callable[[Policy], Tenant]:
+def tenant(engine: Engine, clock: Clock, refills: Refills) -> Callable[[Policy], Tenant]:
     """Makes the tenant of a test, for a policy."""
-    return lambda policy: Tenant(engine, clock, policy)
+
+    def make(policy: Policy) -> Tenant:
+        refills.policy = policy
+        return Tenant(engine, clock, policy)
+
+    return make

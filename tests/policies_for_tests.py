@@ -9,6 +9,7 @@ from dataclasses import replace
 from typing import Final
 
 from server.domain.limits import Balance, Gate, Guard, Kind, Limit, Quota, Slots, Window
+from server.domain.limits.balance import GrantSource, Refilling
 from server.domain.limits.base import UNLIMITED, PlanValues
 from server.domain.policy import Action, Envelope, HoldTerms, Meter, Policy, Product, RefusalRule
 from server.domain.templates import Template
@@ -85,10 +86,20 @@ def slots(  # noqa: PLR0913  # each is a field of the limit
     )
 
 
-def balance(
-    limit_id: str, meter: str = "credits", *, debt: int = 0, room: int | None = None, shadow: bool = False
+def balance(  # noqa: PLR0913  # each is a field of the limit
+    limit_id: str,
+    meter: str = "credits",
+    *,
+    debt: int = 0,
+    room: int | None = None,
+    shadow: bool = False,
+    burn: str = "",
+    refill: int | Mapping[str, int | None] | None = None,
+    calendar: bool = False,
+    ledger: bool = False,
+    unless: str = "",
 ) -> Balance:
-    """Prepaid units of a meter."""
+    """Prepaid units of a meter; `burn` has the sources' numbers in the order in which they are used up."""
     return Balance(
         id=limit_id,
         label=f"the {limit_id} balance",
@@ -98,6 +109,10 @@ def balance(
         opening=UNLIMITED,
         room={"work": room} if room else {},
         shadow=shadow,
+        burn=tuple(GrantSource(int(digit)) for digit in burn),
+        refill=None if refill is None else Refilling(values(refill), calendar=calendar),
+        ledger=ledger,
+        unless=unless,
         cell=f"{limit_id}~b",
     )
 

@@ -14,10 +14,12 @@ import msgpack
 from tests.stores import RunningStore
 
 ACTIVE: Final = 1
+NEVER: Final = 2**53 - 1
 SLOTS: Final = 4
 BALANCE: Final = 5
 QUOTA: Final = 6
 BALANCE_FIELDS: Final = ("granted", "reversed", "charged", "held", "expired", "uncollected", "debt")
+TOTALS_SIZE: Final = 7 * len(BALANCE_FIELDS)
 QUOTA_SIZES: Final = (6, 7, 7, 7, 6, 7, 7, 7, 7, 7, 7, 6, 1)
 QUOTA_FIELDS: Final = (
     *("start", "end", "limit", "allowed", "grace_ms", "price"),
@@ -85,10 +87,28 @@ class StoredHold:
                 yield kind, field, amount if kind == SLOTS else max(amount - charged, 0)
 
 
+def is_balance(raw: bytes) -> bool:
+    """Whether a cell is a balance: its totals, and behind them the grants that it keeps apart."""
+    return len(raw) == TOTALS_SIZE or (raw[TOTALS_SIZE : TOTALS_SIZE + 1] == b"\xa3" and is_order(raw))
+
+
+def is_order(raw: bytes) -> bool:
+    """Whether the sources' digits stand where a balance has its burn order."""
+    return sorted(raw[TOTALS_SIZE + 1 : TOTALS_SIZE + 4]) == sorted(b"123")
+
+
+def grants_of(raw: bytes) -> list[tuple[int, int, int]]:
+    """Source, expiry and what is left of each grant that a balance keeps apart."""
+    unpacker = msgpack.Unpacker(raw=True)
+    unpacker.feed(raw[TOTALS_SIZE:])
+    values = list(unpacker)[2:]
+    return [(values[at], values[at + 1], values[at + 2]) for at in range(0, len(values), 3)]
+
+
 def balance_of(raw: bytes) -> dict[str, int]:
     """A balance cell by the names of its totals."""
-    assert len(raw) == 7 * len(BALANCE_FIELDS)
-    numbers = [struct.unpack(">Q", b"\0" + raw[at : at + 7])[0] for at in range(0, len(raw), 7)]
+    assert is_balance(raw)
+    numbers = [struct.unpack(">Q", b"\0" + raw[at : at + 7])[0] for at in range(0, TOTALS_SIZE, 7)]
     return dict(zip(BALANCE_FIELDS, numbers, strict=True))
 
 
@@ -107,7 +127,7 @@ def cycles_in(raw: bytes) -> list[dict[str, int]]:
 
 def kind_of(raw: bytes) -> int:
     """The kind of limit that a standing cell belongs to, by its form."""
-    if len(raw) == 7 * len(BALANCE_FIELDS):
+    if is_balance(raw):
         return BALANCE
     return QUOTA if len(raw) >= sum(QUOTA_SIZES) else SLOTS
 
@@ -144,11 +164,16 @@ def _broken_in_tenant(state: Snapshot, prefix: bytes) -> Iterator[str]:
     for hold_id, (hold, has_ttl) in holds.items():
         if has_ttl == (hold.state == ACTIVE):
             yield f"hold {hold_id!r} is in state {hold.state} and {'has' if has_ttl else 'lacks'} a TTL"
-    if {hold_id: hold.lease_end for hold_id, hold in live.items()} != {i: int(s) for i, s in due.items()}:
+    if {hold_id: hold.lease_end for hold_id, hold in live.items()} != {i: int(s) for i, s in due.items() if i}:
         yield f"{prefix!r}: live holds {sorted(live)} and due entries {due} differ"
     yield from _broken_due_times(state, prefix, cells, due)
 
     yield from _broken_cells(prefix, cells, live.values())
+    schedules: dict[bytes, bytes] = state.get(prefix + b"grants", (b"", {}, False))[1]  # type: ignore[assignment]  # a hash
+    yield from _broken_schedules(prefix, cells, due, schedules)
+    ledger: list[Any] = state.get(prefix + b"ledger", (b"", [], False))[1]  # type: ignore[assignment]  # a stream
+    trimmed: dict[bytes, bytes] = state.get(prefix + b"trimmed", (b"", {}, False))[1]  # type: ignore[assignment]  # a hash
+    yield from _broken_ledger(prefix, cells, ledger, trimmed)
 
 
 def _broken_cells(prefix: bytes, cells: dict[bytes, bytes], live: Iterable[StoredHold]) -> Iterator[str]:
@@ -171,8 +196,8 @@ def _broken_cells(prefix: bytes, cells: dict[bytes, bytes], live: Iterable[Store
 
 def _wrong_in(kind: int, raw: bytes) -> str:
     """What a standing cell of this kind must never be."""
-    if kind == BALANCE and not _adds_up(balance_of(raw)):
-        return f"does not add up: {balance_of(raw)}"
+    if kind == BALANCE and not _adds_up(balance_of(raw), grants_of(raw)):
+        return f"does not add up: {balance_of(raw)} with {grants_of(raw)}"
     if kind == QUOTA:
         starts = [cycle["start"] for cycle in cycles_in(raw)]
         return "" if starts == sorted(set(starts), reverse=True) else f"has its cycles out of order: {starts}"
@@ -198,10 +223,55 @@ def _broken_due_times(
         yield f"{prefix!r}: the index says {indexed}, and a lease ends at {first}"
 
 
-def _adds_up(b: dict[str, int]) -> bool:
-    """No total is below zero, and what is held and charged is covered."""
+def _broken_schedules(
+    prefix: bytes, cells: dict[bytes, bytes], due: dict[bytes, bytes], schedules: dict[bytes, bytes]
+) -> Iterator[str]:
+    """What changes with time is due at the first instant at which it does."""
+    unpacked = {}
+    for field, raw in schedules.items():
+        unpacker = msgpack.Unpacker(raw=True)
+        unpacker.feed(raw)
+        unpacked[field] = list(unpacker)
+    changes = [schedule[1] for schedule in unpacked.values()]
+    changes += [expiry for raw in cells.values() if is_balance(raw) for _, expiry, _ in grants_of(raw)]
+    first = min((change for change in changes if change < NEVER), default=None)
+    if first != (int(due[b""]) if b"" in due else None):
+        yield f"{prefix!r}: grants change at {first}, and are due at {due.get(b'')!r}"
+
+
+def _broken_ledger(
+    prefix: bytes, cells: dict[bytes, bytes], entries: list[Any], trimmed: dict[bytes, bytes]
+) -> Iterator[str]:
+    """Entries have numbers without gaps, each begins where the last of its cell ended, the last where the cell is."""
+    first = int(entries[0][0].partition(b"-")[2]) if trimmed and entries else 1
+    if [entry_id for entry_id, _ in entries] != [f"0-{n}".encode() for n in range(first, first + len(entries))]:
+        yield f"{prefix!r}: the ledger has gaps: {[entry_id for entry_id, _ in entries]}"
+    last = {field: {**balance_of(raw), "held": 0} for field, raw in trimmed.items()}
+    for _, (_, packed) in entries:
+        unpacker = msgpack.Unpacker(raw=True)
+        unpacker.feed(packed)
+        _, _, _, field, before, after = unpacker
+        was, becomes = ({**balance_of(raw), "held": 0} for raw in (before, after))
+        if last.setdefault(field, was) != was:
+            yield f"{prefix!r}: the ledger leaves {field!r} at {last[field]} and goes on from {was}"
+        last[field] = becomes
+    for field, totals in last.items():
+        now = {**balance_of(cells[field]), "held": 0}
+        if now != totals:
+            yield f"{prefix!r}: the ledger leaves {field!r} at {totals}, and it is {now}"
+
+
+def _adds_up(b: dict[str, int], grants: list[tuple[int, int, int]]) -> bool:
+    """No total is below zero, and what is held and charged, and left of grants, is covered."""
     available = b["granted"] - b["reversed"] + b["debt"] - b["held"] - b["charged"] - b["expired"]
-    return available >= 0
+    return available >= sum(left for _, _, left in grants)
+
+
+def _waits_for_grants(state: Snapshot, key: bytes, members: list[bytes]) -> bool:
+    """Whether a due index has nothing but balances that change with time."""
+    if b"/" in key:
+        return members == [b""] and key.removesuffix(b"due") + b"grants" in state
+    return all(b"hg:{" + member + b"}:grants" in state for member in members)
 
 
 def leaks(state: Snapshot) -> list[str]:
@@ -209,14 +279,19 @@ def leaks(state: Snapshot) -> list[str]:
     left: list[str] = []
     for key, (kind, content, has_ttl) in state.items():
         name = key.rpartition(b"}:")[2]
-        if name in {b"acct", b"ids", b"note"} or (has_ttl and name[:2] in {b"h:", b"w:"}):
+        if name in {b"acct", b"ids", b"ledger", b"trimmed", b"grants", b"note"} or (
+            has_ttl and name[:2] in {b"h:", b"w:"}
+        ):
             continue
         if name == b"cells" and kind == b"hash":
             left += [
                 f"{key!r} has {field!r}"
                 for field, raw in content.items()  # type: ignore[attr-defined]  # a hash is a dict
-                if field == b"due" or (field != b"v" and (kind_of(raw) == SLOTS or held_in(raw)))
+                if (field == b"due" and key.removesuffix(b"cells") + b"grants" not in state)
+                or (field not in {b"v", b"due"} and (kind_of(raw) == SLOTS or held_in(raw)))
             ]
+            continue
+        if kind == b"zset" and _waits_for_grants(state, key, list(content)):  # type: ignore[call-overload]  # same
             continue
         left.append(f"{key!r} ({kind.decode()}{'' if has_ttl else ', without TTL'})")
     return left

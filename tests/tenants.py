@@ -1,6 +1,6 @@
 """One tenant of an engine under test: plans its requests, speaks to the engine, and moves the clock."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -10,6 +10,7 @@ from server.domain.limits.base import Look
 from server.domain.operation import Operation, TenantRef
 from server.domain.plan import Plan, make_plan, usage_plan
 from server.domain.policy import Policy
+from server.domain.refill import Refill, refills_of
 from server.engine.base import (
     AccountWrite,
     Conflict,
@@ -45,6 +46,16 @@ class Clock:
 
 
 @dataclass
+class Refills:
+    """What an engine under test takes for the refills of its one policy."""
+
+    policy: Policy | None = None
+
+    def __call__(self, _ref: TenantRef, account: Account, at_ms: int) -> Sequence[Refill]:
+        return refills_of(self.policy, account, at_ms) if self.policy is not None else ()
+
+
+@dataclass
 class Tenant:
     """A tenant as it is known to the server: its account as last read, which may be out of date."""
 
@@ -63,7 +74,9 @@ class Tenant:
             expected_version=self.account.version,
             grants={cells[limit_id]: units for limit_id, units in grants.items()},
         )
-        assert await self.engine.write_account(self.ref, write, WITHIN_S) == Written(account, applied=True)
+        assert await self.engine.write_account(self.ref, write, WITHIN_S) == Written(
+            account, applied=True, changed=write.grants
+        )
         self.account = account
 
     async def top_up(self, write_id: str, **grants: int) -> Written | Conflict:

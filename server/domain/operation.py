@@ -7,7 +7,7 @@ from types import MappingProxyType
 from typing import Final, NamedTuple
 
 from server.domain.errors import FieldViolation, InvalidRequestError
-from server.domain.policy import Policy
+from server.domain.policy import ACTION, Policy, Product
 from server.domain.units import MAX_AMOUNT, MAX_ID_BYTES, MAX_ITEMS, MAX_METERS, MAX_SCOPE
 
 _NOTHING: Final[Mapping[str, int]] = MappingProxyType({})
@@ -56,6 +56,10 @@ class Operation(NamedTuple):
         bad += scope_violations(self.scope, policy)
         bad += amount_violations("amounts", self.amounts, policy)
         bad += self._item_violations(policy)
+        action = policy.actions.get(self.action)
+        if action is not None and action.priced and not (self.items or self.amounts):
+            text = f"is empty; {self.action} must name what it produces, as items or amounts"
+            bad.append(FieldViolation("items", text))
         if bad:
             raise InvalidRequestError(bad)
 
@@ -82,13 +86,27 @@ class Operation(NamedTuple):
             if product is None:
                 bad.append(unknown(f"{at}.product", item.product, policy.name, "price for", policy.products))
                 continue
+            bad += self._price_violations(at, product)
             measured = [meter for meter in item.quantity if meter in product.block]
             if len(item.quantity) != 1 or not measured:
                 expected = " or ".join(sorted(product.block))
                 bad.append(FieldViolation(f"{at}.quantity", f"must name exactly one meter: {expected}"))
-            else:
-                bad += amount_violations(f"{at}.quantity", item.quantity, policy)
+                continue
+            bad += amount_violations(f"{at}.quantity", item.quantity, policy)
+            if item.quantity[measured[0]] == 0:
+                bad.append(FieldViolation(f"{at}.quantity[{measured[0]}]", "is 0; an item is something, so at least 1"))
         return bad
+
+    def _price_violations(self, at: str, product: Product) -> list[FieldViolation]:
+        """Why an item has no price, where it has none: what is not listed is refused, never free."""
+        if product.charge_for(self.action, self.scope) is not None:
+            return []
+        prices = f"{product.name} has prices by {product.by}: {', '.join(sorted(product.charges))}"
+        if product.by == ACTION:
+            return [FieldViolation(f"{at}.product", f"has no price for {self.action!r}; {prices}")]
+        if product.by not in self.scope:
+            return [FieldViolation(f"scope[{product.by}]", f"is required: {prices}")]
+        return [FieldViolation(f"{at}.product", f"has no price at {product.by} {self.scope[product.by]!r}; {prices}")]
 
     def fingerprint(self) -> bytes:
         """Four digests of 4 bytes: action, scope, amounts (and items), mode. Equal content, equal bytes."""

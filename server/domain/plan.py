@@ -179,7 +179,7 @@ class Plan(NamedTuple):
     def note(self) -> HoldNote:
         """What a hold remembers of the request."""
         shape = self.shape
-        prices = {item.id: price(item, shape.policy) for item in self.operation.items}
+        prices = {item.id: price(item, self.operation, shape.policy) for item in self.operation.items}
         return HoldNote(shape.action, shape.policy.version, shape.scope, prices)
 
     @property
@@ -255,7 +255,7 @@ def account_or_default(policy: Policy, ref: TenantRef, account: Account | None) 
 
 def make_plan(policy: Policy, operation: Operation, account: Account, now_ms: int) -> Plan:
     """Selects and measures the limits for a validated operation. `now_ms` picks overrides only."""
-    amounts = total(operation.amounts, operation.items, policy)
+    amounts = total(operation, policy)
     shape = make_shape(policy, operation, tuple(amounts), account, now_ms)
     return Plan(shape, operation, account, tuple(amounts.values()))
 
@@ -269,7 +269,7 @@ def make_shape(policy: Policy, operation: Operation, names: tuple[str, ...], acc
     gates: list[Stateless] = []
     checks: list[CheckForm] = []
     for place, limit in enumerate(policy.limits):
-        if not limit.applies(operation.action, operation.scope):
+        if not limit.applies(operation.action, operation.scope) or account.flags.get(limit.unless):
             continue
         if isinstance(limit, Gate):
             passes = limit.passes(account, operation.scope)

@@ -4,10 +4,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import tzinfo
 from enum import StrEnum
+from types import MappingProxyType
+from typing import Final
 
 from server.domain.limits.base import Limit
 from server.domain.limits.quota import Quota
 from server.domain.templates import Template
+
+ACTION: Final = "action"
+"""What a policy calls the action where a dimension may stand."""
 
 
 class Unit(StrEnum):
@@ -43,19 +48,36 @@ class HoldTerms:
 
 @dataclass(frozen=True, slots=True)
 class Action:
-    """Something that a caller may want to do."""
+    """Something that a caller may want to do.
+
+    What is asked for under a `free` action costs nothing. A `priced` one must name what it produces.
+    """
 
     name: str
     hold: HoldTerms = HoldTerms()
+    free: bool = False
+    priced: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Product:
-    """A price: `charge` units by meter for one block; a block's size is given by each meter that may measure it."""
+    """A price: `charge` units by meter for one block; a block's size is given by each meter that may measure it.
+
+    Where the price depends on the action or on a dimension, `by` names which, and `charges` has a charge for each of
+    its values in place of `charge`. Nothing has a price that is not listed.
+    """
 
     name: str
     block: Mapping[str, int]
-    charge: Mapping[str, int]
+    charge: Mapping[str, int] = field(default_factory=lambda: MappingProxyType({}))
+    by: str = ""
+    charges: Mapping[str, Mapping[str, int]] = field(default_factory=lambda: MappingProxyType({}))
+
+    def charge_for(self, action: str, scope: Mapping[str, str]) -> Mapping[str, int] | None:
+        """The charge for one block in a request for this action with these dimensions; None if it has no price."""
+        if not self.by:
+            return self.charge
+        return self.charges.get(action if self.by == ACTION else scope.get(self.by, ""))
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,15 +2,21 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import NamedTuple, Protocol
 
 from server.domain.account import Account
 from server.domain.hold import Delivered, HoldView, MeterTotals, State
+from server.domain.ledger import Cause, LedgerEntry, Totals
+from server.domain.limits.balance import Balance, GrantSource
 from server.domain.limits.base import Look
 from server.domain.limits.quota import CycleUse
 from server.domain.note import Note
 from server.domain.operation import TenantRef
 from server.domain.plan import CheckForm, Plan
+from server.domain.reconcile import BalanceState
+from server.domain.refill import Refill
+from server.domain.units import FOREVER_MS
 
 
 class Granted(NamedTuple):
@@ -98,29 +104,49 @@ class AccountWrite:
     """A change of an account record, of balances, of quotas, or of several of them, in one step.
 
     `account` replaces the record when `expected_version` is the stored one (0: there is none); None leaves the
-    record alone. `grants` adds units by balance cell, `uses` books use of quotas. `write_id` makes it idempotent, with
-    `fingerprint` telling equal content; empty for a write that only the version guards.
+    record alone. `grants` adds units by balance cell, of this source and expiry; units below 0 are taken back.
+    `balances` has the policy's limit of each cell; without it a balance is one sum, has no ledger and no debt.
+    `refills` make the schedule of balances that have none; with `raises` they also top up at once, once per plan and
+    cycle. `uses` books use of quotas. `write_id` makes it idempotent, with `fingerprint` telling equal content; empty
+    for a write that only the version guards. `cause` is for the ledger.
     """
 
     account: Account | None = None
     expected_version: int = 0
     grants: Mapping[str, int] = field(default_factory=dict)
+    source: GrantSource = GrantSource.MONTHLY
+    expires_at_ms: int = FOREVER_MS
+    balances: Mapping[str, Balance] = field(default_factory=dict)
+    refills: Sequence[Refill] = ()
+    raises: bool = False
+    cause: Cause = Cause.OPENING
     uses: tuple[CycleImport, ...] = ()
     write_id: str = ""
     fingerprint: bytes = b""
 
 
 class Written(NamedTuple):
-    """An account write was made, or had been made before (`applied` False)."""
+    """An account write was made, or had been made before (`applied` False): by how many units each cell of `grants`
+    changed. What could not be taken back is not among them.
+    """
 
     account: Account | None
     applied: bool
+    changed: Mapping[str, int] = MappingProxyType({})
 
 
 class Conflict(NamedTuple):
     """The stored version is another one; nothing was changed."""
 
     account: Account | None
+
+
+class Audit(NamedTuple):
+    """Balances by cell, and the last sequence of the ledger at that instant."""
+
+    now_ms: int
+    last_sequence: int
+    balances: Mapping[str, BalanceState]
 
 
 class Engine(Protocol):
@@ -156,6 +182,18 @@ class Engine(Protocol):
 
     async def write_account(self, ref: TenantRef, write: AccountWrite, within_s: float) -> Written | Conflict:
         """Changes an account and its balances; IdReusedError when the id was used with other content."""
+
+    async def ledger(self, ref: TenantRef, after: int, count: int, within_s: float) -> Sequence[LedgerEntry]:
+        """The ledger's entries with a sequence above `after`, the first first."""
+
+    async def trim_ledger(self, ref: TenantRef, through: int, within_s: float) -> int:
+        """Drops entries up to this sequence; how many."""
+
+    async def audit(self, ref: TenantRef, cells: Sequence[str], within_s: float) -> Audit:
+        """These balances, at one instant."""
+
+    async def repair(self, ref: TenantRef, totals: Mapping[str, Totals], seen: Audit, within_s: float) -> bool:
+        """Gives balances these totals, if they are still as `seen`; whether it did."""
 
     async def open_holds(
         self, ref: TenantRef, after: tuple[int, str], count: int, within_s: float

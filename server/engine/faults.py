@@ -13,6 +13,7 @@ from server.domain.errors import (
     TotalDecreasedError,
 )
 from server.domain.hold import HoldView, MeterTotals, State
+from server.domain.limits.balance import MOST_GRANTS
 from server.domain.operation import TenantRef
 
 
@@ -92,6 +93,17 @@ def too_many_cells(ref: TenantRef, most: int) -> TooManyCellsError:
         "use fewer distinct dimension values or raise --max-cells"
     )
     return TooManyCellsError(message, {"limit": str(most)})
+
+
+def grant_is_over() -> InvalidRequestError:
+    """The error for a grant whose expiry has passed."""
+    return InvalidRequestError.of("expires_at_ms", "has passed; units that expire at once are no grant")
+
+
+def too_many_grants() -> InvalidRequestError:
+    """The error for a grant that a balance has no room for."""
+    text = f"would be one grant too many: a balance keeps {MOST_GRANTS} apart; give it the expiry of another"
+    return InvalidRequestError.of("expires_at_ms", text)
 
 
 def balance_too_large() -> InvalidRequestError:

@@ -5,8 +5,11 @@ of tenants by earliest due lives in the same slot: its tag is the smallest numbe
 
     hg:{p/t}:cells      hash        v (account version), due (earliest lease end), standing cells
     hg:{p/t}:acct       string      account record, JSON
-    hg:{p/t}:ids        hash        account writes already made: id -> fingerprint
-    hg:{p/t}:due        sorted set  open holds by lease end
+    hg:{p/t}:ids        hash        account writes already made: id -> fingerprint, units changed
+    hg:{p/t}:grants     hash        balances that change with time: when, and what was done last
+    hg:{p/t}:ledger     stream      movements of money, 0-1, 0-2, …
+    hg:{p/t}:trimmed    hash        a balance's totals at its last entry that is no longer in the ledger
+    hg:{p/t}:due        sorted set  open holds by lease end; with an empty id, the next change of grants
     hg:{p/t}:h:<id>     string      hold or tombstone
     hg:{p/t}:w:<scope>  hash        window cells of one scope
     hg:{p/t}:note       stream      notes for the tenant's people: thresholds that were crossed
@@ -34,6 +37,7 @@ class TenantKeys(NamedTuple):
     cells: bytes
     account: bytes
     ids: bytes
+    ledger: bytes
     due: bytes
     due_index: bytes
     member: bytes
@@ -66,6 +70,7 @@ def tenant_keys(ref: TenantRef) -> TenantKeys:
         cells=prefix + b"cells",
         account=prefix + b"acct",
         ids=prefix + b"ids",
+        ledger=prefix + b"ledger",
         due=prefix + b"due",
         due_index=index_key(crc_hqx(member, 0) % SLOTS),
         member=member,

@@ -5,22 +5,22 @@ last change, so each is atomic.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from server.domain.account import Account
-from server.domain.hold import Delivered, HoldNote, HoldView, MeterTotals, State
+from server.domain.hold import Delivered, HoldView, MeterTotals, State
+from server.domain.ledger import Cause, LedgerEntry, Totals
 from server.domain.limits import CELLS, Kind
 from server.domain.limits.balance import BalanceCell
-from server.domain.limits.base import Cell, Change, Check, Ending, Limit, Look, Taken
+from server.domain.limits.base import Cell, Change, Check, Ending, Look, Taken
 from server.domain.limits.window import Window, WindowCell
 from server.domain.note import Note
 from server.domain.operation import TenantRef
 from server.domain.plan import Plan
-from server.domain.policy import HoldTerms
-from server.domain.units import MAX_AMOUNT
+from server.domain.refill import RefillTerms, no_refills
 from server.engine.base import (
     AccountWrite,
+    Audit,
     Conflict,
     Cycles,
     Extended,
@@ -34,7 +34,6 @@ from server.engine.base import (
     Written,
 )
 from server.engine.faults import (
-    balance_too_large,
     decreased,
     id_reused,
     item_totals,
@@ -44,52 +43,10 @@ from server.engine.faults import (
     too_many_cells,
     unfit,
 )
+from server.engine.memory_money import begin_refills, change_grants, grant_units, is_ledgered, joined_draws, must_fit
 from server.engine.memory_quotas import book_uses, cycles_of, joins, note_crossings
+from server.engine.memory_tenant import CellName, Hold, Take, Tenant, balance_of
 from server.engine.memory_totals import is_new, named_totals, unnamed
-
-CellName = tuple[str, tuple[str, ...]]
-
-
-@dataclass(slots=True)
-class _Take:
-    """What a hold took from one cell; `meter` is empty for what follows no report."""
-
-    name: CellName
-    limit: Limit
-    meter: str
-    taken: Taken
-
-
-@dataclass(slots=True)
-class _Hold:
-    """A hold or tombstone, forgotten once `kept_until_ms` has passed (0: never while it is open)."""
-
-    hold_id: str
-    state: State
-    fingerprint: bytes
-    created_at_ms: int
-    lease_ends_at_ms: int
-    terms: HoldTerms
-    note: HoldNote
-    figures_key: bytes
-    looks: tuple[Look, ...]
-    meters: dict[str, MeterTotals]
-    takes: list[_Take]
-    kept_until_ms: int = 0
-
-    def view(self) -> HoldView:
-        open_or_expired = self.state not in {State.SETTLED, State.SETTLED_LATE, State.RELEASED}
-        return HoldView(
-            hold_id=self.hold_id,
-            state=self.state,
-            fingerprint=self.fingerprint,
-            created_at_ms=self.created_at_ms,
-            lease_ends_at_ms=self.lease_ends_at_ms if open_or_expired else 0,
-            longest_ends_at_ms=self.created_at_ms + self.terms.longest_ms if open_or_expired else 0,
-            lease_ms=self.terms.lease_ms if self.lease_ends_at_ms and open_or_expired else 0,
-            meters=dict(self.meters),
-            note=self.note,
-        )
 
 
 class _Step(NamedTuple):
@@ -100,32 +57,30 @@ class _Step(NamedTuple):
     totals: Mapping[str, int]
 
 
-@dataclass(slots=True)
-class _Tenant:
-    account: Account | None = None
-    writes: dict[str, bytes] = field(default_factory=dict)
-    cells: dict[CellName, Cell] = field(default_factory=dict)
-    notes: list[Note] = field(default_factory=list)
-    holds: dict[str, _Hold] = field(default_factory=dict)
-
-
 class MemoryEngine:
     """Decisions in this process. `clock` gives milliseconds since the epoch."""
 
-    def __init__(self, clock: Callable[[], int], *, most_cells: int = 1000) -> None:
+    def __init__(self, clock: Callable[[], int], *, refills: RefillTerms = no_refills, most_cells: int = 1000) -> None:
         self._clock = clock
+        self._refills = refills
         self._most_cells = most_cells
-        self._tenants: dict[TenantRef, _Tenant] = {}
+        self._tenants: dict[TenantRef, Tenant] = {}
 
-    def _enter(self, ref: TenantRef) -> tuple[_Tenant, int]:
-        """The tenant with its overdue holds expired and its ended tombstones gone, and the time."""
+    def _enter(self, ref: TenantRef) -> tuple[Tenant, int]:
+        """The tenant with all done that time has made due, in its order, and the time."""
         now_ms = self._clock()
-        tenant = self._tenants.setdefault(ref, _Tenant())
-        for hold in sorted(tenant.holds.values(), key=lambda hold: (hold.lease_ends_at_ms, hold.hold_id)):
-            if hold.state is State.ACTIVE and hold.lease_ends_at_ms <= now_ms:
-                _finish(tenant, hold, _Step(Ending.EXPIRE, State.EXPIRED, {}), now_ms)
+        tenant = self._tenants.setdefault(ref, Tenant())
+        while (due := _first_due(tenant)) and due[0] <= now_ms:
+            if hold_id := due[1]:
+                _finish(tenant, tenant.holds[hold_id], _Step(Ending.EXPIRE, State.EXPIRED, {}), now_ms)
+            else:
+                self._change_grants(ref, tenant, due[0])
         tenant.holds = {i: h for i, h in tenant.holds.items() if not h.kept_until_ms or h.kept_until_ms > now_ms}
         return tenant, now_ms
+
+    def _change_grants(self, ref: TenantRef, tenant: Tenant, at_ms: int) -> None:
+        refills = self._refills(ref, tenant.account or Account(plan=""), at_ms)
+        change_grants(tenant, refills, at_ms)
 
     async def reserve(self, plan: Plan, hold_id: str, within_s: float) -> Granted | Refused | Replayed | Stale:
         """Takes all of the plan's checks or none."""
@@ -145,7 +100,7 @@ class MemoryEngine:
         if not hold_id:
             return Granted(now_ms, looks, 0)
         terms = plan.terms
-        hold = _Hold(
+        hold = Hold(
             hold_id=hold_id,
             state=State.ACTIVE if plan.leaves_hold else State.DONE,
             fingerprint=plan.operation.fingerprint(),
@@ -162,7 +117,7 @@ class MemoryEngine:
         tenant.holds[hold_id] = hold
         return Granted(now_ms, looks, hold.lease_ends_at_ms)
 
-    def _check_cells(self, plan: Plan, tenant: _Tenant, now_ms: int) -> None:
+    def _check_cells(self, plan: Plan, tenant: Tenant, now_ms: int) -> None:
         standing = [n for n, c in tenant.cells.items() if not isinstance(c, WindowCell) and not c.is_empty(now_ms)]
         opens = [c for c in plan.checks if c.limit.kind is not Kind.WINDOW and c.take and _name(c) not in standing]
         if opens and len(standing) >= self._most_cells:
@@ -254,7 +209,7 @@ class MemoryEngine:
 
     async def find(self, ref: TenantRef, hold_id: str, within_s: float) -> Found:
         """The account and the hold."""
-        tenant, now_ms = self._tenants.get(ref, _Tenant()), self._clock()
+        tenant, now_ms = self._tenants.get(ref, Tenant()), self._clock()
         hold = tenant.holds.get(hold_id)
         if hold is not None and hold.kept_until_ms and hold.kept_until_ms <= now_ms:
             hold = None
@@ -262,27 +217,57 @@ class MemoryEngine:
 
     async def write_account(self, ref: TenantRef, write: AccountWrite, within_s: float) -> Written | Conflict:
         """Changes an account and its balances in one step."""
-        tenant = self._tenants.setdefault(ref, _Tenant())
+        tenant, now_ms = self._enter(ref)
         known = tenant.writes.get(write.write_id) if write.write_id else None
         if known is not None:
-            if known != write.fingerprint:
+            if known[0] != write.fingerprint:
                 raise id_reused(write.write_id, ["content"])
-            return Written(tenant.account, applied=False)
+            return Written(tenant.account, applied=False, changed=known[1])
         version = tenant.account.version if tenant.account is not None else 0
         if write.account is not None and version != write.expected_version:
             return Conflict(tenant.account)
-        balances = {cell: _balance(tenant, cell) for cell in write.grants}
-        if any(balance.granted + write.grants[cell] > MAX_AMOUNT for cell, balance in balances.items()):
-            raise balance_too_large()
-        for cell, balance in balances.items():
-            balance.grant(write.grants[cell])
-            tenant.cells[cell, ()] = balance
-        book_uses(write.uses, lambda check: _cell(tenant, check), self._clock())
+        for cell, units in write.grants.items():
+            must_fit(tenant, cell, units, write, now_ms)
+        changed = {cell: grant_units(tenant, cell, units, write, now_ms) for cell, units in write.grants.items()}
+        for refill in write.refills:
+            begin_refills(tenant, refill, write, now_ms)
+        book_uses(write.uses, lambda check: _cell(tenant, check), now_ms)
         if write.account is not None:
             tenant.account = write.account
         if write.write_id:
-            tenant.writes[write.write_id] = write.fingerprint
-        return Written(tenant.account, applied=True)
+            tenant.writes[write.write_id] = write.fingerprint, changed
+        return Written(tenant.account, applied=True, changed=changed)
+
+    async def ledger(self, ref: TenantRef, after: int, count: int, within_s: float) -> Sequence[LedgerEntry]:
+        """Entries above a sequence."""
+        entries = self._tenants.get(ref, Tenant()).ledger
+        return [entry for entry in entries if entry.sequence > after][:count]
+
+    async def trim_ledger(self, ref: TenantRef, through: int, within_s: float) -> int:
+        """Drops entries."""
+        tenant, _ = self._enter(ref)
+        dropped = [entry for entry in tenant.ledger if entry.sequence <= through]
+        tenant.trimmed |= {entry.cell: entry.after for entry in dropped}
+        tenant.ledger = tenant.ledger[len(dropped) :]
+        return len(dropped)
+
+    async def audit(self, ref: TenantRef, cells: Sequence[str], within_s: float) -> Audit:
+        """Balances with what stands behind them."""
+        tenant, now_ms = self._enter(ref)
+        return Audit(now_ms, tenant.sequence, {cell: tenant.balance_state(cell) for cell in cells})
+
+    async def repair(self, ref: TenantRef, totals: Mapping[str, Totals], seen: Audit, within_s: float) -> bool:
+        """Sets totals."""
+        tenant, now_ms = self._enter(ref)
+        if any(tenant.balance_state(cell) != seen.balances[cell] for cell in totals):
+            return False
+        for cell, right in totals.items():
+            balance = balance_of(tenant, cell)
+            tenant.cells[cell, ()] = balance
+            before = balance.totals
+            balance.correct(right)
+            tenant.moved(now_ms, Cause.REPAIR, "", cell, before)
+        return True
 
     async def open_holds(
         self,
@@ -292,7 +277,7 @@ class MemoryEngine:
         within_s: float,
     ) -> Sequence[HoldView]:
         """Open holds by (lease end, id)."""
-        holds = self._tenants.get(ref, _Tenant()).holds.values()
+        holds = self._tenants.get(ref, Tenant()).holds.values()
         views = [hold.view() for hold in holds if hold.state is State.ACTIVE]
         views.sort(key=lambda view: (view.lease_ends_at_ms, view.hold_id))
         return [view for view in views if (view.lease_ends_at_ms, view.hold_id) > after][:count]
@@ -308,7 +293,7 @@ class MemoryEngine:
 
     async def notes(self, ref: TenantRef, after: str, count: int, within_s: float) -> Sequence[Note]:
         """Notes, the oldest first."""
-        notes = self._tenants.get(ref, _Tenant()).notes
+        notes = self._tenants.get(ref, Tenant()).notes
         return [note for note in notes if int(note.note_id) > int(after or 0)][:count]
 
     async def sweep(self) -> int:
@@ -324,7 +309,7 @@ class MemoryEngine:
         """Nothing to let go of."""
 
 
-def _is_current(plan: Plan, tenant: _Tenant, now_ms: int) -> bool:
+def _is_current(plan: Plan, tenant: Tenant, now_ms: int) -> bool:
     version = tenant.account.version if tenant.account is not None else 0
     return plan.account.version == version and plan.valid_from_ms <= now_ms < plan.valid_until_ms
 
@@ -333,18 +318,18 @@ def _name(check: Check) -> CellName:
     return check.limit.cell, check.scope
 
 
-def _cell(tenant: _Tenant, check: Check) -> Cell:
+def _cell(tenant: Tenant, check: Check) -> Cell:
     name = _name(check)
     if name not in tenant.cells:
         tenant.cells[name] = CELLS[check.limit.kind](check.limit)
     return tenant.cells[name]
 
 
-def _look_all(checks: Sequence[Check], tenant: _Tenant, now_ms: int) -> tuple[Look, ...]:
+def _look_all(checks: Sequence[Check], tenant: Tenant, now_ms: int) -> tuple[Look, ...]:
     return tuple(_cell(tenant, check).look(check, now_ms) for check in checks)
 
 
-def _follow_clock(checks: Sequence[Check], tenant: _Tenant, looks: Sequence[Look], now_ms: int) -> None:
+def _follow_clock(checks: Sequence[Check], tenant: Tenant, looks: Sequence[Look], now_ms: int) -> None:
     for check, look in zip(checks, looks, strict=True):
         if not look.fits:
             _cell(tenant, check).follow(now_ms)
@@ -355,24 +340,26 @@ def _blocked(checks: Sequence[Check], looks: Sequence[Look]) -> bool:
 
 
 def _take_all(
-    checks: Sequence[Check], tenant: _Tenant, looks: Sequence[Look], now_ms: int, bases: Mapping[str, int]
-) -> tuple[list[_Take], tuple[Look, ...]]:
-    takes: list[_Take] = []
+    checks: Sequence[Check], tenant: Tenant, looks: Sequence[Look], now_ms: int, bases: Mapping[str, int]
+) -> tuple[list[Take], tuple[Look, ...]]:
+    takes: list[Take] = []
     after: list[Look] = []
     for check, look in zip(checks, looks, strict=True):
         if not look.fits or not (check.take or check.settles):
             after.append(look)
             continue
-        after.append(_cell(tenant, check).take(check, now_ms))
+        cell = _cell(tenant, check)
+        draws = cell.drawn(check) if isinstance(cell, BalanceCell) else ()
+        after.append(cell.take(check, now_ms))
         meter = check.limit.meter if check.settles else ""
         if meter or not isinstance(check.limit, Window) or check.limit.returns:
             cycle_ms = check.terms.start_ms if check.terms is not None else 0
-            taken = Taken(check.take, now_ms, bases.get(meter, 0), last=True, cycle_ms=cycle_ms)
-            takes.append(_Take(_name(check), check.limit, meter, taken))
+            taken = Taken(check.take, now_ms, bases.get(meter, 0), last=True, cycle_ms=cycle_ms, draws=draws)
+            takes.append(Take(_name(check), check.limit, meter, taken))
     return takes, tuple(after)
 
 
-def _raise(tenant: _Tenant, hold: _Hold, plan: Plan, now_ms: int) -> tuple[bool, tuple[Look, ...]]:
+def _raise(tenant: Tenant, hold: Hold, plan: Plan, now_ms: int) -> tuple[bool, tuple[Look, ...]]:
     """Takes the difference to the new totals where it fits; the totals only grow."""
     # Where the raise starts: at the reserved total, or at what was reported beyond it, which has been charged already.
     floors = {meter: max(totals.reserved, totals.reported or 0) for meter, totals in hold.meters.items()}
@@ -393,7 +380,8 @@ def _raise(tenant: _Tenant, hold: _Hold, plan: Plan, now_ms: int) -> tuple[bool,
         joined = False
         for take in [take for take in hold.takes if take.name == new.name]:
             if joins(take.limit, take.taken, new.limit, new.taken):
-                take.taken = take.taken._replace(amount=take.taken.amount + new.taken.amount)
+                draws = joined_draws(take.taken, new.taken)
+                take.taken = take.taken._replace(amount=take.taken.amount + new.taken.amount, draws=draws)
                 joined = True
             else:
                 take.taken = take.taken._replace(last=False)
@@ -404,7 +392,7 @@ def _raise(tenant: _Tenant, hold: _Hold, plan: Plan, now_ms: int) -> tuple[bool,
     return True, looks
 
 
-def _finish(tenant: _Tenant, hold: _Hold, step: _Step, now_ms: int) -> None:
+def _finish(tenant: Tenant, hold: Hold, step: _Step, now_ms: int) -> None:
     """One step in a hold's life: brings every cell that it took from to the new totals, then the hold."""
     ending, state, totals = step
     live = hold.state is State.ACTIVE
@@ -414,8 +402,12 @@ def _finish(tenant: _Tenant, hold: _Hold, step: _Step, now_ms: int) -> None:
             before = hold.meters[take.meter].reported or 0
             after = totals.get(take.meter, before)
         change = Change(ending, before, after, live, now_ms)
-        uncollected = tenant.cells[take.name].finish(take.taken, change, take.limit)
-        note_crossings(tenant.notes, tenant.cells[take.name], take.name, now_ms)
+        cell = tenant.cells[take.name]
+        totals_before = cell.totals if isinstance(cell, BalanceCell) else Totals()
+        uncollected = cell.finish(take.taken, change, take.limit)
+        if isinstance(cell, BalanceCell) and is_ledgered(take.limit) and cell.totals.moved != totals_before.moved:
+            tenant.moved(now_ms, Cause(ending), hold.hold_id, take.name[0], totals_before)
+        note_crossings(tenant.notes, cell, take.name, now_ms)
         if uncollected:
             meter = hold.meters[take.meter]
             hold.meters[take.meter] = meter._replace(uncollected=meter.uncollected + uncollected)
@@ -430,17 +422,17 @@ def _finish(tenant: _Tenant, hold: _Hold, step: _Step, now_ms: int) -> None:
         hold.kept_until_ms = now_ms + hold.terms.tombstone_ms
 
 
-def _held(tenant: _Tenant, ref: TenantRef, hold_id: str) -> _Hold:
+def _held(tenant: Tenant, ref: TenantRef, hold_id: str) -> Hold:
     if hold_id not in tenant.holds:
         raise no_such_hold(ref, hold_id)
     return tenant.holds[hold_id]
 
 
-def _outcome(hold: _Hold, *, applied: bool) -> HoldOutcome:
+def _outcome(hold: Hold, *, applied: bool) -> HoldOutcome:
     return HoldOutcome(hold.state, applied, dict(hold.meters))
 
 
-def _balance(tenant: _Tenant, cell: str) -> BalanceCell:
-    balance = tenant.cells.get((cell, ()), BalanceCell())
-    assert isinstance(balance, BalanceCell)  # noqa: S101  # grants name balance cells only
-    return balance
+def _first_due(tenant: Tenant) -> tuple[int, str] | None:
+    """The first that time makes due: a lease's end with its hold, or a change of grants with no id."""
+    leases = [(hold.lease_ends_at_ms, hold.hold_id) for hold in tenant.holds.values() if hold.state is State.ACTIVE]
+    return min([*leases, (tenant.next_change_ms(), "")])

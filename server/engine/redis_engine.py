@@ -9,19 +9,22 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from time import monotonic
 from typing import Any, Final, NamedTuple, Protocol
 
+from server.domain.account import Account
 from server.domain.errors import (
     CorruptStateError,
-    HoldgateError,
-    OverloadedError,
+    InvalidRequestError,
     StoreUnavailableError,
 )
-from server.domain.hold import Delivered, HoldView, State
+from server.domain.hold import Delivered, HoldView
+from server.domain.ledger import LedgerEntry, Totals
 from server.domain.note import Note
 from server.domain.operation import TenantRef
 from server.domain.plan import Plan
-from server.engine import keys, records, sequences, wire
+from server.domain.refill import RefillTerms, no_refills
+from server.engine import keys, records, sequences, wire, wire_money
 from server.engine.base import (
     AccountWrite,
+    Audit,
     Conflict,
     Cycles,
     Extended,
@@ -36,7 +39,7 @@ from server.engine.base import (
 )
 from server.engine.faults import (
     balance_too_large,
-    decreased,
+    grant_is_over,
     id_reused,
     item_totals,
     no_such_hold,
@@ -44,13 +47,14 @@ from server.engine.faults import (
     not_active,
     raised_too_often,
     too_many_cells,
-    unfit,
+    too_many_grants,
 )
 from server.engine.notes import note_of
 from server.engine.pipeline import Reply, ScriptSource, Word
 from server.engine.quota_cells import cycles_of
+from server.engine.replies import fault_of, hold_outcome, unreadable
 from server.engine.scripts import script
-from server.engine.store_errors import OutcomeUnknown, ScriptFailed, StoreError
+from server.engine.store_errors import OutcomeUnknown, StoreError
 
 REAP_ROUNDS: Final = 200
 """Times that one call reaps before it gives up; each round ends 50 holds."""
@@ -63,6 +67,9 @@ SWEEP_WITHIN_S: Final = 10.0
 
 SWEEP_BATCH: Final = 512
 """Index keys that the sweeper looks at in one write."""
+
+TRIM_MOST: Final = 1000
+"""Entries that one call drops from a ledger."""
 
 SWEEP_MOST: Final = 50
 """Holds that one reap call of the sweeper ends."""
@@ -109,9 +116,17 @@ class StoreCaller(Protocol):
 class RedisEngine:
     """Decisions in Redis. `clock` gives milliseconds for tests, or 0 for the store's own clock."""
 
-    def __init__(self, store: StoreCaller, *, clock: Callable[[], int] = lambda: 0, most_cells: int = 1000) -> None:
+    def __init__(
+        self,
+        store: StoreCaller,
+        *,
+        clock: Callable[[], int] = lambda: 0,
+        refills: RefillTerms = no_refills,
+        most_cells: int = 1000,
+    ) -> None:
         self._store = store
         self._clock = clock
+        self._refills = refills
         self._most_cells = most_cells
 
     async def reserve(self, plan: Plan, hold_id: str, within_s: float) -> Granted | Refused | Replayed | Stale:
@@ -141,7 +156,7 @@ class RedisEngine:
                 return Stale(now_ms, records.account_of(record))
             case [5, _]:
                 raise too_many_cells(plan.operation.ref, self._most_cells)
-        raise _unreadable("reserve", reply)
+        raise unreadable("reserve", reply)
 
     async def look(self, plan: Plan, within_s: float) -> Looked | Stale:
         """The plan's figures."""
@@ -153,7 +168,7 @@ class RedisEngine:
                 return Looked(now_ms, packed.looks(rows, now_ms))
             case [3, now_ms, record]:
                 return Stale(now_ms, records.account_of(record))
-        raise _unreadable("usage", reply)
+        raise unreadable("usage", reply)
 
     async def cycles(self, plan: Plan, within_s: float) -> Cycles | Stale:
         """The plan's figures, and the cycles of its quotas."""
@@ -165,7 +180,7 @@ class RedisEngine:
                 return Cycles(now_ms, packed.looks(rows, now_ms), tuple(map(cycles_of, cells)))
             case [3, now_ms, record]:
                 return Stale(now_ms, records.account_of(record))
-        raise _unreadable("usage", reply)
+        raise unreadable("usage", reply)
 
     async def notes(self, ref: TenantRef, after: str, count: int, within_s: float) -> Sequence[Note]:
         """Notes, the oldest first."""
@@ -184,14 +199,14 @@ class RedisEngine:
         args = (wire.pack_settle(self._clock(), hold_id, delivered, final=final),)
         left_s = within_s - (monotonic() - started_s)
         reply = await self._run(_Call("settle", tenant, hold_id, args), left_s)
-        return _hold_outcome("settle", ref, hold_id, reply)
+        return hold_outcome("settle", ref, hold_id, reply)
 
     async def release(self, ref: TenantRef, hold_id: str, within_s: float) -> HoldOutcome:
         """Gives back what no report has charged."""
         tenant = keys.tenant_keys(ref)
         args = (sequences.pack([self._clock(), hold_id]),)
         reply = await self._run(_Call("release", tenant, hold_id, args), within_s)
-        return _hold_outcome("release", ref, hold_id, reply)
+        return hold_outcome("release", ref, hold_id, reply)
 
     async def extend(
         self, ref: TenantRef, hold_id: str, used: Mapping[str, int], raised: Plan | None, within_s: float
@@ -223,7 +238,7 @@ class RedisEngine:
                 raise no_such_meter("used" if meter.decode() in used else "amounts", hold_id, meter.decode())
             case [8, _, record]:
                 raise raised_too_often(records.hold_of(hold_id, record))
-        raise _unreadable("extend", reply)
+        raise unreadable("extend", reply)
 
     async def find(self, ref: TenantRef, hold_id: str, within_s: float) -> Found:
         """The account and the hold."""
@@ -240,18 +255,23 @@ class RedisEngine:
     async def write_account(self, ref: TenantRef, write: AccountWrite, within_s: float) -> Written | Conflict:
         """Changes an account and its balances in one step."""
         tenant = keys.tenant_keys(ref)
-        args = (wire.pack_account_write(write, self._clock()),)
-        reply = await self._evalsha("account", (tenant.cells, tenant.account, tenant.ids), args, within_s)
+        args = (wire_money.pack_account_write(self._clock(), tenant.member, write),)
+        reply = await self._run(_Call("account", tenant, "", args, (tenant.ids,)), within_s)
         match reply:
-            case [1 | 2 as outcome, record]:
-                return Written(records.account_of(record), applied=outcome == 1)
+            case [1 | 2 as outcome, record, results]:
+                changed = dict(zip(write.grants, wire_money.results_of(results), strict=True))
+                return Written(records.account_of(record), applied=outcome == 1, changed=changed)
             case [3, record]:
                 return Conflict(records.account_of(record))
-            case [4, _]:
-                raise id_reused(write.write_id, ["content"])
             case [5, _]:
                 raise balance_too_large()
-        raise _unreadable("account", reply)
+            case [6, _, _]:
+                raise id_reused(write.write_id, ["content"])
+            case [7, _]:
+                raise too_many_grants()
+            case [8, _]:
+                raise grant_is_over()
+        raise unreadable("account", reply)
 
     async def open_holds(
         self, ref: TenantRef, after: tuple[int, str], count: int, within_s: float
@@ -269,11 +289,41 @@ class RedisEngine:
                 break
             offset += count
             pairs = [(int(score), raw.decode()) for raw, score in zip(ids[::2], ids[1::2], strict=True)]
-            wanted = [hold_id for score, hold_id in pairs if (score, hold_id) > (lease_end, last_id)]
+            wanted = [hold_id for score, hold_id in pairs if hold_id and (score, hold_id) > (lease_end, last_id)]
             if wanted:
                 raws = await self._plain(within_s, "MGET", *map(tenant.hold, wanted))
                 found += [records.hold_of(i, r) for i, r in zip(wanted, raws, strict=True) if r is not None]
         return found[:count]
+
+    async def ledger(self, ref: TenantRef, after: int, count: int, within_s: float) -> Sequence[LedgerEntry]:
+        """Entries above a sequence."""
+        stream = keys.tenant_keys(ref).ledger
+        entries = await self._plain(within_s, "XRANGE", stream, f"(0-{after}", "+", "COUNT", count)
+        return [wire_money.ledger_entry(int(entry.partition(b"-")[2]), fields[1]) for entry, fields in entries]
+
+    async def trim_ledger(self, ref: TenantRef, through: int, within_s: float) -> int:
+        """Drops entries, some at a time."""
+        call = _Call("trim", keys.tenant_keys(ref), "", (sequences.pack([through, TRIM_MOST]),))
+        dropped, more = 0, True
+        while more:
+            more, count = await self._evalsha(call.name, call.keys, call.args, within_s)
+            dropped += count
+        return dropped
+
+    async def audit(self, ref: TenantRef, cells: Sequence[str], within_s: float) -> Audit:
+        """Balances with what stands behind them."""
+        args = (sequences.pack([self._clock(), *cells]),)
+        call = _Call("audit", keys.tenant_keys(ref), "", args)
+        _, now_ms, last, whole, balances = await self._run(call, within_s)
+        states = wire_money.balance_states(balances, whole=bool(whole))
+        return Audit(now_ms, last, dict(zip(cells, states, strict=True)))
+
+    async def repair(self, ref: TenantRef, totals: Mapping[str, Totals], seen: Audit, within_s: float) -> bool:
+        """Writes totals over what was seen."""
+        values = [v for cell, right in totals.items() for v in (cell, seen.balances[cell].cell, *right)]
+        args = (sequences.pack([self._clock(), *values]),)
+        reply = await self._run(_Call("repair", keys.tenant_keys(ref), "", args), within_s)
+        return bool(reply[0])
 
     async def sweep(self) -> int:
         """Expires overdue holds of idle tenants, slot by slot, by the index of tenants by earliest due.
@@ -293,7 +343,7 @@ class RedisEngine:
             answers = await asyncio.gather(*calls, return_exceptions=True)
             for answer in answers:
                 if isinstance(answer, StoreError):
-                    raise _fault("sweep", answer) from answer
+                    raise fault_of("sweep", answer) from answer
                 if isinstance(answer, BaseException):
                     raise answer
                 for member in answer:
@@ -301,6 +351,8 @@ class RedisEngine:
                         expired += await self._reap(keys.tenant_keys(keys.tenant_of(member)), SWEEP_WITHIN_S)
                     except CorruptStateError as error:
                         corrupt = error
+                    except InvalidRequestError:
+                        continue  # of a policy that this server does not have: another one sweeps it
         if corrupt is not None:
             raise corrupt
         return expired
@@ -321,15 +373,22 @@ class RedisEngine:
 
     async def _reap(self, tenant: keys.TenantKeys, within_s: float) -> int:
         expired = 0
+        terms = wire_money.RefillsAt()
         for _ in range(REAP_ROUNDS):
-            args = (sequences.pack([self._clock(), SWEEP_MOST, tenant.member]),)
-            more, _, count = await self._evalsha(
+            args = (wire_money.pack_reap(self._clock(), SWEEP_MOST, tenant.member, terms),)
+            more, _, count, *wanted = await self._evalsha(
                 "reap", (tenant.cells, tenant.account, tenant.due, tenant.due_index), args, within_s
             )
             expired += count
-            if not more:
+            if wanted:
+                terms = self._terms(keys.tenant_of(tenant.member), *wanted)
+            elif not more:
                 break
         return expired
+
+    def _terms(self, ref: TenantRef, at_ms: int, record: bytes) -> wire_money.RefillsAt:
+        account = records.account_of(record) or Account(plan="")
+        return wire_money.RefillsAt(at_ms, account.version, self._refills(ref, account, at_ms))
 
     async def _run(self, call: _Call, within_s: float, look_up: _LookUp | None = None) -> list[Any]:
         """Runs a script; while it answers that holds are overdue, reaps and asks again."""
@@ -358,44 +417,13 @@ class RedisEngine:
             known = await look_up() if look_up is not None else None
             if known is not None:
                 return known
-            raise _fault(name, error) from error
+            raise fault_of(name, error) from error
         except StoreError as error:
-            raise _fault(name, error) from error
+            raise fault_of(name, error) from error
         return reply
 
     async def _plain(self, within_s: float, *words: Word) -> Any:  # noqa: ANN401  # whatever the command answers
         try:
             return await self._store.call(*words, timeout_s=within_s)
         except StoreError as error:
-            raise _fault(str(words[0]), error) from error
-
-
-def _hold_outcome(operation: str, ref: TenantRef, hold_id: str, reply: list[Any]) -> HoldOutcome:
-    match reply:
-        case [1, _, state, meters]:
-            return HoldOutcome(State(state), applied=True, meters=records.meters_of(meters))
-        case [1 | 2 as outcome, _, record]:
-            hold = records.hold_of(hold_id, record)
-            return HoldOutcome(hold.state, outcome == 1, hold.meters)
-        case [3, _]:
-            raise no_such_hold(ref, hold_id)
-        case [5, _, record]:
-            raise unfit(records.hold_of(hold_id, record), operation)
-        case [6, _, record]:
-            raise decreased(records.hold_of(hold_id, record))
-        case [7, _, meter]:
-            raise no_such_meter("usage.used", hold_id, meter.decode())
-    raise _unreadable(operation, reply)
-
-
-def _unreadable(name: str, reply: object) -> CorruptStateError:
-    return CorruptStateError(f"script {name} answered {reply!r}, which is none of its replies")
-
-
-def _fault(name: str, error: StoreError) -> HoldgateError:
-    """A store's fault in the words of the domain."""
-    if isinstance(error, ScriptFailed):
-        return CorruptStateError(f"script {name} failed: {error}")
-    if error.reason == "overloaded":
-        return OverloadedError(str(error))
-    return StoreUnavailableError(f"{name}: {error}", {"reason": error.reason})
+            raise fault_of(str(words[0]), error) from error

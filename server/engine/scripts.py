@@ -15,7 +15,19 @@ from typing import Final
 LUA: Final = Path(__file__).parent / "lua"
 INCLUDE: Final = "--@include "
 CONSTANTS: Final = re.compile(r"^local ([A-Z][A-Z0-9_]*(?:, [A-Z][A-Z0-9_]*)*) = ([-'>\w, ]+)$", re.MULTILINE)
-SCRIPT_NAMES: Final = ("reserve", "settle", "release", "extend", "reap", "usage", "account", "find")
+SCRIPT_NAMES: Final = (
+    "reserve",
+    "settle",
+    "release",
+    "extend",
+    "reap",
+    "usage",
+    "account",
+    "find",
+    "audit",
+    "trim",
+    "repair",
+)
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,8 +18,6 @@ from server.domain.limits.window import Window
 from server.domain.plan import CheckForm, Plan, Shape
 from server.domain.policy import Policy
 from server.engine import keys, quota_cells
-from server.engine.base import AccountWrite
-from server.engine.records import account_record
 from server.engine.sequences import array_head, pack, unpack
 
 ROW: Final = 3
@@ -27,6 +25,7 @@ CHECK_SIZE: Final = 6
 TAKE_SIZE: Final = 9
 TAKE_AMOUNT: Final = 4
 """Where a take has its amount."""
+
 
 SHAPE: Final = "wire.form"
 NOTE: Final = "wire.note"
@@ -242,23 +241,27 @@ def _scope(check: CheckForm) -> str:
     return "w:" + keys.scope_text(check) if check.limit.kind is Kind.WINDOW else ""
 
 
-def _param(check: CheckForm) -> int | bytes:
-    """What a look needs beside the bound: a window's length, a quota's cycle with its terms (`quota.lua`)."""
+def _param(check: CheckForm) -> int | str | bytes:
+    """What a look needs beside the bound: a window's length, a balance's burn order, a quota's cycle with its terms
+    (`quota.lua`).
+    """
     limit = check.limit
     if check.terms is not None:
         return quota_cells.packed_terms(check.terms)
+    if isinstance(limit, Balance):
+        return burn_order(limit) or 0
     return limit.window_ms if isinstance(limit, Window) else 0
 
 
 def _hold_param(check: CheckForm) -> int | bytes:
-    """What a hold remembers of the limit for its end: a balance's debt, a window's length (negative: `returns`), a
-    quota's cycle and thresholds.
+    """What a hold remembers of the limit for its end: a balance's debt (-1 - debt with a ledger), a window's length
+    (negative: `returns`), a quota's cycle and thresholds.
     """
     limit = check.limit
     if isinstance(limit, Quota) and check.terms is not None:
         return quota_cells.packed_cycle(check.terms.start_ms, limit.thresholds)
     if isinstance(limit, Balance):
-        return limit.debt
+        return -1 - limit.debt if limit.ledger else limit.debt
     if isinstance(limit, Window):
         return -limit.window_ms if limit.returns else limit.window_ms
     return 0
@@ -359,25 +362,6 @@ def pack_extend(
     return pack(values)
 
 
-def pack_account_write(write: AccountWrite, now_ms: int) -> bytes:
-    """The argument of `account.lua`."""
-    uses: list[object] = []
-    for check, used in write.uses:
-        assert check.terms is not None  # noqa: S101  # of a quota
-        cycle = quota_cells.packed_cycle(check.terms.start_ms, ())  # the next settle notes what was crossed
-        uses += (keys.standing_field(check), check.cap, quota_cells.packed_terms(check.terms), cycle, used)
-    replaces = write.account is not None
-    return pack(
-        [
-            int(replaces),
-            write.expected_version,
-            account_record(write.account) if write.account is not None else b"",
-            write.write_id,
-            write.fingerprint,
-            len(write.grants),
-            *(value for grant in write.grants.items() for value in grant),
-            now_ms,
-            len(write.uses),
-            *uses,
-        ]
-    )
+def burn_order(limit: Balance) -> str:
+    """The order of sources as digits; empty where grants are not kept apart."""
+    return "".join(str(source.value) for source in limit.burn)

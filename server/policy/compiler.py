@@ -5,13 +5,13 @@ from hashlib import sha256
 from typing import Final
 
 from server.domain.limits.base import Limit
-from server.domain.policy import Action, HoldTerms, Meter, Policy, Product
+from server.domain.policy import ACTION, Action, HoldTerms, Meter, Policy, Product
 from server.policy import fields
 from server.policy.answers import compile_envelope, compile_refusals
 from server.policy.context import Context
 from server.policy.document import Document, Path, shown
 from server.policy.kinds import BalanceModel
-from server.policy.schema import HoldModel, PolicyModel, PriceModel, shaped
+from server.policy.schema import ActionModel, HoldModel, PolicyModel, PriceModel, shaped
 
 _VERSION_LENGTH: Final = 12
 
@@ -94,10 +94,12 @@ def _check_names(context: Context, model: PolicyModel) -> None:
 
 def _actions(context: Context, model: PolicyModel) -> dict[str, Action]:
     usual = _terms(context, ("hold",), model.hold, HoldTerms())
-    return {
-        name: Action(name, _terms(context, ("actions", name, "hold"), action.hold, usual))
-        for name, action in model.actions.items()
-    }
+    return {name: _action(context, ("actions", name), action, usual) for name, action in model.actions.items()}
+
+
+def _action(context: Context, path: Path, model: ActionModel, usual: HoldTerms) -> Action:
+    terms = _terms(context, (*path, "hold"), model.hold, usual)
+    return Action(str(path[-1]), terms, free=model.free, priced=model.priced)
 
 
 def _terms(context: Context, path: Path, model: HoldModel, usual: HoldTerms) -> HoldTerms:
@@ -117,16 +119,28 @@ def _terms(context: Context, path: Path, model: HoldModel, usual: HoldTerms) -> 
 
 
 def _product(context: Context, path: Path, price: PriceModel) -> Product:
-    def read(key: str, written: Mapping[str, int | str], *, positive: bool) -> dict[str, int]:
+    def read(place: Path, written: Mapping[str, int | str], *, positive: bool = False) -> dict[str, int]:
         amounts: dict[str, int] = {}
         for name, amount in written.items():
-            at = (*path, key, name)
+            at = (*place, name)
             unit = context.meter(at, name).unit
             amounts[name] = context.positive(at, amount, unit) if positive else context.amount(at, amount, unit)
         return amounts
 
-    block = read("per", price.per, positive=True)
-    return Product(str(path[-1]), block, read("charge", price.charge, positive=False))
+    block = read((*path, "per"), price.per, positive=True)
+    if (price.charge is None) == (price.tiers is None) or (price.by is None) != (price.tiers is None):
+        context.reject(path, "expected either `charge`, or `by` with `tiers`")
+    if price.by is not None:
+        context.expect_known((*path, "by"), [price.by], {*context.dimensions, ACTION}, "dimension")
+    if price.by == ACTION:
+        context.expect_known((*path, "tiers"), price.tiers or (), context.actions, "action")
+    return Product(
+        name=str(path[-1]),
+        block=block,
+        charge=read((*path, "charge"), price.charge or {}),
+        by=price.by or "",
+        charges={value: read((*path, "tiers", value), charge) for value, charge in (price.tiers or {}).items()},
+    )
 
 
 def _limits(context: Context, model: PolicyModel) -> tuple[Limit, ...]:

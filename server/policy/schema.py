@@ -19,6 +19,7 @@ from server.policy.model import (
     ProductName,
     Row,
     TemplateText,
+    Text,
 )
 
 HttpStatus = Annotated[int, Field(ge=200, le=599)]
@@ -46,16 +47,30 @@ class HoldModel(Model):
 
 
 class ActionModel(Model):
-    """Something that a caller may want to do."""
+    """Something that a caller may want to do.
+
+    Nothing under a `free` action costs anything; a `priced` one must say what it produces.
+    """
 
     hold: HoldModel = HoldModel()
+    free: bool = False
+    priced: bool = False
+
+
+Charge = Annotated[dict[Name, Amount], Field(min_length=1)]
+"""Units by meter."""
 
 
 class PriceModel(Model):
-    """`charge` for each begun share of a block; `per` gives a block's size in each meter that may measure it."""
+    """`charge` for each begun share of a block; `per` gives a block's size in each meter that may measure it.
+
+    Where the price depends on a dimension or the action, `by` names it and `tiers` has a charge for each value.
+    """
 
     per: Annotated[dict[Name, Amount], Field(min_length=1)]
-    charge: Annotated[dict[Name, Amount], Field(min_length=1)]
+    charge: Charge | None = None
+    by: FieldName | None = None
+    tiers: Annotated[dict[Text, Charge], Field(min_length=1)] | None = None
 
 
 class RefusalModel(Model):

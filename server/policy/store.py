@@ -4,8 +4,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 
+from server.domain.account import Account
 from server.domain.errors import InvalidRequestError, PolicyRejectedError
+from server.domain.operation import TenantRef
 from server.domain.policy import Policy
+from server.domain.refill import Refill, refills_of
 from server.policy.compiler import compile_text
 from server.policy.document import MAX_TEXT_BYTES
 from server.policy.knobs import KnobSource
@@ -42,6 +45,10 @@ class PolicyStore:
             problem = f"there is no policy {name!r}" if name else "is missing and the server has several"
             raise InvalidRequestError.of("policy", f"{problem}; it has {', '.join(sorted(policies))}")
         return policy
+
+    def refills(self, ref: TenantRef, account: Account, at_ms: int) -> Sequence[Refill]:
+        """The refills of a tenant, by the policy that decides now; InvalidRequestError for an unknown policy."""
+        return refills_of(self.get(ref.policy), account, at_ms)
 
     def check(self, text: str) -> Policy:
         """A policy text compiled with the settings in force, and not used; PolicyRejectedError if it is bad."""

@@ -6,7 +6,7 @@ from quota.v1 import admin_service_pb2, admin_service_pb2_grpc
 
 from server.administration import Administration
 from server.domain.operation import TenantRef
-from server.rpc import convert, convert_admin, convert_usage
+from server.rpc import convert, convert_admin, convert_money, convert_usage
 from server.rpc.calls import answering
 
 
@@ -63,9 +63,63 @@ class AdminService(admin_service_pb2_grpc.AdminServiceServicer):
             TenantRef(request.policy, request.tenant),
             request.grant_id,
             dict(request.amounts),
+            expires_at_ms=convert_money.expiry(request),
             within_s=within_s,
         )
         return admin_service_pb2.CreateGrantResponse(applied=applied)
+
+    @answering
+    async def RefundPurchase(
+        self, request: admin_service_pb2.RefundPurchaseRequest, within_s: float
+    ) -> admin_service_pb2.RefundPurchaseResponse:
+        """Takes back a purchase, or a part of it."""
+        refund = await self._administration.accounting.refund_purchase(
+            TenantRef(request.policy, request.tenant),
+            request.refund_id,
+            request.face_value_usd_micros,
+            dict(request.amounts),
+            within_s=within_s,
+        )
+        return admin_service_pb2.RefundPurchaseResponse(
+            account=convert_admin.account_message(refund.account), applied=refund.applied, taken=refund.taken
+        )
+
+    @answering
+    async def GetBalances(
+        self, request: admin_service_pb2.GetBalancesRequest, within_s: float
+    ) -> admin_service_pb2.GetBalancesResponse:
+        """Reads balances with their grants."""
+        ref = TenantRef(request.policy, request.tenant)
+        balances = await self._administration.accounting.balances(ref, within_s=within_s)
+        return admin_service_pb2.GetBalancesResponse(balances=convert_money.balance_messages(balances))
+
+    @answering
+    async def ListLedger(
+        self, request: admin_service_pb2.ListLedgerRequest, within_s: float
+    ) -> admin_service_pb2.ListLedgerResponse:
+        """Lists movements of money, a page at a time."""
+        ref, accounting = TenantRef(request.policy, request.tenant), self._administration.accounting
+        entries, following = await accounting.ledger(ref, request.after_sequence, request.page_size, within_s=within_s)
+        messages = convert_money.ledger_messages(entries, accounting.limit_ids(ref))
+        return admin_service_pb2.ListLedgerResponse(entries=messages, next_after_sequence=following)
+
+    @answering
+    async def TrimLedger(
+        self, request: admin_service_pb2.TrimLedgerRequest, within_s: float
+    ) -> admin_service_pb2.TrimLedgerResponse:
+        """Drops entries that are kept elsewhere."""
+        ref = TenantRef(request.policy, request.tenant)
+        dropped = await self._administration.accounting.trim(ref, request.through_sequence, within_s=within_s)
+        return admin_service_pb2.TrimLedgerResponse(dropped=dropped)
+
+    @answering
+    async def ReconcileBalances(
+        self, request: admin_service_pb2.ReconcileBalancesRequest, within_s: float
+    ) -> admin_service_pb2.ReconcileBalancesResponse:
+        """Reports what does not add up; repairs it only if told to."""
+        ref, accounting = TenantRef(request.policy, request.tenant), self._administration.accounting
+        found = await accounting.reconcile(ref, repair=request.repair, within_s=within_s)
+        return convert_money.reconciliation_message(found, accounting.limit_ids(ref))
 
     @answering
     async def ImportBalances(

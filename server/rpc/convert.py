@@ -281,6 +281,12 @@ def effective_limit(effective: EffectiveLimit) -> quota_service_pb2.EffectiveLim
 def product_prices(products: Iterable[Product]) -> list[quota_service_pb2.ProductPrice]:
     """The price list, in the policy's order."""
     return [
-        quota_service_pb2.ProductPrice(product=product.name, block=product.block, charge=product.charge)
+        quota_service_pb2.ProductPrice(
+            product=product.name,
+            block=product.block,
+            charge=product.charge,
+            by=product.by,
+            tiers={value: quota_service_pb2.Charge(charge=charge) for value, charge in product.charges.items()},
+        )
         for product in products
     ]

@@ -70,7 +70,9 @@ async def test_grants_alone_leave_the_record_and_its_version(tenant: Tenants) ->
     await lab.open(credits=1)
     plan = lab.plan("h", credits=10)
 
-    assert await lab.write(AccountWrite(grants={CREDITS: 10, BUDGET: 20})) == Written(lab.account, applied=True)
+    assert await lab.write(AccountWrite(grants={CREDITS: 10, BUDGET: 20})) == Written(
+        lab.account, applied=True, changed={CREDITS: 10, BUDGET: 20}
+    )
 
     assert await balances(lab) == [11, 20]
     await lab.reserve(plan)
@@ -80,7 +82,7 @@ async def test_grants_alone_leave_the_record_and_its_version(tenant: Tenants) ->
 async def test_a_tenant_without_a_record_may_be_granted_units(tenant: Tenants) -> None:
     lab = tenant(PURSE)
 
-    assert await lab.write(AccountWrite(grants={CREDITS: 10})) == Written(None, applied=True)
+    assert await lab.write(AccountWrite(grants={CREDITS: 10})) == Written(None, applied=True, changed={CREDITS: 10})
 
     await lab.grant("h", credits=10)
 
@@ -92,7 +94,11 @@ async def test_a_write_with_an_id_is_made_once(tenant: Tenants) -> None:
     answers = [await lab.write(write) for _ in range(3)]
     await lab.write(replace(write, write_id="purchase 2"))
 
-    assert answers == [Written(None, applied=True), Written(None, applied=False), Written(None, applied=False)]
+    assert [(answer.applied, answer.changed) for answer in answers if isinstance(answer, Written)] == [
+        (True, {CREDITS: 10}),
+        (False, {CREDITS: 10}),
+        (False, {CREDITS: 10}),
+    ]
     assert await balances(lab) == [20, 0]
 
 
@@ -103,7 +109,7 @@ async def test_a_repeated_write_is_recognised_after_the_version_moved_on(tenant:
     lab.account = Account("free", version=1)
     await lab.open(plan="pro")
 
-    assert await lab.write(first) == Written(lab.account, applied=False)
+    assert await lab.write(first) == Written(lab.account, applied=False, changed={CREDITS: 10})
     assert await balances(lab) == [10, 0]
 
 

@@ -347,6 +347,17 @@ async def test_after_a_step_back_no_real_window_admits_more_than_the_limit(tenan
     assert max(sum(at - MINUTE_MS < other <= at for other in granted_at) for at in granted_at) == 10
 
 
+async def test_a_refusal_forgets_nothing_that_a_clock_that_steps_back_finds_again(tenant: Tenants) -> None:
+    lab = tenant(TPM)
+    await lab.grant("a", tokens=60)
+    lab.clock.advance(MINUTE_MS)
+    await lab.refusal(tokens=101)
+
+    lab.clock.advance(-1)
+
+    assert await used(lab) == 60
+
+
 async def test_what_was_given_back_after_a_step_is_not_taken_from_a_later_entry(tenant: Tenants) -> None:
     """The entry moved with the clock, so the settle must not mistake a neighbour for it."""
     lab = tenant(policy(window("tpm", 200, "tokens")))

@@ -34,6 +34,7 @@ def test_the_keys_of_a_tenant_are_pinned() -> None:
         cells=b"hg:{credit-gate/acme}:cells",
         account=b"hg:{credit-gate/acme}:acct",
         ids=b"hg:{credit-gate/acme}:ids",
+        ledger=b"hg:{credit-gate/acme}:ledger",
         due=b"hg:{credit-gate/acme}:due",
         due_index=b"hg:{4826}:due",
         member=b"credit-gate/acme",

@@ -17,7 +17,7 @@ from server.engine.store_errors import StoreError
 from tests.conftest import Connect
 from tests.policies_for_tests import TERMS, balance, policy, slots, window
 from tests.stores import RunningStore
-from tests.tenants import Clock, Tenant
+from tests.tenants import WITHIN_S, Clock, Tenant
 
 FILES: Final = sorted(LUA.rglob("*.lua"))
 
@@ -161,7 +161,9 @@ FLAGS: Final = {
     "settle": " flags=allow-oom",
     "release": " flags=allow-oom",
     "reap": " flags=allow-oom",
+    "trim": " flags=allow-oom",
     "usage": " flags=no-writes",
+    "audit": " flags=no-writes",
     "find": " flags=no-writes",
 }
 
@@ -254,6 +256,10 @@ async def play(tenant: Tenant) -> None:
     await tenant.grant("late", tokens=1, credits=1)
     tenant.clock.advance(TERMS.lease_ms)
     await tenant.figures()
+    seen = await tenant.engine.audit(tenant.ref, ["credits~b"], WITHIN_S)
+    totals = {"credits~b": seen.balances["credits~b"].totals}
+    assert await tenant.engine.repair(tenant.ref, totals, seen, WITHIN_S)
+    assert await tenant.engine.trim_ledger(tenant.ref, 1, WITHIN_S) == 1
 
 
 async def test_headers_tell_the_keys_arguments_and_replies_that_pass(

@@ -15,8 +15,8 @@ from server.domain.limits.base import Look
 from server.domain.operation import Operation, TenantRef
 from server.domain.plan import Plan, make_plan
 from server.domain.policy import Policy
-from server.domain.units import MAX_AMOUNT
-from server.engine import keys, records, sequences, wire
+from server.domain.units import FOREVER_MS, MAX_AMOUNT
+from server.engine import keys, records, sequences, wire, wire_money
 from server.engine.base import AccountWrite
 from tests.policies_for_tests import HOUR_MS, MINUTE_MS, balance, policy, slots, window
 
@@ -212,9 +212,15 @@ def test_an_account_that_cannot_be_read_is_corrupt(record: bytes) -> None:
 def test_an_account_write_is_packed_with_its_grants() -> None:
     write = AccountWrite(account=ACCOUNT, expected_version=2, grants={"c~b": 5}, write_id="w", fingerprint=b"\x00f")
 
-    packed = [1, 2, records.account_record(ACCOUNT), b"w", b"\x00f", 1, b"c~b", 5, 17, 0]
-    assert sequences.unpack(wire.pack_account_write(write, 17)) == packed
-    assert sequences.unpack(wire.pack_account_write(AccountWrite(), 0)) == [0, 0, b"", b"", b"", 0, 0, 0]
+    head = [9, b"lab/t", 1, 2, records.account_record(ACCOUNT), b"w", b"\x00f", 8, 1]
+    assert sequences.unpack(wire_money.pack_account_write(9, b"lab/t", write)) == [
+        *head,
+        *(b"c~b", 5, 1, FOREVER_MS, b"", 0, 0),
+        0,
+        0,
+    ]
+    nothing = [9, b"lab/t", 0, 0, b"", b"", b"", 8, 0, 0, 0]
+    assert sequences.unpack(wire_money.pack_account_write(9, b"lab/t", AccountWrite())) == nothing
 
 
 # holds

@@ -11,9 +11,13 @@ from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from server.domain.account import Account
-from server.domain.limits import Kind
+from server.domain.ledger import Cause
+from server.domain.limits import Balance, Kind
+from server.domain.limits.balance import GrantSource
 from server.domain.operation import TenantRef
 from server.domain.plan import CheckForm, Plan
+from server.domain.refill import refills_of
+from server.domain.units import FOREVER_MS
 from server.engine import keys
 from server.engine.base import AccountWrite, CycleImport
 from server.engine.client import StoreConnection
@@ -22,7 +26,7 @@ from server.engine.redis_engine import RedisEngine
 from server.engine.scripts import SCRIPT_NAMES, script
 from tests.policies_for_tests import HOUR_MS, TERMS, balance, policy, quota, slots, window
 from tests.stores import RunningStore
-from tests.tenants import WITHIN_S, Clock, Tenant
+from tests.tenants import START_MS, WITHIN_S, Clock, Tenant
 
 LAB: Final = policy(
     window("rpm", 50),
@@ -33,12 +37,22 @@ LAB: Final = policy(
     quota("allowance", 4, grace_ms=30 * 24 * HOUR_MS, thresholds=(75, 100)),
     balance("credits", debt=10),
 )
+RICH: Final = policy(*LAB.limits, balance("purse", burn="312", refill=30, ledger=True))
+"""The same with all that a balance may have."""
 UNDATED: Final = replace(LAB, limits=tuple(limit for limit in LAB.limits if limit.kind is not Kind.QUOTA))
 """LAB without what depends on the date: for tests in which the store's own clock decides."""
 
 REF: Final = TenantRef("lab", "acme")
 TENANT: Final = keys.tenant_keys(REF)
 CREDITS: Final = LAB.limits[-1].cell
+PURSE: Final = RICH.limits[-1]
+TO_PURSE: Final = AccountWrite(
+    source=GrantSource.PROMOTIONAL,
+    expires_at_ms=START_MS + 10 * HOUR_MS,
+    balances={limit.cell: limit for limit in RICH.limits if isinstance(limit, Balance)},
+    cause=Cause.GRANT,
+    fingerprint=b"y",
+)
 AMOUNTS: Final[dict[str, Any]] = {"tokens": 20, "frames": 3, "credits": 10}
 
 KEYS: Final = {
@@ -46,6 +60,9 @@ KEYS: Final = {
     "account": TENANT.account,
     "ids": TENANT.ids,
     "due": TENANT.due,
+    "grants": TENANT.prefix + b"grants",
+    "ledger": TENANT.ledger,
+    "trimmed": TENANT.prefix + b"trimmed",
     "due_index": TENANT.due_index,
     "hold": TENANT.hold("h"),
     "new hold": TENANT.hold("new"),
@@ -71,9 +88,12 @@ class Scene:
     async def build(cls, store: RunningStore, connection: StoreConnection) -> "Scene":
         store.command("FLUSHALL")
         clock = Clock()
-        tenant = Tenant(RedisEngine(connection, clock=clock), clock, LAB, REF)
+        tenant = Tenant(RedisEngine(connection, clock=clock), clock, RICH, REF)
         await tenant.write(AccountWrite(grants={CREDITS: 7}, write_id="first", fingerprint=b"x"))
-        await tenant.open(credits=93)
+        await tenant.open(credits=93, purse=50)
+        await tenant.write(replace(TO_PURSE, grants={PURSE.cell: 15}, write_id="promotion"))
+        purchase = replace(TO_PURSE, source=GrantSource.BOUGHT, expires_at_ms=FOREVER_MS)
+        await tenant.write(replace(purchase, grants={PURSE.cell: 5}, write_id="purchase"))
         await tenant.grant("ended", **AMOUNTS)
         await tenant.settle("ended")
         clock.advance(1000)
@@ -122,16 +142,24 @@ def quota_of(plan: Plan) -> CheckForm:
 
 def _write_account(tenant: Tenant) -> Awaitable[object]:
     account = Account(plan="pro", version=tenant.account.version + 1)
-    grants = {CREDITS: 5}
-    write = AccountWrite(
+    write = replace(
+        TO_PURSE,
         account=account,
         expected_version=tenant.account.version,
-        grants=grants,
+        grants={CREDITS: 5, PURSE.cell: 3},
+        expires_at_ms=START_MS + HOUR_MS,
+        refills=refills_of(RICH, account, tenant.clock()),
         uses=(CycleImport(quota_of(tenant.plan()), 5),),
         write_id="second",
-        fingerprint=b"y",
     )
     return tenant.write(write)
+
+
+async def _repair(tenant: Tenant) -> object:
+    seen = await tenant.engine.audit(REF, [PURSE.cell], WITHIN_S)
+    totals = seen.balances[PURSE.cell].totals
+    right = totals._replace(granted=totals.granted + 1)
+    return await tenant.engine.repair(REF, {PURSE.cell: right}, seen, WITHIN_S)
 
 
 OPERATIONS: Final[dict[str, Operation]] = {
@@ -146,6 +174,9 @@ OPERATIONS: Final[dict[str, Operation]] = {
     "extend": _extend,
     "find": lambda tenant: tenant.find("h"),
     "write account": _write_account,
+    "audit": lambda tenant: tenant.engine.audit(REF, [PURSE.cell, CREDITS], WITHIN_S),
+    "trim": lambda tenant: tenant.engine.trim_ledger(REF, 2, WITHIN_S),
+    "repair": _repair,
 }
 REAP: Final = "reap"
 """The one script that acts for time alone; the clock has been moved before it."""

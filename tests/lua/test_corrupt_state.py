@@ -26,13 +26,16 @@ TOUCHES: Final = {
     "reserve, refused": {"cells", "new hold", "windows", "project's windows"},
     "reserve, repeated": {"cells", "due", "hold", "windows", "project's windows"},
     "look": {"cells", "windows", "project's windows"},
-    "report": {"cells", "hold", "project's windows"},
-    "settle": {"cells", "due", "hold", "notes", "project's windows"},
+    "report": {"cells", "hold", "ledger", "project's windows"},
+    "settle": {"cells", "due", "hold", "ledger", "notes", "project's windows"},
     "release": {"cells", "due", "hold", "project's windows"},
-    "renew": {"cells", "due", "hold", "project's windows"},
-    "extend": {"cells", "account", "due", "hold", "windows", "project's windows"},
+    "renew": {"cells", "due", "hold", "ledger", "project's windows"},
+    "extend": {"cells", "account", "due", "hold", "ledger", "windows", "project's windows"},
     "find": {"account", "hold"},
-    "write account": {"cells", "account", "ids"},
+    "write account": {"cells", "account", "ids", "due", "due_index", "grants", "ledger"},
+    "audit": {"cells", "due", "grants", "hold", "ledger", "trimmed"},
+    "trim": {"ledger", "trimmed"},
+    "repair": {"cells", "due", "grants", "hold", "ledger", "trimmed"},
     REAP: {"cells", "due", "due_index", "hold", "project's windows"},
 }
 """The keys that each operation looks at, so that a wrong type in them cannot pass unnoticed."""
@@ -86,6 +89,9 @@ TYPES: Final = {
     "project's windows": "hash",
     "due": "zset",
     "due_index": "zset",
+    "grants": "hash",
+    "ledger": "stream",
+    "trimmed": "hash",
     "notes": "stream",
 }
 

@@ -18,16 +18,22 @@ from tests.policies_for_tests import balance, policy, slots, window
 from tests.store_state import snapshot
 from tests.stores import RunningStore
 
-WRITES: Final = {"SET", "HSET", "HDEL", "ZADD", "ZREM", "PEXPIRE", "XADD"}
-READS: Final = {"GET", "HGET", "HMGET", "HLEN", "ZSCORE", "ZRANGE", "ZRANGEBYSCORE", "XLEN", "TIME"}
-TYPE_OF: Final = {
-    "SET": "string",
-    "GET": "string",
-    "PEXPIRE": "any",
-    "TIME": "none",
-    "XLEN": "stream",
-    "XADD": "stream",
+WRITES: Final = {"SET", "HSET", "HDEL", "ZADD", "ZREM", "PEXPIRE", "XADD", "XTRIM"}
+READS: Final = {
+    "GET",
+    "HGET",
+    "HMGET",
+    "HLEN",
+    "ZSCORE",
+    "ZRANGE",
+    "ZRANGEBYSCORE",
+    "XLEN",
+    "XRANGE",
+    "XREVRANGE",
+    "HGETALL",
+    "TIME",
 }
+TYPE_OF: Final = {"SET": "string", "GET": "string", "PEXPIRE": "any", "TIME": "none"}
 """The type that a command wants of its key; `H...` want a hash and `Z...` a sorted set."""
 
 MOST_CALLS: Final = 60
@@ -46,7 +52,7 @@ class Call(NamedTuple):
 
     @property
     def kind(self) -> str:
-        return TYPE_OF.get(self.command, {"H": "hash", "Z": "zset"}.get(self.command[0], ""))
+        return TYPE_OF.get(self.command, {"H": "hash", "X": "stream", "Z": "zset"}.get(self.command[0], ""))
 
 
 def wrapped(name: str, *, failing: int = 0, tracing: bool = False) -> str:

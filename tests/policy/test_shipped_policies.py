@@ -27,7 +27,7 @@ def test_credit_gate_has_the_published_ceilings_and_resolutions() -> None:
     policy = shipped("credit-gate")
     assert policy.plans == ("free", "starter", "creator", "studio")
     assert policy.default_plan is None
-    balance = policy.limits[3]
+    balance = policy.limits[4]
     assert isinstance(balance, Balance)
     assert balance.opening.by_plan == {"free": 45, "starter": 200, "creator": 450, "studio": 1200}
     assert balance.debt == 0

@@ -23,7 +23,7 @@ from tests.scenario.calls import enum_names, fields_of
 DETAILS_KEY: Final = "grpc-status-details-bin"
 EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 WRAPPED: Final = ("decision", "account", "hold")
-KEYS: Final = ("id", "limit_id", "meter", "product", "hold_id", "tenant")
+KEYS: Final = ("sequence", "what", "id", "limit_id", "meter", "product", "hold_id", "source", "tenant")
 
 
 class Absent:

@@ -156,8 +156,8 @@ async def backend(name: str, story: Story, store: RunningStore | None, folder: P
     """One of BACKENDS, empty, with the story's policy; a real store must have nothing left of any hold at the end."""
     files = Files.of(story, folder)
     if store is None:
-        memory = MemoryEngine(clock := Clock())
         policies = PolicyStore.load((files.policy,), KnobSource({}, files.settings))
+        memory = MemoryEngine(clock := Clock(), refills=policies.refills)
 
         async def open_memory(_clock: Clock) -> Engine:
             return memory
@@ -172,7 +172,9 @@ async def backend(name: str, story: Story, store: RunningStore | None, folder: P
     connection = StoreConnection(store.url)
     await connection.connect()
     try:
-        await must_leave_nothing(store, RedisEngine(connection, clock=backend.clock), backend.clock)
+        policies = PolicyStore.load((files.policy,), KnobSource({}, files.settings))
+        engine = RedisEngine(connection, clock=backend.clock, refills=policies.refills)
+        await must_leave_nothing(store, engine, backend.clock)
     finally:
         await connection.close()
 
@@ -185,7 +187,7 @@ async def _servicers(name: str, files: Files, store: RunningStore) -> AsyncItera
             connection = StoreConnection(store.url)
             stack.push_async_callback(connection.close)
             await connection.connect()
-            return RedisEngine(connection, clock=clock)
+            return RedisEngine(connection, clock=clock, refills=policies.refills)
 
         policies = PolicyStore.load((files.policy,), KnobSource({}, files.settings))
         yield InProcess(name, files, store, open_engine, policies)

@@ -49,6 +49,11 @@ VERBS: Final[Mapping[str, Verb]] = {
     "get_account": Verb(ADMIN, "GetAccount", admin.GetAccountRequest),
     "purchase": Verb(ADMIN, "RecordPurchase", admin.RecordPurchaseRequest, "purchase_id"),
     "grant": Verb(ADMIN, "CreateGrant", admin.CreateGrantRequest, "grant_id"),
+    "refund": Verb(ADMIN, "RefundPurchase", admin.RefundPurchaseRequest, "refund_id"),
+    "balances": Verb(ADMIN, "GetBalances", admin.GetBalancesRequest),
+    "ledger": Verb(ADMIN, "ListLedger", admin.ListLedgerRequest),
+    "trim_ledger": Verb(ADMIN, "TrimLedger", admin.TrimLedgerRequest),
+    "reconcile": Verb(ADMIN, "ReconcileBalances", admin.ReconcileBalancesRequest),
     "import": Verb(ADMIN, "ImportBalances", admin.ImportBalancesRequest),
     "get_hold": Verb(ADMIN, "GetHold", admin.GetHoldRequest, "hold_id"),
     "list_holds": Verb(ADMIN, "ListHolds", admin.ListHoldsRequest),
@@ -57,7 +62,12 @@ VERBS: Final[Mapping[str, Verb]] = {
     "reload": Verb(ADMIN, "ReloadPolicy", admin.ReloadPolicyRequest),
 }
 
-READS: Final = frozenset({"estimate", "usage", "limits", "get_account", "get_hold", "list_holds", "notifications"})
+READS: Final = frozenset(
+    {
+        *("estimate", "usage", "limits", "get_account", "get_hold", "list_holds", "notifications"),
+        *("balances", "ledger", "reconcile"),
+    }
+)
 """Words that never change anything."""
 
 

@@ -20,6 +20,100 @@ else:
 
 DESCRIPTOR: descriptor.FileDescriptor
 
+class _GrantSource:
+    ValueType = typing.NewType("ValueType", builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _GrantSourceEnumTypeWrapper(enum_type_wrapper._EnumTypeWrapper[_GrantSource.ValueType], builtins.type):
+    DESCRIPTOR: descriptor.EnumDescriptor
+    GRANT_SOURCE_UNSPECIFIED: _GrantSource.ValueType  # 0
+    """Never sent by a server."""
+    GRANT_SOURCE_MONTHLY: _GrantSource.ValueType  # 1
+    """An account's opening, refills, and what was brought in."""
+    GRANT_SOURCE_BOUGHT: _GrantSource.ValueType  # 2
+    """A purchase."""
+    GRANT_SOURCE_PROMOTIONAL: _GrantSource.ValueType  # 3
+    """CreateGrant."""
+
+class GrantSource(_GrantSource, metaclass=_GrantSourceEnumTypeWrapper):
+    """Where a grant's units came from."""
+
+GRANT_SOURCE_UNSPECIFIED: GrantSource.ValueType  # 0
+"""Never sent by a server."""
+GRANT_SOURCE_MONTHLY: GrantSource.ValueType  # 1
+"""An account's opening, refills, and what was brought in."""
+GRANT_SOURCE_BOUGHT: GrantSource.ValueType  # 2
+"""A purchase."""
+GRANT_SOURCE_PROMOTIONAL: GrantSource.ValueType  # 3
+"""CreateGrant."""
+
+class _LedgerCause:
+    ValueType = typing.NewType("ValueType", builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _LedgerCauseEnumTypeWrapper(enum_type_wrapper._EnumTypeWrapper[_LedgerCause.ValueType], builtins.type):
+    DESCRIPTOR: descriptor.EnumDescriptor
+    LEDGER_CAUSE_UNSPECIFIED: _LedgerCause.ValueType  # 0
+    """Never sent by a server."""
+    LEDGER_CAUSE_REPORT: _LedgerCause.ValueType  # 1
+    """A report of a hold that goes on."""
+    LEDGER_CAUSE_SETTLE: _LedgerCause.ValueType  # 2
+    """A final Settle."""
+    LEDGER_CAUSE_RELEASE: _LedgerCause.ValueType  # 3
+    """A Release, of a hold some of whose grants were over."""
+    LEDGER_CAUSE_LEASE_END: _LedgerCause.ValueType  # 4
+    """A lease's end, of a hold some of whose grants were over."""
+    LEDGER_CAUSE_LAPSE: _LedgerCause.ValueType  # 5
+    """A grant was over."""
+    LEDGER_CAUSE_REFILL: _LedgerCause.ValueType  # 6
+    """A refill at the start of a cycle."""
+    LEDGER_CAUSE_UPGRADE: _LedgerCause.ValueType  # 7
+    """A refill to the ceiling of a higher plan."""
+    LEDGER_CAUSE_OPENING: _LedgerCause.ValueType  # 8
+    """A new account's first units."""
+    LEDGER_CAUSE_PURCHASE: _LedgerCause.ValueType  # 9
+    """RecordPurchase."""
+    LEDGER_CAUSE_GRANT: _LedgerCause.ValueType  # 10
+    """CreateGrant."""
+    LEDGER_CAUSE_IMPORT: _LedgerCause.ValueType  # 11
+    """ImportBalances."""
+    LEDGER_CAUSE_REFUND: _LedgerCause.ValueType  # 12
+    """RefundPurchase."""
+    LEDGER_CAUSE_REPAIR: _LedgerCause.ValueType  # 13
+    """ReconcileBalances, told to repair."""
+
+class LedgerCause(_LedgerCause, metaclass=_LedgerCauseEnumTypeWrapper):
+    """Why money moved."""
+
+LEDGER_CAUSE_UNSPECIFIED: LedgerCause.ValueType  # 0
+"""Never sent by a server."""
+LEDGER_CAUSE_REPORT: LedgerCause.ValueType  # 1
+"""A report of a hold that goes on."""
+LEDGER_CAUSE_SETTLE: LedgerCause.ValueType  # 2
+"""A final Settle."""
+LEDGER_CAUSE_RELEASE: LedgerCause.ValueType  # 3
+"""A Release, of a hold some of whose grants were over."""
+LEDGER_CAUSE_LEASE_END: LedgerCause.ValueType  # 4
+"""A lease's end, of a hold some of whose grants were over."""
+LEDGER_CAUSE_LAPSE: LedgerCause.ValueType  # 5
+"""A grant was over."""
+LEDGER_CAUSE_REFILL: LedgerCause.ValueType  # 6
+"""A refill at the start of a cycle."""
+LEDGER_CAUSE_UPGRADE: LedgerCause.ValueType  # 7
+"""A refill to the ceiling of a higher plan."""
+LEDGER_CAUSE_OPENING: LedgerCause.ValueType  # 8
+"""A new account's first units."""
+LEDGER_CAUSE_PURCHASE: LedgerCause.ValueType  # 9
+"""RecordPurchase."""
+LEDGER_CAUSE_GRANT: LedgerCause.ValueType  # 10
+"""CreateGrant."""
+LEDGER_CAUSE_IMPORT: LedgerCause.ValueType  # 11
+"""ImportBalances."""
+LEDGER_CAUSE_REFUND: LedgerCause.ValueType  # 12
+"""RefundPurchase."""
+LEDGER_CAUSE_REPAIR: LedgerCause.ValueType  # 13
+"""ReconcileBalances, told to repair."""
+
 class _NotificationKind:
     ValueType = typing.NewType("ValueType", builtins.int)
     V: _TypeAlias = ValueType  # noqa: Y015
@@ -348,6 +442,532 @@ class RecordPurchaseResponse(message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 @typing.final
+class RefundPurchaseRequest(message.Message):
+    """Takes back a purchase, or a part of it."""
+
+    DESCRIPTOR: descriptor.Descriptor
+
+    @typing.final
+    class AmountsEntry(message.Message):
+        DESCRIPTOR: descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: builtins.int
+        VALUE_FIELD_NUMBER: builtins.int
+        key: builtins.str
+        value: builtins.int
+        def __init__(
+            self,
+            *,
+            key: builtins.str = ...,
+            value: builtins.int = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    POLICY_FIELD_NUMBER: builtins.int
+    TENANT_FIELD_NUMBER: builtins.int
+    REFUND_ID_FIELD_NUMBER: builtins.int
+    FACE_VALUE_USD_MICROS_FIELD_NUMBER: builtins.int
+    AMOUNTS_FIELD_NUMBER: builtins.int
+    policy: builtins.str
+    """As in PutAccountRequest."""
+    tenant: builtins.str
+    """The tenant. Required."""
+    refund_id: builtins.str
+    """The refund's id. Required. The same id with other content is ALREADY_EXISTS."""
+    face_value_usd_micros: builtins.int
+    """What was paid back, in millionths of a US dollar."""
+    @builtins.property
+    def amounts(self) -> containers.ScalarMap[builtins.str, builtins.int]:
+        """Units to take back, by balance meter: bought ones first. What is spent is owed as far as the policy allows debt."""
+
+    def __init__(
+        self,
+        *,
+        policy: builtins.str = ...,
+        tenant: builtins.str = ...,
+        refund_id: builtins.str = ...,
+        face_value_usd_micros: builtins.int = ...,
+        amounts: abc.Mapping[builtins.str, builtins.int] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["amounts", b"amounts", "face_value_usd_micros", b"face_value_usd_micros", "policy", b"policy", "refund_id", b"refund_id", "tenant", b"tenant"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+@typing.final
+class RefundPurchaseResponse(message.Message):
+    """The answer to RefundPurchaseRequest."""
+
+    DESCRIPTOR: descriptor.Descriptor
+
+    @typing.final
+    class TakenEntry(message.Message):
+        DESCRIPTOR: descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: builtins.int
+        VALUE_FIELD_NUMBER: builtins.int
+        key: builtins.str
+        value: builtins.int
+        def __init__(
+            self,
+            *,
+            key: builtins.str = ...,
+            value: builtins.int = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    ACCOUNT_FIELD_NUMBER: builtins.int
+    APPLIED_FIELD_NUMBER: builtins.int
+    TAKEN_FIELD_NUMBER: builtins.int
+    applied: builtins.bool
+    """False when this id had been recorded before."""
+    @builtins.property
+    def account(self) -> Account:
+        """The account after the refund."""
+
+    @builtins.property
+    def taken(self) -> containers.ScalarMap[builtins.str, builtins.int]:
+        """Units that were taken back or are owed, by meter; a repeat tells what the first call did."""
+
+    def __init__(
+        self,
+        *,
+        account: Account | None = ...,
+        applied: builtins.bool = ...,
+        taken: abc.Mapping[builtins.str, builtins.int] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = typing.Literal["account", b"account"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["account", b"account", "applied", b"applied", "taken", b"taken"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+@typing.final
+class Grant(message.Message):
+    """Units of one source and one expiry that are neither held nor charged."""
+
+    DESCRIPTOR: descriptor.Descriptor
+
+    SOURCE_FIELD_NUMBER: builtins.int
+    EXPIRES_AT_MS_FIELD_NUMBER: builtins.int
+    LEFT_FIELD_NUMBER: builtins.int
+    source: GrantSource.ValueType
+    """Where they came from."""
+    expires_at_ms: builtins.int
+    """When they expire, in milliseconds since the epoch; absent for never."""
+    left: builtins.int
+    """How many are left."""
+    def __init__(
+        self,
+        *,
+        source: GrantSource.ValueType = ...,
+        expires_at_ms: builtins.int | None = ...,
+        left: builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = typing.Literal["_expires_at_ms", b"_expires_at_ms", "expires_at_ms", b"expires_at_ms"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["_expires_at_ms", b"_expires_at_ms", "expires_at_ms", b"expires_at_ms", "left", b"left", "source", b"source"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__expires_at_ms: _TypeAlias = typing.Literal["expires_at_ms"]  # noqa: Y015
+    _WhichOneofArgType__expires_at_ms: _TypeAlias = typing.Literal["_expires_at_ms", b"_expires_at_ms"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__expires_at_ms) -> _WhichOneofReturnType__expires_at_ms | None: ...
+
+@typing.final
+class BalanceTotals(message.Message):
+    """A balance's running totals since the account began. granted - reversed + debt = available + held + charged + expired."""
+
+    DESCRIPTOR: descriptor.Descriptor
+
+    GRANTED_FIELD_NUMBER: builtins.int
+    REVERSED_FIELD_NUMBER: builtins.int
+    CHARGED_FIELD_NUMBER: builtins.int
+    HELD_FIELD_NUMBER: builtins.int
+    EXPIRED_FIELD_NUMBER: builtins.int
+    UNCOLLECTED_FIELD_NUMBER: builtins.int
+    DEBT_FIELD_NUMBER: builtins.int
+    granted: builtins.int
+    """Units that came in."""
+    reversed: builtins.int
+    """Units that refunds took back."""
+    charged: builtins.int
+    """Units that were charged."""
+    held: builtins.int
+    """Units that open holds keep."""
+    expired: builtins.int
+    """Units whose grant was over before they were used."""
+    uncollected: builtins.int
+    """Units that were delivered and could not be charged."""
+    debt: builtins.int
+    """Units that are owed."""
+    def __init__(
+        self,
+        *,
+        granted: builtins.int = ...,
+        reversed: builtins.int = ...,
+        charged: builtins.int = ...,
+        held: builtins.int = ...,
+        expired: builtins.int = ...,
+        uncollected: builtins.int = ...,
+        debt: builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["charged", b"charged", "debt", b"debt", "expired", b"expired", "granted", b"granted", "held", b"held", "reversed", b"reversed", "uncollected", b"uncollected"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+@typing.final
+class Balance(message.Message):
+    """One balance."""
+
+    DESCRIPTOR: descriptor.Descriptor
+
+    LIMIT_ID_FIELD_NUMBER: builtins.int
+    METER_FIELD_NUMBER: builtins.int
+    AVAILABLE_FIELD_NUMBER: builtins.int
+    TOTALS_FIELD_NUMBER: builtins.int
+    GRANTS_FIELD_NUMBER: builtins.int
+    NEXT_REFILL_AT_MS_FIELD_NUMBER: builtins.int
+    limit_id: builtins.str
+    """The limit's id in the policy."""
+    meter: builtins.str
+    """The meter that it counts."""
+    available: builtins.int
+    """Units that may still be held."""
+    next_refill_at_ms: builtins.int
+    """When it is topped up next, in milliseconds since the epoch; absent without refills."""
+    @builtins.property
+    def totals(self) -> BalanceTotals:
+        """The totals."""
+
+    @builtins.property
+    def grants(self) -> containers.RepeatedCompositeFieldContainer[Grant]:
+        """Where the available units are, in the order in which they are used up; one entry where none are kept apart."""
+
+    def __init__(
+        self,
+        *,
+        limit_id: builtins.str = ...,
+        meter: builtins.str = ...,
+        available: builtins.int = ...,
+        totals: BalanceTotals | None = ...,
+        grants: abc.Iterable[Grant] | None = ...,
+        next_refill_at_ms: builtins.int | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = typing.Literal["_next_refill_at_ms", b"_next_refill_at_ms", "next_refill_at_ms", b"next_refill_at_ms", "totals", b"totals"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["_next_refill_at_ms", b"_next_refill_at_ms", "available", b"available", "grants", b"grants", "limit_id", b"limit_id", "meter", b"meter", "next_refill_at_ms", b"next_refill_at_ms", "totals", b"totals"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__next_refill_at_ms: _TypeAlias = typing.Literal["next_refill_at_ms"]  # noqa: Y015
+    _WhichOneofArgType__next_refill_at_ms: _TypeAlias = typing.Literal["_next_refill_at_ms", b"_next_refill_at_ms"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__next_refill_at_ms) -> _WhichOneofReturnType__next_refill_at_ms | None: ...
+
+@typing.final
+class GetBalancesRequest(message.Message):
+    """Asks for a tenant's balances."""
+
+    DESCRIPTOR: descriptor.Descriptor
+
+    POLICY_FIELD_NUMBER: builtins.int
+    TENANT_FIELD_NUMBER: builtins.int
+    policy: builtins.str
+    """As in PutAccountRequest."""
+    tenant: builtins.str
+    """The tenant. Required."""
+    def __init__(
+        self,
+        *,
+        policy: builtins.str = ...,
+        tenant: builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["policy", b"policy", "tenant", b"tenant"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+@typing.final
+class GetBalancesResponse(message.Message):
+    """The answer to GetBalancesRequest."""
+
+    DESCRIPTOR: descriptor.Descriptor
+
+    BALANCES_FIELD_NUMBER: builtins.int
+    @builtins.property
+    def balances(self) -> containers.RepeatedCompositeFieldContainer[Balance]:
+        """The balances, in the policy's order."""
+
+    def __init__(
+        self,
+        *,
+        balances: abc.Iterable[Balance] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["balances", b"balances"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+@typing.final
+class LedgerEntry(message.Message):
+    """One step that moved money."""
+
+    DESCRIPTOR: descriptor.Descriptor
+
+    SEQUENCE_FIELD_NUMBER: builtins.int
+    AT_MS_FIELD_NUMBER: builtins.int
+    CAUSE_FIELD_NUMBER: builtins.int
+    REFERENCE_FIELD_NUMBER: builtins.int
+    LIMIT_ID_FIELD_NUMBER: builtins.int
+    UNITS_FIELD_NUMBER: builtins.int
+    BEFORE_FIELD_NUMBER: builtins.int
+    AFTER_FIELD_NUMBER: builtins.int
+    sequence: builtins.int
+    """Counts the tenant's entries from 1, without gaps."""
+    at_ms: builtins.int
+    """When, in milliseconds since the epoch; of a refill and a lapse the instant at which it was due."""
+    cause: LedgerCause.ValueType
+    """Why."""
+    reference: builtins.str
+    """The hold's id, or purchase/…, grant/…, import/… or refund/… with the caller's id."""
+    limit_id: builtins.str
+    """The balance's limit in the policy."""
+    units: builtins.int
+    """What came in, or below 0 what went out: the change of granted - reversed - charged - expired."""
+    @builtins.property
+    def before(self) -> BalanceTotals:
+        """The totals before the step."""
+
+    @builtins.property
+    def after(self) -> BalanceTotals:
+        """The totals after it."""
+
+    def __init__(
+        self,
+        *,
+        sequence: builtins.int = ...,
+        at_ms: builtins.int = ...,
+        cause: LedgerCause.ValueType = ...,
+        reference: builtins.str = ...,
+        limit_id: builtins.str = ...,
+        units: builtins.int = ...,
+        before: BalanceTotals | None = ...,
+        after: BalanceTotals | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = typing.Literal["after", b"after", "before", b"before"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["after", b"after", "at_ms", b"at_ms", "before", b"before", "cause", b"cause", "limit_id", b"limit_id", "reference", b"reference", "sequence", b"sequence", "units", b"units"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+@typing.final
+class ListLedgerRequest(message.Message):
+    """Asks for ledger entries."""
+
+    DESCRIPTOR: descriptor.Descriptor
+
+    POLICY_FIELD_NUMBER: builtins.int
+    TENANT_FIELD_NUMBER: builtins.int
+    AFTER_SEQUENCE_FIELD_NUMBER: builtins.int
+    PAGE_SIZE_FIELD_NUMBER: builtins.int
+    policy: builtins.str
+    """As in PutAccountRequest."""
+    tenant: builtins.str
+    """The tenant. Required."""
+    after_sequence: builtins.int
+    """Entries above this sequence; 0 for all."""
+    page_size: builtins.int
+    """Entries to return at most, from 1 to 1000; 0 takes 100."""
+    def __init__(
+        self,
+        *,
+        policy: builtins.str = ...,
+        tenant: builtins.str = ...,
+        after_sequence: builtins.int = ...,
+        page_size: builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["after_sequence", b"after_sequence", "page_size", b"page_size", "policy", b"policy", "tenant", b"tenant"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+@typing.final
+class ListLedgerResponse(message.Message):
+    """The answer to ListLedgerRequest."""
+
+    DESCRIPTOR: descriptor.Descriptor
+
+    ENTRIES_FIELD_NUMBER: builtins.int
+    NEXT_AFTER_SEQUENCE_FIELD_NUMBER: builtins.int
+    next_after_sequence: builtins.int
+    """What the next request names as after_sequence; absent on the last page."""
+    @builtins.property
+    def entries(self) -> containers.RepeatedCompositeFieldContainer[LedgerEntry]:
+        """Entries by sequence."""
+
+    def __init__(
+        self,
+        *,
+        entries: abc.Iterable[LedgerEntry] | None = ...,
+        next_after_sequence: builtins.int | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = typing.Literal["_next_after_sequence", b"_next_after_sequence", "next_after_sequence", b"next_after_sequence"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["_next_after_sequence", b"_next_after_sequence", "entries", b"entries", "next_after_sequence", b"next_after_sequence"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__next_after_sequence: _TypeAlias = typing.Literal["next_after_sequence"]  # noqa: Y015
+    _WhichOneofArgType__next_after_sequence: _TypeAlias = typing.Literal["_next_after_sequence", b"_next_after_sequence"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__next_after_sequence) -> _WhichOneofReturnType__next_after_sequence | None: ...
+
+@typing.final
+class TrimLedgerRequest(message.Message):
+    """Drops entries. To export a ledger: list entries, store them safely, then trim up to the last of them."""
+
+    DESCRIPTOR: descriptor.Descriptor
+
+    POLICY_FIELD_NUMBER: builtins.int
+    TENANT_FIELD_NUMBER: builtins.int
+    THROUGH_SEQUENCE_FIELD_NUMBER: builtins.int
+    policy: builtins.str
+    """As in PutAccountRequest."""
+    tenant: builtins.str
+    """The tenant. Required."""
+    through_sequence: builtins.int
+    """The last sequence to drop, at least 1."""
+    def __init__(
+        self,
+        *,
+        policy: builtins.str = ...,
+        tenant: builtins.str = ...,
+        through_sequence: builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["policy", b"policy", "tenant", b"tenant", "through_sequence", b"through_sequence"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+@typing.final
+class TrimLedgerResponse(message.Message):
+    """The answer to TrimLedgerRequest."""
+
+    DESCRIPTOR: descriptor.Descriptor
+
+    DROPPED_FIELD_NUMBER: builtins.int
+    dropped: builtins.int
+    """Entries dropped by this call; 0 for a repeat."""
+    def __init__(
+        self,
+        *,
+        dropped: builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["dropped", b"dropped"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+@typing.final
+class ReconcileBalancesRequest(message.Message):
+    """Asks whether balances add up."""
+
+    DESCRIPTOR: descriptor.Descriptor
+
+    POLICY_FIELD_NUMBER: builtins.int
+    TENANT_FIELD_NUMBER: builtins.int
+    REPAIR_FIELD_NUMBER: builtins.int
+    policy: builtins.str
+    """As in PutAccountRequest."""
+    tenant: builtins.str
+    """The tenant. Required."""
+    repair: builtins.bool
+    """Gives balances that differ what the ledger and the open holds tell."""
+    def __init__(
+        self,
+        *,
+        policy: builtins.str = ...,
+        tenant: builtins.str = ...,
+        repair: builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["policy", b"policy", "repair", b"repair", "tenant", b"tenant"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+@typing.final
+class BalanceDifference(message.Message):
+    """Two figures that should be equal."""
+
+    DESCRIPTOR: descriptor.Descriptor
+
+    LIMIT_ID_FIELD_NUMBER: builtins.int
+    WHAT_FIELD_NUMBER: builtins.int
+    EXPECTED_FIELD_NUMBER: builtins.int
+    FOUND_FIELD_NUMBER: builtins.int
+    limit_id: builtins.str
+    """The balance's limit in the policy."""
+    what: builtins.str
+    """What differs: a total, or "ledger entry 7: charged" where an entry does not begin where the last one ended."""
+    expected: builtins.int
+    """What the ledger, or the sum over the open holds, says."""
+    found: builtins.int
+    """What stands there."""
+    def __init__(
+        self,
+        *,
+        limit_id: builtins.str = ...,
+        what: builtins.str = ...,
+        expected: builtins.int = ...,
+        found: builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["expected", b"expected", "found", b"found", "limit_id", b"limit_id", "what", b"what"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+@typing.final
+class ReconcileBalancesResponse(message.Message):
+    """The answer to ReconcileBalancesRequest."""
+
+    DESCRIPTOR: descriptor.Descriptor
+
+    DIFFERENCES_FIELD_NUMBER: builtins.int
+    ENTRIES_FIELD_NUMBER: builtins.int
+    REPAIRED_FIELD_NUMBER: builtins.int
+    entries: builtins.int
+    """Entries that were looked at."""
+    repaired: builtins.bool
+    """Whether balances were repaired."""
+    @builtins.property
+    def differences(self) -> containers.RepeatedCompositeFieldContainer[BalanceDifference]:
+        """Each difference; empty when all adds up."""
+
+    def __init__(
+        self,
+        *,
+        differences: abc.Iterable[BalanceDifference] | None = ...,
+        entries: builtins.int = ...,
+        repaired: builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["differences", b"differences", "entries", b"entries", "repaired", b"repaired"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+@typing.final
 class CreateGrantRequest(message.Message):
     """Adds units to balances."""
 
@@ -377,12 +997,15 @@ class CreateGrantRequest(message.Message):
     TENANT_FIELD_NUMBER: builtins.int
     GRANT_ID_FIELD_NUMBER: builtins.int
     AMOUNTS_FIELD_NUMBER: builtins.int
+    EXPIRES_AT_MS_FIELD_NUMBER: builtins.int
     policy: builtins.str
     """As in PutAccountRequest."""
     tenant: builtins.str
     """The tenant. Required."""
     grant_id: builtins.str
     """The grant's id. Required. The same id with other content is ALREADY_EXISTS."""
+    expires_at_ms: builtins.int
+    """When they expire, in milliseconds since the epoch; absent for never. Needs balances that keep grants apart."""
     @builtins.property
     def amounts(self) -> containers.ScalarMap[builtins.str, builtins.int]:
         """Units by balance meter."""
@@ -394,12 +1017,15 @@ class CreateGrantRequest(message.Message):
         tenant: builtins.str = ...,
         grant_id: builtins.str = ...,
         amounts: abc.Mapping[builtins.str, builtins.int] | None = ...,
+        expires_at_ms: builtins.int | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = typing.Literal["_expires_at_ms", b"_expires_at_ms", "expires_at_ms", b"expires_at_ms"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["amounts", b"amounts", "grant_id", b"grant_id", "policy", b"policy", "tenant", b"tenant"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = typing.Literal["_expires_at_ms", b"_expires_at_ms", "amounts", b"amounts", "expires_at_ms", b"expires_at_ms", "grant_id", b"grant_id", "policy", b"policy", "tenant", b"tenant"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__expires_at_ms: _TypeAlias = typing.Literal["expires_at_ms"]  # noqa: Y015
+    _WhichOneofArgType__expires_at_ms: _TypeAlias = typing.Literal["_expires_at_ms", b"_expires_at_ms"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__expires_at_ms) -> _WhichOneofReturnType__expires_at_ms | None: ...
 
 @typing.final
 class CreateGrantResponse(message.Message):

@@ -51,10 +51,35 @@ class AdminServiceStub:
                 request_serializer=quota_dot_v1_dot_admin__service__pb2.RecordPurchaseRequest.SerializeToString,
                 response_deserializer=quota_dot_v1_dot_admin__service__pb2.RecordPurchaseResponse.FromString,
                 _registered_method=True)
+        self.RefundPurchase = channel.unary_unary(
+                '/quota.v1.AdminService/RefundPurchase',
+                request_serializer=quota_dot_v1_dot_admin__service__pb2.RefundPurchaseRequest.SerializeToString,
+                response_deserializer=quota_dot_v1_dot_admin__service__pb2.RefundPurchaseResponse.FromString,
+                _registered_method=True)
         self.CreateGrant = channel.unary_unary(
                 '/quota.v1.AdminService/CreateGrant',
                 request_serializer=quota_dot_v1_dot_admin__service__pb2.CreateGrantRequest.SerializeToString,
                 response_deserializer=quota_dot_v1_dot_admin__service__pb2.CreateGrantResponse.FromString,
+                _registered_method=True)
+        self.GetBalances = channel.unary_unary(
+                '/quota.v1.AdminService/GetBalances',
+                request_serializer=quota_dot_v1_dot_admin__service__pb2.GetBalancesRequest.SerializeToString,
+                response_deserializer=quota_dot_v1_dot_admin__service__pb2.GetBalancesResponse.FromString,
+                _registered_method=True)
+        self.ListLedger = channel.unary_unary(
+                '/quota.v1.AdminService/ListLedger',
+                request_serializer=quota_dot_v1_dot_admin__service__pb2.ListLedgerRequest.SerializeToString,
+                response_deserializer=quota_dot_v1_dot_admin__service__pb2.ListLedgerResponse.FromString,
+                _registered_method=True)
+        self.TrimLedger = channel.unary_unary(
+                '/quota.v1.AdminService/TrimLedger',
+                request_serializer=quota_dot_v1_dot_admin__service__pb2.TrimLedgerRequest.SerializeToString,
+                response_deserializer=quota_dot_v1_dot_admin__service__pb2.TrimLedgerResponse.FromString,
+                _registered_method=True)
+        self.ReconcileBalances = channel.unary_unary(
+                '/quota.v1.AdminService/ReconcileBalances',
+                request_serializer=quota_dot_v1_dot_admin__service__pb2.ReconcileBalancesRequest.SerializeToString,
+                response_deserializer=quota_dot_v1_dot_admin__service__pb2.ReconcileBalancesResponse.FromString,
                 _registered_method=True)
         self.ImportBalances = channel.unary_unary(
                 '/quota.v1.AdminService/ImportBalances',
@@ -125,8 +150,44 @@ class AdminServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def RefundPurchase(self, request, context):
+        """Takes back a purchase: lowers lifetime_purchased by its face value, and takes what was bought out of the balances
+        as far as it is not spent. Idempotent by id for as long as the account lives.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def CreateGrant(self, request, context):
-        """Adds units to balances without a purchase (promotion, goodwill). Idempotent by id.
+        """Adds units to balances without a purchase (promotion, goodwill), for ever or until they expire. Idempotent by id.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetBalances(self, request, context):
+        """Reads balances: their totals, the grants that they keep apart, the next refill.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListLedger(self, request, context):
+        """Lists the movements of a tenant's money, the first first: one entry for each step, numbered without gaps.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def TrimLedger(self, request, context):
+        """Drops ledger entries that are kept elsewhere, so that the ledger does not grow for ever.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ReconcileBalances(self, request, context):
+        """Holds balances against their ledger and their open holds, and reports each difference; repairs only when told to.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -206,10 +267,35 @@ def add_AdminServiceServicer_to_server(servicer, server):
                     request_deserializer=quota_dot_v1_dot_admin__service__pb2.RecordPurchaseRequest.FromString,
                     response_serializer=quota_dot_v1_dot_admin__service__pb2.RecordPurchaseResponse.SerializeToString,
             ),
+            'RefundPurchase': grpc.unary_unary_rpc_method_handler(
+                    servicer.RefundPurchase,
+                    request_deserializer=quota_dot_v1_dot_admin__service__pb2.RefundPurchaseRequest.FromString,
+                    response_serializer=quota_dot_v1_dot_admin__service__pb2.RefundPurchaseResponse.SerializeToString,
+            ),
             'CreateGrant': grpc.unary_unary_rpc_method_handler(
                     servicer.CreateGrant,
                     request_deserializer=quota_dot_v1_dot_admin__service__pb2.CreateGrantRequest.FromString,
                     response_serializer=quota_dot_v1_dot_admin__service__pb2.CreateGrantResponse.SerializeToString,
+            ),
+            'GetBalances': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetBalances,
+                    request_deserializer=quota_dot_v1_dot_admin__service__pb2.GetBalancesRequest.FromString,
+                    response_serializer=quota_dot_v1_dot_admin__service__pb2.GetBalancesResponse.SerializeToString,
+            ),
+            'ListLedger': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListLedger,
+                    request_deserializer=quota_dot_v1_dot_admin__service__pb2.ListLedgerRequest.FromString,
+                    response_serializer=quota_dot_v1_dot_admin__service__pb2.ListLedgerResponse.SerializeToString,
+            ),
+            'TrimLedger': grpc.unary_unary_rpc_method_handler(
+                    servicer.TrimLedger,
+                    request_deserializer=quota_dot_v1_dot_admin__service__pb2.TrimLedgerRequest.FromString,
+                    response_serializer=quota_dot_v1_dot_admin__service__pb2.TrimLedgerResponse.SerializeToString,
+            ),
+            'ReconcileBalances': grpc.unary_unary_rpc_method_handler(
+                    servicer.ReconcileBalances,
+                    request_deserializer=quota_dot_v1_dot_admin__service__pb2.ReconcileBalancesRequest.FromString,
+                    response_serializer=quota_dot_v1_dot_admin__service__pb2.ReconcileBalancesResponse.SerializeToString,
             ),
             'ImportBalances': grpc.unary_unary_rpc_method_handler(
                     servicer.ImportBalances,
@@ -346,6 +432,33 @@ class AdminService:
             _registered_method=True)
 
     @staticmethod
+    def RefundPurchase(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/quota.v1.AdminService/RefundPurchase',
+            quota_dot_v1_dot_admin__service__pb2.RefundPurchaseRequest.SerializeToString,
+            quota_dot_v1_dot_admin__service__pb2.RefundPurchaseResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
     def CreateGrant(request,
             target,
             options=(),
@@ -362,6 +475,114 @@ class AdminService:
             '/quota.v1.AdminService/CreateGrant',
             quota_dot_v1_dot_admin__service__pb2.CreateGrantRequest.SerializeToString,
             quota_dot_v1_dot_admin__service__pb2.CreateGrantResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetBalances(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/quota.v1.AdminService/GetBalances',
+            quota_dot_v1_dot_admin__service__pb2.GetBalancesRequest.SerializeToString,
+            quota_dot_v1_dot_admin__service__pb2.GetBalancesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListLedger(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/quota.v1.AdminService/ListLedger',
+            quota_dot_v1_dot_admin__service__pb2.ListLedgerRequest.SerializeToString,
+            quota_dot_v1_dot_admin__service__pb2.ListLedgerResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def TrimLedger(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/quota.v1.AdminService/TrimLedger',
+            quota_dot_v1_dot_admin__service__pb2.TrimLedgerRequest.SerializeToString,
+            quota_dot_v1_dot_admin__service__pb2.TrimLedgerResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ReconcileBalances(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/quota.v1.AdminService/ReconcileBalances',
+            quota_dot_v1_dot_admin__service__pb2.ReconcileBalancesRequest.SerializeToString,
+            quota_dot_v1_dot_admin__service__pb2.ReconcileBalancesResponse.FromString,
             options,
             channel_credentials,
             insecure,

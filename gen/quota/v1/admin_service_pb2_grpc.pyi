@@ -26,8 +26,20 @@ class AdminServiceStub:
     """Records a purchase: raises lifetime_purchased by its face value and adds what it bought. Idempotent by id
     for as long as the account lives.
     """
+    RefundPurchase: aio.UnaryUnaryMultiCallable[admin_service_pb2.RefundPurchaseRequest, admin_service_pb2.RefundPurchaseResponse]
+    """Takes back a purchase: lowers lifetime_purchased by its face value, and takes what was bought out of the balances
+    as far as it is not spent. Idempotent by id for as long as the account lives.
+    """
     CreateGrant: aio.UnaryUnaryMultiCallable[admin_service_pb2.CreateGrantRequest, admin_service_pb2.CreateGrantResponse]
-    """Adds units to balances without a purchase (promotion, goodwill). Idempotent by id."""
+    """Adds units to balances without a purchase (promotion, goodwill), for ever or until they expire. Idempotent by id."""
+    GetBalances: aio.UnaryUnaryMultiCallable[admin_service_pb2.GetBalancesRequest, admin_service_pb2.GetBalancesResponse]
+    """Reads balances: their totals, the grants that they keep apart, the next refill."""
+    ListLedger: aio.UnaryUnaryMultiCallable[admin_service_pb2.ListLedgerRequest, admin_service_pb2.ListLedgerResponse]
+    """Lists the movements of a tenant's money, the first first: one entry for each step, numbered without gaps."""
+    TrimLedger: aio.UnaryUnaryMultiCallable[admin_service_pb2.TrimLedgerRequest, admin_service_pb2.TrimLedgerResponse]
+    """Drops ledger entries that are kept elsewhere, so that the ledger does not grow for ever."""
+    ReconcileBalances: aio.UnaryUnaryMultiCallable[admin_service_pb2.ReconcileBalancesRequest, admin_service_pb2.ReconcileBalancesResponse]
+    """Holds balances against their ledger and their open holds, and reports each difference; repairs only when told to."""
     ImportBalances: aio.UnaryUnaryMultiCallable[admin_service_pb2.ImportBalancesRequest, admin_service_pb2.ImportBalancesResponse]
     """Brings in accounts with opening balances from another system, each row as if alone. Idempotent by row id."""
     GetHold: aio.UnaryUnaryMultiCallable[admin_service_pb2.GetHoldRequest, admin_service_pb2.GetHoldResponse]
@@ -77,12 +89,54 @@ class AdminServiceServicer(metaclass=abc_1.ABCMeta):
         """
 
     @abc_1.abstractmethod
+    def RefundPurchase(
+        self,
+        request: admin_service_pb2.RefundPurchaseRequest,
+        context: aio.ServicerContext[admin_service_pb2.RefundPurchaseRequest, abc.Awaitable[admin_service_pb2.RefundPurchaseResponse]],
+    ) -> abc.Awaitable[admin_service_pb2.RefundPurchaseResponse]:
+        """Takes back a purchase: lowers lifetime_purchased by its face value, and takes what was bought out of the balances
+        as far as it is not spent. Idempotent by id for as long as the account lives.
+        """
+
+    @abc_1.abstractmethod
     def CreateGrant(
         self,
         request: admin_service_pb2.CreateGrantRequest,
         context: aio.ServicerContext[admin_service_pb2.CreateGrantRequest, abc.Awaitable[admin_service_pb2.CreateGrantResponse]],
     ) -> abc.Awaitable[admin_service_pb2.CreateGrantResponse]:
-        """Adds units to balances without a purchase (promotion, goodwill). Idempotent by id."""
+        """Adds units to balances without a purchase (promotion, goodwill), for ever or until they expire. Idempotent by id."""
+
+    @abc_1.abstractmethod
+    def GetBalances(
+        self,
+        request: admin_service_pb2.GetBalancesRequest,
+        context: aio.ServicerContext[admin_service_pb2.GetBalancesRequest, abc.Awaitable[admin_service_pb2.GetBalancesResponse]],
+    ) -> abc.Awaitable[admin_service_pb2.GetBalancesResponse]:
+        """Reads balances: their totals, the grants that they keep apart, the next refill."""
+
+    @abc_1.abstractmethod
+    def ListLedger(
+        self,
+        request: admin_service_pb2.ListLedgerRequest,
+        context: aio.ServicerContext[admin_service_pb2.ListLedgerRequest, abc.Awaitable[admin_service_pb2.ListLedgerResponse]],
+    ) -> abc.Awaitable[admin_service_pb2.ListLedgerResponse]:
+        """Lists the movements of a tenant's money, the first first: one entry for each step, numbered without gaps."""
+
+    @abc_1.abstractmethod
+    def TrimLedger(
+        self,
+        request: admin_service_pb2.TrimLedgerRequest,
+        context: aio.ServicerContext[admin_service_pb2.TrimLedgerRequest, abc.Awaitable[admin_service_pb2.TrimLedgerResponse]],
+    ) -> abc.Awaitable[admin_service_pb2.TrimLedgerResponse]:
+        """Drops ledger entries that are kept elsewhere, so that the ledger does not grow for ever."""
+
+    @abc_1.abstractmethod
+    def ReconcileBalances(
+        self,
+        request: admin_service_pb2.ReconcileBalancesRequest,
+        context: aio.ServicerContext[admin_service_pb2.ReconcileBalancesRequest, abc.Awaitable[admin_service_pb2.ReconcileBalancesResponse]],
+    ) -> abc.Awaitable[admin_service_pb2.ReconcileBalancesResponse]:
+        """Holds balances against their ledger and their open holds, and reports each difference; repairs only when told to."""
 
     @abc_1.abstractmethod
     def ImportBalances(

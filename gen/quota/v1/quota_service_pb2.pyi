@@ -1335,18 +1335,49 @@ class ProductPrice(message.Message):
         def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
         def WhichOneof(self, oneof_group: _Never) -> None: ...
 
+    @typing.final
+    class TiersEntry(message.Message):
+        DESCRIPTOR: descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: builtins.int
+        VALUE_FIELD_NUMBER: builtins.int
+        key: builtins.str
+        @builtins.property
+        def value(self) -> Charge: ...
+        def __init__(
+            self,
+            *,
+            key: builtins.str = ...,
+            value: Charge | None = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = typing.Literal["value", b"value"]  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
     PRODUCT_FIELD_NUMBER: builtins.int
     BLOCK_FIELD_NUMBER: builtins.int
     CHARGE_FIELD_NUMBER: builtins.int
+    BY_FIELD_NUMBER: builtins.int
+    TIERS_FIELD_NUMBER: builtins.int
     product: builtins.str
     """The product's name."""
+    by: builtins.str
+    """"action" or the dimension that the price depends on; empty where it depends on none."""
     @builtins.property
     def block(self) -> containers.ScalarMap[builtins.str, builtins.int]:
         """The size of one block, by the meter that measures it; one of them is used per item."""
 
     @builtins.property
     def charge(self) -> containers.ScalarMap[builtins.str, builtins.int]:
-        """What one block costs, by meter. Parts of a block are charged in proportion, rounded up per item."""
+        """What one block costs, by meter. Parts of a block are charged in proportion, rounded up per item. Empty where
+        the price depends on the action or a dimension.
+        """
+
+    @builtins.property
+    def tiers(self) -> containers.MessageMap[builtins.str, Charge]:
+        """What one block costs, by that dimension's value; a value that is not listed has no price."""
 
     def __init__(
         self,
@@ -1354,10 +1385,54 @@ class ProductPrice(message.Message):
         product: builtins.str = ...,
         block: abc.Mapping[builtins.str, builtins.int] | None = ...,
         charge: abc.Mapping[builtins.str, builtins.int] | None = ...,
+        by: builtins.str = ...,
+        tiers: abc.Mapping[builtins.str, Charge] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["block", b"block", "charge", b"charge", "product", b"product"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = typing.Literal["block", b"block", "by", b"by", "charge", b"charge", "product", b"product", "tiers", b"tiers"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+@typing.final
+class Charge(message.Message):
+    """What one block costs."""
+
+    DESCRIPTOR: descriptor.Descriptor
+
+    @typing.final
+    class ChargeEntry(message.Message):
+        DESCRIPTOR: descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: builtins.int
+        VALUE_FIELD_NUMBER: builtins.int
+        key: builtins.str
+        value: builtins.int
+        def __init__(
+            self,
+            *,
+            key: builtins.str = ...,
+            value: builtins.int = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    CHARGE_FIELD_NUMBER: builtins.int
+    @builtins.property
+    def charge(self) -> containers.ScalarMap[builtins.str, builtins.int]:
+        """Units by meter."""
+
+    def __init__(
+        self,
+        *,
+        charge: abc.Mapping[builtins.str, builtins.int] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["charge", b"charge"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

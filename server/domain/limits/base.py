@@ -42,7 +42,8 @@ class Limit:
     `scope` lists the dimensions that separate its cells. `cell` names its state: it depends on id, kind, meter,
     scope and window length, so that changing one of those starts a new cell and changing a value does not. Actions in
     `optional_for` need not name the scope's dimensions, and then do not fall under the rule. For an action in `room`
-    the rule looks whether so many units would fit, and takes nothing.
+    the rule looks whether so many units would fit, and takes nothing. `unless` is a flag; the rule is not for accounts
+    that have it.
     """
 
     kind: ClassVar[Kind]
@@ -58,6 +59,7 @@ class Limit:
     values: PlanValues = UNLIMITED
     room: Mapping[str, int] = field(default_factory=lambda: MappingProxyType({}))
     shadow: bool = False
+    unless: str = ""
     cell: str = ""
 
     def applies(self, action: str, scope: Mapping[str, str]) -> bool:
@@ -118,12 +120,21 @@ class Look(NamedTuple):
         return self.wait_ms == 0
 
 
+class Draw(NamedTuple):
+    """Units that came from a balance's grant of this source and expiry."""
+
+    source: int
+    expires_at_ms: int
+    units: int
+
+
 class Taken(NamedTuple):
     """What a hold took from one cell.
 
     `base` is where this part starts within the meter's total (a raise adds a part), `last` whether it is the
     part that carries what is used beyond the reserved total. `cycle_ms` is the start of the cycle that it was taken
-    in, for a quota.
+    in, for a quota. `draws` say which grants of a balance it came from, first charged first; without any it came from
+    the balance as one sum.
     """
 
     amount: int
@@ -131,6 +142,7 @@ class Taken(NamedTuple):
     base: int
     last: bool
     cycle_ms: int = 0
+    draws: tuple[Draw, ...] = ()
 
 
 class Ending(IntEnum):

@@ -39,7 +39,8 @@ class WindowCell:
 
     def follow(self, now_ms: int) -> None:
         """Moves the entries back with the clock, so that the window is not closed until the clock is where it was."""
-        self.entries = self._counting(now_ms)
+        if self.entries and self.entries[-1][0] > now_ms:
+            self.entries = self._counting(now_ms)
 
     def look(self, check: Check, now_ms: int) -> Look:
         """The figures now; `wait_ms` is when enough entries will have left."""
@@ -63,7 +64,7 @@ class WindowCell:
 
     def take(self, check: Check, now_ms: int) -> Look:
         """Adds an entry at `now_ms`; one of 0 where usage may follow, which counts from this instant."""
-        self.follow(now_ms)
+        self.entries = self._counting(now_ms)
         if self.entries and self.entries[-1][0] == now_ms:
             self.entries[-1] = (now_ms, self.entries[-1][1] + check.take)
         else:

@@ -1,74 +1,195 @@
 #!lua
---[[ Changes an account record by compare-and-set, adds units to balances, books use of quotas, or several of these, in
-one step.
+--[[ Changes an account record by compare-and-set, adds units to balances or takes them back, books use of quotas, or
+all of it, in one step.
 
-Keys   1 cells (hash)  2 account (string)  3 ids of writes already made (hash)
-Args   1 msgpack sequence: replaces the record (1 or 0), expected version, record, write id ('': the version alone
-         guards), fingerprint, number of grants, per grant: field, units; then now_ms (0: ask the store), number of
-         uses, per use: field, limit, terms, cycle (quota.lua), units
-Reply  {1, account} written; {2, account} this id was written before, with equal content; {3, account} the version is
-       another one; {4, account} this id was written before with other content; {5, account} a balance would pass
-       2^53 - 1.
-Writes cells, account, ids. Ids stay as long as the account.
-Example {1, '{"plan":"free",...}'} ]]
+Keys   1 cells (hash)  2 account (string)  3 due (sorted set)  4 index of tenants by due (sorted set)  5 unused
+       6 ids of writes already made (hash)
+Args   1 msgpack sequence: now_ms (0: ask the store), tenant's member in the index, replaces the record (1 or 0),
+         expected version, record, write id ('': the version alone guards), fingerprint, cause (domain/ledger.py),
+         number of changes, per change: field, units (below 0: taken back), source, expires_ms, burn order ('': not
+         kept apart), ledgered (1 or 0), debt bound; then number of refills, per refill: field, ledgered, plan,
+         ceiling, cycle_ms, next_ms, raises (1: at once, once per plan and cycle); then number of uses, per use: field,
+         limit, terms, cycle (quota.lua), units
+Reply  {1, account, results} written; {2, account, results} this id was written before, with equal content;
+       {3, account} the version is another one; {4, now} something is overdue: call reap, then ask again;
+       {5, account} a balance would pass 2^53 - 1; {6, account} this id was written before with other content;
+       {7, account} a balance would have too many grants; {8, account} a grant would be over already.
+       results: msgpack array, units changed per change.
+Writes cells, account, ids, grants, due and index, ledger. Ids stay as long as the account.
+Example {1, '{"plan":"free",...}', <10>} ]]
 --@include clock
---@include balance_change
+--@include grants_change
 --@include quota
 --@include quota_finish
 --@include version
 
+local UPGRADE, CHANGE_SIZE, REFILL_SIZE, USE_SIZE = 7, 7, 7, 5
 local args = { cmsgpack.unpack(ARGV[1]) }
-local replaces, expected, record, write_id, fingerprint = args[1] == 1, args[2], args[3], args[4], args[5]
-local grants = args[6]
-local USE_SIZE = 5
-local uses_at = 8 + grants * 2
+local now, member, replaces, expected, record = clock(args[1]), args[2], args[3] == 1, args[4], args[5]
+local write_id, fingerprint, cause, changes = args[6], args[7], args[8], args[9]
+local refills_at = 10 + changes * CHANGE_SIZE
+local refills = args[refills_at]
+local uses_at = refills_at + 1 + refills * REFILL_SIZE
 local uses = args[uses_at]
 
-local stored = redis.call('GET', KEYS[2]) or ''
-local known = redis.call('HGET', KEYS[3], write_id)
-if known and write_id ~= '' then
-  return { known == fingerprint and 2 or 4, stored }
+local fields, known_fields = { 'v', 'due' }, {}
+local function field_wanted(field)
+  if not known_fields[field] then
+    known_fields[field] = true
+    fields[#fields + 1] = field
+  end
 end
-local fields = { 'v' }
-for grant = 1, grants do
-  fields[grant + 1] = args[5 + grant * 2]
+for change = 0, changes - 1 do
+  field_wanted(args[10 + change * CHANGE_SIZE])
 end
+for refill = 0, refills - 1 do
+  field_wanted(args[refills_at + 1 + refill * REFILL_SIZE])
+end
+local balances_last = #fields
 for use = 1, uses do
-  fields[grants + 1 + use] = args[uses_at + 1 + (use - 1) * USE_SIZE]
+  fields[balances_last + use] = args[uses_at + 1 + (use - 1) * USE_SIZE]
 end
+
+local stored = redis.call('GET', KEYS[2]) or ''
+local known = redis.call('HGET', KEYS[6], write_id)
 local read = redis.call('HMGET', KEYS[1], unpack(fields))
+if read[2] and (tonumber(read[2]) or error('CORRUPT the earliest lease end')) <= now then
+  return { 4, now }
+end
+if known and write_id ~= '' then
+  local same = string.sub(known, 1, #fingerprint) == fingerprint
+  return { same and 2 or 6, stored, string.sub(known, #fingerprint + 1) }
+end
 if replaces and account_version(read[1]) ~= expected then
   return { 3, stored }
 end
 
-local set = {}
-for grant = 1, grants do
-  local b = balance_open(read[grant + 1])
-  local units = args[6 + grant * 2]
-  b[1], b[7] = b[1] + units, b[7] - math.min(b[7], units) -- what comes in pays back what is owed
-  if b[1] >= 9007199254740992 then
-    return { 5, stored }
-  end
-  set[#set + 1] = fields[grant + 1]
-  set[#set + 1] = balance_packed(b)
+local raws, schedules, entries, results = {}, {}, {}, {}
+for index = 3, balances_last do
+  raws[fields[index]] = read[index]
 end
-local now = uses > 0 and clock(args[uses_at - 1])
+if balances_last > 2 then
+  local scheduled = redis.call('HMGET', tenant_key('grants'), unpack(fields, 3, balances_last))
+  for index = 3, balances_last do
+    schedules[fields[index]] = scheduled[index - 2] and schedule_read(scheduled[index - 2])
+  end
+  redis.call('XLEN', tenant_key('ledger'))
+end
+
+local function moved(field, b, grants, ledgered, why)
+  local raw = balance_packed(b, grants)
+  if ledgered == 1 then
+    entries[#entries + 1] = { now, why, write_id, field, raws[field], raw }
+  end
+  raws[field] = raw
+end
+
+for change = 0, changes - 1 do
+  local at = 10 + change * CHANGE_SIZE
+  local field, units, source, expires_ms, order, ledgered, bound = unpack(args, at, at + CHANGE_SIZE - 1)
+  local b, available, grants = balance_open(raws[field])
+  if units >= 0 then
+    local repaid = math.min(b[7], units) -- what comes in pays back what is owed
+    b[1], b[7] = b[1] + units, b[7] - repaid
+    if b[1] >= 9007199254740992 then
+      return { 5, stored }
+    end
+    if order ~= '' and not (source == MONTHLY and expires_ms == NEVER) then
+      grants = grants or { order, ledgered }
+      grants[1], grants[2] = order, ledgered
+      if expires_ms <= now then
+        return { 8, stored }
+      end
+      if not grants_kept().add(grants, source, expires_ms, units - repaid) then
+        return { 7, stored }
+      end
+      if expires_ms < NEVER then
+        schedules[field] = schedules[field] or { ledgered, NEVER, 0 }
+      end
+    end
+  else
+    local taken = math.min(-units, math.max(available, 0))
+    local owed = math.min(-units - taken, math.max(bound - b[7], 0))
+    if grants then
+      grants_kept().draw(grants, source .. grants[1], available, taken)
+    end
+    units = taken + owed
+    b[2], b[7] = b[2] + units, b[7] + owed
+    if b[2] >= 9007199254740992 then
+      return { 5, stored }
+    end
+  end
+  results[change + 1] = units
+  if units > 0 then
+    moved(field, b, grants, ledgered, cause)
+  else
+    raws[field] = balance_packed(b, grants)
+  end
+end
+
+for refill = 0, refills - 1 do
+  local at = refills_at + 1 + refill * REFILL_SIZE
+  local field, ledgered, plan, ceiling, cycle_ms, next_ms, raises = unpack(args, at, at + 6)
+  local schedule = schedules[field]
+  if not schedule or schedule[2] == NEVER then
+    schedules[field] = { ledgered, next_ms, cycle_ms, plan }
+  elseif raises == 1 then
+    local refilled = false
+    for index = 4, #schedule do
+      refilled = refilled or schedule[index] == plan
+    end
+    if not refilled then
+      schedule[#schedule + 1] = plan
+      local b, available, grants = balance_open(raws[field])
+      if top_up(b, available, ceiling) then
+        moved(field, b, grants, ledgered, UPGRADE)
+      end
+    end
+  end
+end
+
+local cells, kept, due = {}, {}, NEVER
+for index = 3, balances_last do
+  local field = fields[index]
+  if raws[field] then
+    cells[#cells + 1], cells[#cells + 2] = field, raws[field]
+  end
+  if schedules[field] then
+    local _, _, grants = balance_open(raws[field])
+    due = math.min(due, next_change(schedules[field], grants))
+    kept[#kept + 1], kept[#kept + 2] = field, cmsgpack.pack(unpack(schedules[field]))
+  end
+end
 for use = 1, uses do
   local field, limit, terms, cycle, units = unpack(args, uses_at + 1 + (use - 1) * USE_SIZE, uses_at + use * USE_SIZE)
-  local _, _, _, cell = quota_check(read[grants + 1 + use], now, 0, 0, limit, terms)
-  set[#set + 1] = field
-  set[#set + 1] = quota_finish(cell, SETTLE, false, 0, now, cycle, 0, units, now)
+  local _, _, _, cell = quota_check(read[balances_last + use], now, 0, 0, limit, terms)
+  cells[#cells + 1] = field
+  cells[#cells + 1] = quota_finish(cell, SETTLE, false, 0, now, cycle, 0, units, now)
 end
+local packed_results = cmsgpack.pack(results)
+local before = redis.call('ZSCORE', KEYS[3], GRANTS_DUE)
+redis.call('ZSCORE', KEYS[4], member)
+
 if replaces then
-  set[#set + 1] = 'v'
-  set[#set + 1] = string.format('%.0f', expected + 1)
+  cells[#cells + 1], cells[#cells + 2] = 'v', string.format('%.0f', expected + 1)
   redis.call('SET', KEYS[2], record)
   stored = record
 end
-if #set > 0 then
-  redis.call('HSET', KEYS[1], unpack(set))
+if due < (tonumber(before) or NEVER) then
+  redis.call('ZADD', KEYS[3], string.format('%.0f', due), GRANTS_DUE)
+  if due < (tonumber(read[2]) or NEVER) then
+    cells[#cells + 1], cells[#cells + 2] = 'due', string.format('%.0f', due)
+    redis.call('ZADD', KEYS[4], string.format('%.0f', due), member)
+  end
+end
+if #cells > 0 then
+  redis.call('HSET', KEYS[1], unpack(cells))
+end
+if #kept > 0 then
+  redis.call('HSET', tenant_key('grants'), unpack(kept))
 end
 if write_id ~= '' then
-  redis.call('HSET', KEYS[3], write_id, fingerprint)
+  redis.call('HSET', KEYS[6], write_id, fingerprint .. packed_results)
 end
-return { 1, stored }
+write_ledger(entries)
+return { 1, stored, packed_results }

@@ -19,6 +19,7 @@ Example {1, 1773144000000, <1,...>, <>, <>} ]]
 --@include finish
 --@include reported
 --@include checks
+--@include draws_joined
 
 local plan = { cmsgpack.unpack(ARGV[1]) }
 local asked = { cmsgpack.unpack(ARGV[2]) }
@@ -103,6 +104,9 @@ local function join_takes(into, takes)
       if into[index + 2] == takes[new + 2] then
         local same = into[index + 3] == takes[new + 3]
         local same_cycle = takes[new] == QUOTA_KIND and into[index + 7] == 1 and into[index + 8] == takes[new + 8]
+        if same and takes[new] == BALANCE_KIND then
+          into[index + 8] = params_joined(into[index + 8], into[index + 4], takes[new + 8], takes[new + 4])
+        end
         if same and (takes[new] == BALANCE_KIND or same_cycle) then
           into[index + 4] = into[index + 4] + takes[new + 4]
           joined = true
@@ -152,6 +156,7 @@ local function check_difference()
     plan[check + 1], plan[check + 2] = more, more > 0 and more
     memo = memo + 3
   end
+  plan.draws = nil
   return check_all(plan, read_standing(plan), now)
 end
 
@@ -187,7 +192,8 @@ if higher and fits then
     if plan[check + 2] and rows[number * ROW] == 0 then
       takes[n + 1], takes[n + 2], takes[n + 3], takes[n + 4] = plan[check], meter, asked[memo + 1], field
       takes[n + 5], takes[n + 6], takes[n + 7] = plan[check + 2], now - hold[2], floor_of(meter)
-      takes[n + 8], takes[n + 9] = 1, asked[memo + 2]
+      local draws = plan.draws and plan.draws[field]
+      takes[n + 8], takes[n + 9] = 1, draws and cmsgpack.pack(asked[memo + 2], unpack(draws)) or asked[memo + 2]
     end
     taken[number] = plan[check + 2] or 0
     check, memo = check + CHECK_SIZE, memo + 3

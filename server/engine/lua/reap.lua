@@ -1,24 +1,42 @@
 #!lua flags=allow-oom
---[[ Gives back what a tenant's overdue holds kept. The sweeper calls it, and the engine whenever another script answers
-that holds are overdue: none decides or reads while they are still counted.
+--[[ Does what has become due: gives back what a tenant's overdue holds kept, lapses grants, makes refills. The sweeper
+calls it, and the engine whenever another script answers that something is overdue: none decides or reads before.
 
-Keys   1 cells (hash)  2 unused  3 due (sorted set)  4 index of tenants by due (sorted set)
-Args   1 msgpack sequence: now_ms (0: ask the store), holds at most, tenant's member in the index
-Reply  {1, now, expired} more are overdue; {0, now, expired} none is.
-Writes per overdue hold, each read and then written whole: due, cells and windows of its takes, hold; at the end
-       cells.due and the index, whose type is seen before the first write.
+Keys   1 cells (hash)  2 account (string)  3 due (sorted set)  4 index of tenants by due (sorted set)
+Args   1 msgpack sequence: now_ms (0: ask the store), holds at most, tenant's member in the index, instant that refill
+         terms are for (0: none given), account version that they are for, then per term: field, ledgered, plan,
+         ceiling, cycle_ms, next_ms
+Reply  {1, now, expired} more is overdue; {0, now, expired} nothing is; {2, now, expired, at_ms, account} a refill was
+       due at that instant: call again with its terms.
+Writes per overdue hold, each read and then written whole: due, cells and windows of its takes, hold, ledger; for one
+       instant of grants: cells, grants, due, ledger (grants_change.lua); at the end cells.due and the index, whose
+       type is seen before the first write.
 Example {0, 1773144000000, 3} ]]
 --@include clock
 --@include finish
 --@include reported
+--@include grants_change
+--@include version
 
 local args = { cmsgpack.unpack(ARGV[1]) }
-local now, most, member = clock(args[1]), args[2], args[3]
+local now, most, member, terms_ms = clock(args[1]), args[2], args[3], args[4]
+local terms = {}
+for at = 6, #args, 6 do
+  terms[args[at]] = { args[at + 1], args[at + 2], args[at + 3], args[at + 4], args[at + 5] }
+end
 
-redis.call('HGET', KEYS[1], 'due')
+local version = account_version(redis.call('HMGET', KEYS[1], 'v', 'due')[1])
 redis.call('ZSCORE', KEYS[4], member)
 local ids = redis.call('ZRANGEBYSCORE', KEYS[3], '-inf', string.format('%.0f', now), 'LIMIT', 0, most)
+local expired = 0
 for _, id in ipairs(ids) do
+  if id == GRANTS_DUE then
+    local wanted_ms = change_grants(now, version == args[5] and terms_ms or 0, terms)
+    if wanted_ms then
+      return { 2, now, expired, wanted_ms, redis.call('GET', KEYS[2]) or '' }
+    end
+    break -- what comes next may lie before the next hold
+  end
   local key = tenant_key('h:' .. id)
   local raw = redis.call('GET', key)
   local hold, at
@@ -30,13 +48,14 @@ for _, id in ipairs(ids) do
   else
     redis.call('ZREM', KEYS[3], id)
   end
+  expired = expired + 1
 end
 local next_due = redis.call('ZRANGE', KEYS[3], 0, 0, 'WITHSCORES')[2]
 if next_due then
   redis.call('HSET', KEYS[1], 'due', next_due)
   redis.call('ZADD', KEYS[4], next_due, member)
-  return { tonumber(next_due) <= now and 1 or 0, now, #ids }
+  return { tonumber(next_due) <= now and 1 or 0, now, expired }
 end
 redis.call('HDEL', KEYS[1], 'due')
 redis.call('ZREM', KEYS[4], member)
-return { 0, now, #ids }
+return { 0, now, expired }

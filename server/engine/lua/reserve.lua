@@ -73,6 +73,20 @@ if ARGV[3] then
   content = content .. cmsgpack.pack(count) .. takes
 end
 
+-- What was drawn from grants goes into the takes, so that it can go back there.
+local BALANCE_KIND = 5
+if plan.draws then
+  local values = { cmsgpack.unpack(content) }
+  local takes_at = METERS - 4 + values[METERS - 5] * METER_SIZE
+  for take = takes_at + 1, #values, TAKE_SIZE do
+    local draws = values[take] == BALANCE_KIND and values[take + 4] > 0 and plan.draws[values[take + 3]]
+    if draws then
+      values[take + 8] = cmsgpack.pack(values[take + 8], unpack(draws))
+    end
+  end
+  content = cmsgpack.pack(unpack(values))
+end
+
 if lease_ms == 0 then
   local done = cmsgpack.pack(DONE, now, 0, longest_ms, figures) .. content
   if not redis.call('SET', KEYS[5], done, 'NX', 'PX', string.format('%.0f', replay_ms)) then

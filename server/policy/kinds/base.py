@@ -28,13 +28,14 @@ class Rule(TypedDict):
     actions: frozenset[str] | None
     when: Mapping[str, frozenset[str]]
     shadow: bool
+    unless: str
 
 
 class LimitModel(Model, ABC):
     """One entry of `limits`.
 
-    `when` restricts it to some actions or values of dimensions. A limit in `shadow` is watched and refuses
-    nobody.
+    `when` restricts it to some actions or values of dimensions, `unless` to accounts without a flag. A limit in
+    `shadow` is watched and refuses nobody.
     """
 
     id: Name
@@ -42,6 +43,7 @@ class LimitModel(Model, ABC):
     when: dict[FieldName, Texts] = Field(default_factory=dict)
     refuse: Name
     shadow: bool = False
+    unless: Name | None = None
 
     @abstractmethod
     def compile(self, context: Context, path: Path) -> Limit:
@@ -68,6 +70,7 @@ class LimitModel(Model, ABC):
             actions=None if actions is None else frozenset(actions),
             when={name: frozenset(allowed) for name, allowed in self.when.items() if name != _ACTION},
             shadow=self.shadow,
+            unless=self.unless or "",
         )
 
 

@@ -35,6 +35,9 @@ end
 then the number of takes, then per take: kind, meter (0: follows no report), scope ('' for the standing cells, else the
 windows' key behind the tag), field, amount, ms since created, base, last, param (a balance's debt bound; a window's
 length in ms, negative where a release returns even the request; a quota's cycle and thresholds, packed)
+A balance's bound is -1 - bound where it has a ledger. With what was drawn from grants that are kept apart it is a
+msgpack sequence, so that what is not used returns where it came from: the bound, then in turn source, expires_ms,
+units. What is charged comes off their front.
 Once a hold is settled or released, 3, 4, 7 and 8 are 0: a tombstone is kept small. ]]
 local ACTIVE, SETTLED, RELEASED, EXPIRED, SETTLED_LATE, DONE = 1, 2, 3, 4, 5, 6
 local METERS, METER_SIZE, TAKE_SIZE = 10, 4, 9
@@ -143,19 +146,160 @@ local function slots_taken(raw)
   return taken
 end
 --[[ balance: prepaid units. Twin of server/domain/limits/balance.py. A cell is seven running totals of 7 bytes:
-granted, reversed, charged, held, expired, uncollected, debt.
+granted, reversed, charged, held, expired, uncollected, debt. Behind them stand its grants, where the policy keeps them
+apart and there is more than one (balance_grants.lua).
 granted - reversed + debt = available + held + charged + expired. Subtracted in an order that keeps every
 intermediate result exact. ]]
 local BALANCE, BALANCE_SIZE = '>I7I7I7I7I7I7I7', 49
+--[[ The grants of a balance that keeps them apart: behind its totals, as one msgpack sequence.
+1 burn order (sources as digits)  2 ledgered (1 or 0)  then per grant, by source and expiry: source, expires_ms, left
+A grant is all units of one source and one expiry. What of the available units stands in none of them is the first
+source's, without an expiry: a balance of nothing else has no sequence. A grant stays until its time is over, even
+when nothing is left of it, since a hold may bring something back. ]]
+local MONTHLY, NEVER = 1, 9007199254740991
+local FIRST_GRANT, GRANT_SIZE, MOST_GRANTS = 3, 3, 64
 
--- New raw value, uncollected. Charges the hold's own units, then unreserved ones, then debt up to `bound`.
-local function balance_finish(raw, ending, live, amount, bound, before, after)
+-- What there is to do with grants: read, packed, draw, add, give_back. Made when asked for: few balances have grants.
+local function grants_kept()
+  local function grants_read(packed, available)
+    local grants = { cmsgpack.unpack(packed) }
+    if type(grants[1]) ~= 'string' or #grants < 5 or (#grants - 2) % GRANT_SIZE ~= 0 then
+      error('CORRUPT the grants of a balance')
+    end
+    for at = 2, #grants do
+      local value = grants[at]
+      if type(value) ~= 'number' or value < 0 or value > NEVER or value % 1 ~= 0 then
+        error('CORRUPT a grant of a balance')
+      end
+    end
+    for at = FIRST_GRANT + 2, #grants, GRANT_SIZE do
+      available = available - grants[at]
+    end
+    if available < 0 then
+      error('CORRUPT grants above what is available')
+    end
+    return grants
+  end
+
+  local function grants_packed(grants)
+    if not grants or #grants < FIRST_GRANT then
+      return ''
+    end
+    return cmsgpack.pack(unpack(grants))
+  end
+
+  -- Takes units out of the grants in this order, of one source the first to expire first. Returns what was drawn, in
+  -- turn: source, expires_ms, units.
+  local function grants_draw(grants, order, available, units)
+    local free = available
+    for at = FIRST_GRANT + 2, #grants, GRANT_SIZE do
+      free = free - grants[at]
+    end
+    local draws = {}
+    local function drawn(source, expires_ms, from)
+      local part = math.min(units, from)
+      if part > 0 then
+        local n = #draws
+        draws[n + 1], draws[n + 2], draws[n + 3] = source, expires_ms, part
+        units = units - part
+      end
+      return part
+    end
+    for digit in string.gmatch(order, '%d') do
+      local source = tonumber(digit)
+      for at = FIRST_GRANT, #grants, GRANT_SIZE do
+        if grants[at] == source then
+          grants[at + 2] = grants[at + 2] - drawn(source, grants[at + 1], grants[at + 2])
+        end
+      end
+      if source == MONTHLY then
+        drawn(source, NEVER, free)
+      end
+    end
+    return draws
+  end
+
+  -- The index of a grant, or where it belongs and false.
+  local function grants_find(grants, source, expires_ms)
+    for at = FIRST_GRANT, #grants, GRANT_SIZE do
+      if grants[at] == source and grants[at + 1] == expires_ms then
+        return at, true
+      end
+      if grants[at] > source or (grants[at] == source and grants[at + 1] > expires_ms) then
+        return at, false
+      end
+    end
+    return #grants + 1, false
+  end
+
+  -- Adds units to a grant; false when there would be too many grants.
+  local function grants_add(grants, source, expires_ms, units)
+    local at, found = grants_find(grants, source, expires_ms)
+    if found then
+      grants[at + 2] = grants[at + 2] + units
+      return true
+    end
+    if #grants + 1 >= FIRST_GRANT + MOST_GRANTS * GRANT_SIZE then
+      return false
+    end
+    for _, value in ipairs({ units, expires_ms, source }) do
+      table.insert(grants, at, value)
+    end
+    return true
+  end
+
+  -- Gives back what was drawn, but for the first `kept` units of it. Returns the units whose grant is over.
+  local function grants_return(grants, draws, kept)
+    local over = 0
+    for at = 2, #draws, 3 do
+      local source, expires_ms, units = draws[at], draws[at + 1], draws[at + 2]
+      local back = math.max(units - kept, 0)
+      kept = math.max(kept - units, 0)
+      if back > 0 and not (source == MONTHLY and expires_ms == NEVER) then
+        local index, found = grants_find(grants or {}, source, expires_ms)
+        if found then
+          grants[index + 2] = grants[index + 2] + back
+        else
+          over = over + back
+        end
+      end
+    end
+    return over
+  end
+
+  return {
+    read = grants_read,
+    packed = grants_packed,
+    draw = grants_draw,
+    add = grants_add,
+    give_back = grants_return,
+  }
+end
+
+--[[ New raw value, uncollected, whether the ledger wants an entry. Charges the hold's own units, then unreserved ones,
+then debt up to the bound. `param` is the bound, -1 - bound where movements go to the ledger, or with draws
+(hold_layout.lua). What a hold does not use goes back to the grant that it came from, or is expired with it. ]]
+local function balance_finish(raw, ending, live, amount, param, before, after)
+  local bound, draws = param, nil
+  if type(param) == 'string' then
+    draws = { cmsgpack.unpack(param) }
+    bound = draws[1]
+  end
+  local ledgered = bound < 0
+  if ledgered then
+    bound = -1 - bound
+  end
   local granted, reversed, charged, held, expired, uncollected, debt = 0, 0, 0, 0, 0, 0, 0
   if raw then
-    if #raw ~= BALANCE_SIZE then
+    if #raw < BALANCE_SIZE then
       error('CORRUPT a balance cell of ' .. #raw .. ' bytes')
     end
     granted, reversed, charged, held, expired, uncollected, debt = struct.unpack(BALANCE, raw)
+  end
+  local kept, grants
+  if raw and #raw > BALANCE_SIZE then
+    kept = grants_kept()
+    grants = kept.read(string.sub(raw, BALANCE_SIZE + 1), granted - reversed - expired - charged + debt - held)
   end
   before, after = math.max(before, 0), math.max(after, 0)
   local own = live and math.max(amount - before, 0) or 0
@@ -168,9 +312,17 @@ local function balance_finish(raw, ending, live, amount, bound, before, after)
     local from_debt = math.min(rest - from_available, math.max(bound - debt, 0))
     lost = rest - from_available - from_debt
     debt = debt + from_debt
+    if grants then
+      kept.draw(grants, grants[1], available, from_available)
+    end
+  end
+  local over = 0
+  if draws and live and ending ~= REPORT then
+    over = (kept or grants_kept()).give_back(grants, draws, math.min(after, amount))
   end
   held = held - (ending == REPORT and from_own or own)
   charged = charged + (after - before - lost)
+  expired = expired + over
   uncollected = uncollected + lost
   if
     math.min(held, debt) < 0
@@ -178,7 +330,11 @@ local function balance_finish(raw, ending, live, amount, bound, before, after)
   then
     error('CORRUPT a balance outside 0 to 2^53 - 1')
   end
-  return struct.pack(BALANCE, granted, reversed, charged, held, expired, uncollected, debt), lost
+  local new = struct.pack(BALANCE, granted, reversed, charged, held, expired, uncollected, debt)
+  if grants then
+    new = new .. kept.packed(grants)
+  end
+  return new, lost, ledgered and (after > before or over > 0)
 end
 --[[ quota: an allowance per cycle. Twin of server/domain/limits/quota.py.
 
@@ -272,6 +428,21 @@ local function write_crossings(crossings, now)
   end
 end
 
+--[[ The ledger: a stream with an entry for each step that moved money, numbered 0-1, 0-2, … without gaps. An entry is
+one msgpack sequence: at_ms, cause (domain/ledger.py), reference, field, the balance's seven totals before and after.
+
+`entries` have the same, with the balance's raw values (false or nil: there was none). That the key is a stream was
+seen before the step's first write. ]]
+local function write_ledger(entries)
+  for index = 1, #entries do
+    local at_ms, cause, reference, field, before, after = unpack(entries[index], 1, 6)
+    local totals = before and string.sub(before, 1, 49) or string.rep('\0', 49)
+    redis.call('XADD', tenant_key('ledger'), '0-*', 'e', cmsgpack.pack(
+      at_ms, cause, reference, field, totals, string.sub(after, 1, 49)
+    ))
+  end
+end
+
 --[[ One step in a hold's life: brings every cell that it took from to the new totals, then stores the record.
 `at` is the index of the hold's number of takes; `after` has the reported total of each meter, by its number; `state` is
 the hold's next state. Reads and works out everything before the first write; ZREM comes first because only it could
@@ -279,7 +450,7 @@ still find a wrong type. Returns the new record, or nil when holds are overdue, 
 Takes of one scope stand together in a record, and those of one cell too. ]]
 local function finish(key, id, hold, at, ending, state, after, now)
   local live, created, last = hold[1] == ACTIVE, hold[2], #hold
-  local due_known, crossings = ending == EXPIRE, nil
+  local due_known, crossings, entries = ending == EXPIRE, nil, nil
   local writes, groups, take = { false, false, false, false, false, false, false, false }, 0, at + 1
   while take <= last do
     local scope = hold[take + 2]
@@ -332,7 +503,12 @@ local function finish(key, id, hold, at, ending, state, after, now)
           new = left > 0 and string.format('%.0f', left)
         end
       elseif kind == 5 then
-        new, uncollected = balance_finish(raw, ending, live, amount, param, before, total)
+        local moved
+        new, uncollected, moved = balance_finish(raw, ending, live, amount, param, before, total)
+        if moved then
+          entries = entries or {}
+          entries[#entries + 1] = { now, ending, id, field, raw, new }
+        end
       elseif kind == 6 then
         local crossed
         new, crossed = quota_finish(raw, ending, live, amount, created + hold[take + 5], param, before, total, now)
@@ -395,6 +571,9 @@ local function finish(key, id, hold, at, ending, state, after, now)
   if crossings then
     redis.call('XLEN', tenant_key('note'))
   end
+  if entries then
+    redis.call('XLEN', tenant_key('ledger'))
+  end
   if live and state ~= ACTIVE then
     redis.call('ZREM', KEYS[3], id)
   end
@@ -414,6 +593,9 @@ local function finish(key, id, hold, at, ending, state, after, now)
   end
   if crossings then
     write_crossings(crossings, now)
+  end
+  if entries then
+    write_ledger(entries)
   end
   return record
 end
@@ -506,12 +688,13 @@ local function window_check(raw, now, amount, take, cap, length)
     renew
 end
 
--- Returns available + held, held, wait_ms, and the new raw value (nil when it does not fit or takes nothing).
-local function balance_check(raw, amount, take)
+-- Returns available + held, held, wait_ms, the new raw value (nil when it does not fit or takes nothing), and what was
+-- drawn from its grants, where they are kept apart. `order` is the policy's burn order, or 0.
+local function balance_check(raw, amount, take, order)
   if not raw then
     return 0, 0, amount > 0 and -1 or 0
   end
-  if #raw ~= BALANCE_SIZE then
+  if #raw < BALANCE_SIZE then
     error('CORRUPT a balance cell of ' .. #raw .. ' bytes')
   end
   local granted, reversed, charged, held, expired, uncollected, debt = struct.unpack(BALANCE, raw)
@@ -519,11 +702,23 @@ local function balance_check(raw, amount, take)
     error('CORRUPT a balance above 2^53 - 1')
   end
   local available = math.max(granted - reversed - expired - charged + debt - held, 0)
+  local kept, grants
+  if #raw > BALANCE_SIZE then
+    kept = grants_kept()
+    grants = kept.read(string.sub(raw, BALANCE_SIZE + 1), available)
+  end
   if amount > 0 and amount > available then
     return available + held, held, -1
   end
-  return available + held, held, 0,
-    take and struct.pack(BALANCE, granted, reversed, charged, held + take, expired, uncollected, debt) or nil
+  local new = take and struct.pack(BALANCE, granted, reversed, charged, held + take, expired, uncollected, debt) or nil
+  if not (grants and take) then
+    return available + held, held, 0, new
+  end
+  if order ~= 0 then
+    grants[1] = order
+  end
+  local draws = kept.draw(grants, grants[1], available, take)
+  return available + held, held, 0, new .. kept.packed(grants), draws
 end
 
 --[[ Returns used (held included), held, wait_ms, and the new raw value (nil when it does not fit or takes nothing).
@@ -604,7 +799,7 @@ Returns the figures before anything is taken as a msgpack sequence (two
 numbers of the kind's own and wait_ms per check), the same as a table, the fields and values to set per scope (1: the
 standing cells; false: none), which scopes need their TTL renewed (nil: none), whether any check blocks, whether a
 standing cell is new, and the blocking windows that moved back with the clock, per scope (nil: none): to be written even
-when nothing is taken. ]]
+when nothing is taken. What taking draws from grants that are kept apart is put into plan.draws, by the cell's field. ]]
 local function check_all(plan, standing, now)
   local rows = { 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0 } -- made at once for five checks, for speed
   local sets, renews, moves = { false, false, false }, nil, nil
@@ -633,7 +828,12 @@ local function check_all(plan, standing, now)
           new = string.format('%.0f', taken + take)
         end
       elseif kind == 5 then
-        own, other, wait, new = balance_check(raw, plan[at + 1], plan[at + 2])
+        local draws
+        own, other, wait, new, draws = balance_check(raw, plan[at + 1], plan[at + 2], plan[at + 4])
+        if draws then
+          plan.draws = plan.draws or {}
+          plan.draws[plan[field]] = draws
+        end
       elseif kind == 6 then
         own, other, wait, new = quota_check(raw, now, plan[at + 1], plan[at + 2], plan[at + 3], plan[at + 4])
       end
@@ -681,6 +881,30 @@ local function write_all(plan, sets, renews, moves)
       end
     end
   end
+end
+
+-- The param of a take that grew from `amount` by `more`: the old draws, then the new ones (hold_layout.lua).
+local function params_joined(param, amount, new, more)
+  if type(param) ~= 'string' and type(new) ~= 'string' then
+    return param
+  end
+  local function draws_of(packed, units)
+    local draws = type(packed) == 'string' and { cmsgpack.unpack(packed) } or { packed }
+    for at = 4, #draws, 3 do
+      units = units - draws[at]
+    end
+    -- What no draw explains was there before grants were kept apart, or has been charged beyond the hold.
+    if units > 0 then
+      local n = #draws
+      draws[n + 1], draws[n + 2], draws[n + 3] = MONTHLY, NEVER, units
+    end
+    return draws
+  end
+  local joined, added = draws_of(param, amount), draws_of(new, more)
+  for at = 2, #added do
+    joined[#joined + 1] = added[at]
+  end
+  return cmsgpack.pack(unpack(joined))
 end
 
 local plan = { cmsgpack.unpack(ARGV[1]) }
@@ -766,6 +990,9 @@ local function join_takes(into, takes)
       if into[index + 2] == takes[new + 2] then
         local same = into[index + 3] == takes[new + 3]
         local same_cycle = takes[new] == QUOTA_KIND and into[index + 7] == 1 and into[index + 8] == takes[new + 8]
+        if same and takes[new] == BALANCE_KIND then
+          into[index + 8] = params_joined(into[index + 8], into[index + 4], takes[new + 8], takes[new + 4])
+        end
         if same and (takes[new] == BALANCE_KIND or same_cycle) then
           into[index + 4] = into[index + 4] + takes[new + 4]
           joined = true
@@ -815,6 +1042,7 @@ local function check_difference()
     plan[check + 1], plan[check + 2] = more, more > 0 and more
     memo = memo + 3
   end
+  plan.draws = nil
   return check_all(plan, read_standing(plan), now)
 end
 
@@ -850,7 +1078,8 @@ if higher and fits then
     if plan[check + 2] and rows[number * ROW] == 0 then
       takes[n + 1], takes[n + 2], takes[n + 3], takes[n + 4] = plan[check], meter, asked[memo + 1], field
       takes[n + 5], takes[n + 6], takes[n + 7] = plan[check + 2], now - hold[2], floor_of(meter)
-      takes[n + 8], takes[n + 9] = 1, asked[memo + 2]
+      local draws = plan.draws and plan.draws[field]
+      takes[n + 8], takes[n + 9] = 1, draws and cmsgpack.pack(asked[memo + 2], unpack(draws)) or asked[memo + 2]
     end
     taken[number] = plan[check + 2] or 0
     check, memo = check + CHECK_SIZE, memo + 3

@@ -1,12 +1,16 @@
 #!lua flags=allow-oom
---[[ Gives back what a tenant's overdue holds kept. The sweeper calls it, and the engine whenever another script answers
-that holds are overdue: none decides or reads while they are still counted.
+--[[ Does what has become due: gives back what a tenant's overdue holds kept, lapses grants, makes refills. The sweeper
+calls it, and the engine whenever another script answers that something is overdue: none decides or reads before.
 
-Keys   1 cells (hash)  2 unused  3 due (sorted set)  4 index of tenants by due (sorted set)
-Args   1 msgpack sequence: now_ms (0: ask the store), holds at most, tenant's member in the index
-Reply  {1, now, expired} more are overdue; {0, now, expired} none is.
-Writes per overdue hold, each read and then written whole: due, cells and windows of its takes, hold; at the end
-       cells.due and the index, whose type is seen before the first write.
+Keys   1 cells (hash)  2 account (string)  3 due (sorted set)  4 index of tenants by due (sorted set)
+Args   1 msgpack sequence: now_ms (0: ask the store), holds at most, tenant's member in the index, instant that refill
+         terms are for (0: none given), account version that they are for, then per term: field, ledgered, plan,
+         ceiling, cycle_ms, next_ms
+Reply  {1, now, expired} more is overdue; {0, now, expired} nothing is; {2, now, expired, at_ms, account} a refill was
+       due at that instant: call again with its terms.
+Writes per overdue hold, each read and then written whole: due, cells and windows of its takes, hold, ledger; for one
+       instant of grants: cells, grants, due, ledger (grants_change.lua); at the end cells.due and the index, whose
+       type is seen before the first write.
 Example {0, 1773144000000, 3} ]]
 -- The one clock of a script: the store's own time in milliseconds, or what a test passes (0 asks the store).
 local function clock(given)
@@ -28,6 +32,9 @@ end
 then the number of takes, then per take: kind, meter (0: follows no report), scope ('' for the standing cells, else the
 windows' key behind the tag), field, amount, ms since created, base, last, param (a balance's debt bound; a window's
 length in ms, negative where a release returns even the request; a quota's cycle and thresholds, packed)
+A balance's bound is -1 - bound where it has a ledger. With what was drawn from grants that are kept apart it is a
+msgpack sequence, so that what is not used returns where it came from: the bound, then in turn source, expires_ms,
+units. What is charged comes off their front.
 Once a hold is settled or released, 3, 4, 7 and 8 are 0: a tombstone is kept small. ]]
 local ACTIVE, SETTLED, RELEASED, EXPIRED, SETTLED_LATE, DONE = 1, 2, 3, 4, 5, 6
 local METERS, METER_SIZE, TAKE_SIZE = 10, 4, 9
@@ -136,19 +143,160 @@ local function slots_taken(raw)
   return taken
 end
 --[[ balance: prepaid units. Twin of server/domain/limits/balance.py. A cell is seven running totals of 7 bytes:
-granted, reversed, charged, held, expired, uncollected, debt.
+granted, reversed, charged, held, expired, uncollected, debt. Behind them stand its grants, where the policy keeps them
+apart and there is more than one (balance_grants.lua).
 granted - reversed + debt = available + held + charged + expired. Subtracted in an order that keeps every
 intermediate result exact. ]]
 local BALANCE, BALANCE_SIZE = '>I7I7I7I7I7I7I7', 49
+--[[ The grants of a balance that keeps them apart: behind its totals, as one msgpack sequence.
+1 burn order (sources as digits)  2 ledgered (1 or 0)  then per grant, by source and expiry: source, expires_ms, left
+A grant is all units of one source and one expiry. What of the available units stands in none of them is the first
+source's, without an expiry: a balance of nothing else has no sequence. A grant stays until its time is over, even
+when nothing is left of it, since a hold may bring something back. ]]
+local MONTHLY, NEVER = 1, 9007199254740991
+local FIRST_GRANT, GRANT_SIZE, MOST_GRANTS = 3, 3, 64
 
--- New raw value, uncollected. Charges the hold's own units, then unreserved ones, then debt up to `bound`.
-local function balance_finish(raw, ending, live, amount, bound, before, after)
+-- What there is to do with grants: read, packed, draw, add, give_back. Made when asked for: few balances have grants.
+local function grants_kept()
+  local function grants_read(packed, available)
+    local grants = { cmsgpack.unpack(packed) }
+    if type(grants[1]) ~= 'string' or #grants < 5 or (#grants - 2) % GRANT_SIZE ~= 0 then
+      error('CORRUPT the grants of a balance')
+    end
+    for at = 2, #grants do
+      local value = grants[at]
+      if type(value) ~= 'number' or value < 0 or value > NEVER or value % 1 ~= 0 then
+        error('CORRUPT a grant of a balance')
+      end
+    end
+    for at = FIRST_GRANT + 2, #grants, GRANT_SIZE do
+      available = available - grants[at]
+    end
+    if available < 0 then
+      error('CORRUPT grants above what is available')
+    end
+    return grants
+  end
+
+  local function grants_packed(grants)
+    if not grants or #grants < FIRST_GRANT then
+      return ''
+    end
+    return cmsgpack.pack(unpack(grants))
+  end
+
+  -- Takes units out of the grants in this order, of one source the first to expire first. Returns what was drawn, in
+  -- turn: source, expires_ms, units.
+  local function grants_draw(grants, order, available, units)
+    local free = available
+    for at = FIRST_GRANT + 2, #grants, GRANT_SIZE do
+      free = free - grants[at]
+    end
+    local draws = {}
+    local function drawn(source, expires_ms, from)
+      local part = math.min(units, from)
+      if part > 0 then
+        local n = #draws
+        draws[n + 1], draws[n + 2], draws[n + 3] = source, expires_ms, part
+        units = units - part
+      end
+      return part
+    end
+    for digit in string.gmatch(order, '%d') do
+      local source = tonumber(digit)
+      for at = FIRST_GRANT, #grants, GRANT_SIZE do
+        if grants[at] == source then
+          grants[at + 2] = grants[at + 2] - drawn(source, grants[at + 1], grants[at + 2])
+        end
+      end
+      if source == MONTHLY then
+        drawn(source, NEVER, free)
+      end
+    end
+    return draws
+  end
+
+  -- The index of a grant, or where it belongs and false.
+  local function grants_find(grants, source, expires_ms)
+    for at = FIRST_GRANT, #grants, GRANT_SIZE do
+      if grants[at] == source and grants[at + 1] == expires_ms then
+        return at, true
+      end
+      if grants[at] > source or (grants[at] == source and grants[at + 1] > expires_ms) then
+        return at, false
+      end
+    end
+    return #grants + 1, false
+  end
+
+  -- Adds units to a grant; false when there would be too many grants.
+  local function grants_add(grants, source, expires_ms, units)
+    local at, found = grants_find(grants, source, expires_ms)
+    if found then
+      grants[at + 2] = grants[at + 2] + units
+      return true
+    end
+    if #grants + 1 >= FIRST_GRANT + MOST_GRANTS * GRANT_SIZE then
+      return false
+    end
+    for _, value in ipairs({ units, expires_ms, source }) do
+      table.insert(grants, at, value)
+    end
+    return true
+  end
+
+  -- Gives back what was drawn, but for the first `kept` units of it. Returns the units whose grant is over.
+  local function grants_return(grants, draws, kept)
+    local over = 0
+    for at = 2, #draws, 3 do
+      local source, expires_ms, units = draws[at], draws[at + 1], draws[at + 2]
+      local back = math.max(units - kept, 0)
+      kept = math.max(kept - units, 0)
+      if back > 0 and not (source == MONTHLY and expires_ms == NEVER) then
+        local index, found = grants_find(grants or {}, source, expires_ms)
+        if found then
+          grants[index + 2] = grants[index + 2] + back
+        else
+          over = over + back
+        end
+      end
+    end
+    return over
+  end
+
+  return {
+    read = grants_read,
+    packed = grants_packed,
+    draw = grants_draw,
+    add = grants_add,
+    give_back = grants_return,
+  }
+end
+
+--[[ New raw value, uncollected, whether the ledger wants an entry. Charges the hold's own units, then unreserved ones,
+then debt up to the bound. `param` is the bound, -1 - bound where movements go to the ledger, or with draws
+(hold_layout.lua). What a hold does not use goes back to the grant that it came from, or is expired with it. ]]
+local function balance_finish(raw, ending, live, amount, param, before, after)
+  local bound, draws = param, nil
+  if type(param) == 'string' then
+    draws = { cmsgpack.unpack(param) }
+    bound = draws[1]
+  end
+  local ledgered = bound < 0
+  if ledgered then
+    bound = -1 - bound
+  end
   local granted, reversed, charged, held, expired, uncollected, debt = 0, 0, 0, 0, 0, 0, 0
   if raw then
-    if #raw ~= BALANCE_SIZE then
+    if #raw < BALANCE_SIZE then
       error('CORRUPT a balance cell of ' .. #raw .. ' bytes')
     end
     granted, reversed, charged, held, expired, uncollected, debt = struct.unpack(BALANCE, raw)
+  end
+  local kept, grants
+  if raw and #raw > BALANCE_SIZE then
+    kept = grants_kept()
+    grants = kept.read(string.sub(raw, BALANCE_SIZE + 1), granted - reversed - expired - charged + debt - held)
   end
   before, after = math.max(before, 0), math.max(after, 0)
   local own = live and math.max(amount - before, 0) or 0
@@ -161,9 +309,17 @@ local function balance_finish(raw, ending, live, amount, bound, before, after)
     local from_debt = math.min(rest - from_available, math.max(bound - debt, 0))
     lost = rest - from_available - from_debt
     debt = debt + from_debt
+    if grants then
+      kept.draw(grants, grants[1], available, from_available)
+    end
+  end
+  local over = 0
+  if draws and live and ending ~= REPORT then
+    over = (kept or grants_kept()).give_back(grants, draws, math.min(after, amount))
   end
   held = held - (ending == REPORT and from_own or own)
   charged = charged + (after - before - lost)
+  expired = expired + over
   uncollected = uncollected + lost
   if
     math.min(held, debt) < 0
@@ -171,7 +327,11 @@ local function balance_finish(raw, ending, live, amount, bound, before, after)
   then
     error('CORRUPT a balance outside 0 to 2^53 - 1')
   end
-  return struct.pack(BALANCE, granted, reversed, charged, held, expired, uncollected, debt), lost
+  local new = struct.pack(BALANCE, granted, reversed, charged, held, expired, uncollected, debt)
+  if grants then
+    new = new .. kept.packed(grants)
+  end
+  return new, lost, ledgered and (after > before or over > 0)
 end
 --[[ quota: an allowance per cycle. Twin of server/domain/limits/quota.py.
 
@@ -265,6 +425,21 @@ local function write_crossings(crossings, now)
   end
 end
 
+--[[ The ledger: a stream with an entry for each step that moved money, numbered 0-1, 0-2, … without gaps. An entry is
+one msgpack sequence: at_ms, cause (domain/ledger.py), reference, field, the balance's seven totals before and after.
+
+`entries` have the same, with the balance's raw values (false or nil: there was none). That the key is a stream was
+seen before the step's first write. ]]
+local function write_ledger(entries)
+  for index = 1, #entries do
+    local at_ms, cause, reference, field, before, after = unpack(entries[index], 1, 6)
+    local totals = before and string.sub(before, 1, 49) or string.rep('\0', 49)
+    redis.call('XADD', tenant_key('ledger'), '0-*', 'e', cmsgpack.pack(
+      at_ms, cause, reference, field, totals, string.sub(after, 1, 49)
+    ))
+  end
+end
+
 --[[ One step in a hold's life: brings every cell that it took from to the new totals, then stores the record.
 `at` is the index of the hold's number of takes; `after` has the reported total of each meter, by its number; `state` is
 the hold's next state. Reads and works out everything before the first write; ZREM comes first because only it could
@@ -272,7 +447,7 @@ still find a wrong type. Returns the new record, or nil when holds are overdue, 
 Takes of one scope stand together in a record, and those of one cell too. ]]
 local function finish(key, id, hold, at, ending, state, after, now)
   local live, created, last = hold[1] == ACTIVE, hold[2], #hold
-  local due_known, crossings = ending == EXPIRE, nil
+  local due_known, crossings, entries = ending == EXPIRE, nil, nil
   local writes, groups, take = { false, false, false, false, false, false, false, false }, 0, at + 1
   while take <= last do
     local scope = hold[take + 2]
@@ -325,7 +500,12 @@ local function finish(key, id, hold, at, ending, state, after, now)
           new = left > 0 and string.format('%.0f', left)
         end
       elseif kind == 5 then
-        new, uncollected = balance_finish(raw, ending, live, amount, param, before, total)
+        local moved
+        new, uncollected, moved = balance_finish(raw, ending, live, amount, param, before, total)
+        if moved then
+          entries = entries or {}
+          entries[#entries + 1] = { now, ending, id, field, raw, new }
+        end
       elseif kind == 6 then
         local crossed
         new, crossed = quota_finish(raw, ending, live, amount, created + hold[take + 5], param, before, total, now)
@@ -388,6 +568,9 @@ local function finish(key, id, hold, at, ending, state, after, now)
   if crossings then
     redis.call('XLEN', tenant_key('note'))
   end
+  if entries then
+    redis.call('XLEN', tenant_key('ledger'))
+  end
   if live and state ~= ACTIVE then
     redis.call('ZREM', KEYS[3], id)
   end
@@ -408,6 +591,9 @@ local function finish(key, id, hold, at, ending, state, after, now)
   if crossings then
     write_crossings(crossings, now)
   end
+  if entries then
+    write_ledger(entries)
+  end
   return record
 end
 
@@ -420,13 +606,192 @@ local function reported(hold)
   return totals
 end
 
-local args = { cmsgpack.unpack(ARGV[1]) }
-local now, most, member = clock(args[1]), args[2], args[3]
+-- {granted, reversed, charged, held, expired, uncollected, debt}, available, grants (nil: none kept apart)
+local function balance_open(raw)
+  if not raw then
+    return { 0, 0, 0, 0, 0, 0, 0 }, 0
+  end
+  if #raw < BALANCE_SIZE then
+    error('CORRUPT a balance cell of ' .. #raw .. ' bytes')
+  end
+  local b = { struct.unpack(BALANCE, raw) }
+  b[8] = nil -- where the next value would begin
+  local available = b[1] - b[2] - b[5] - b[3] + b[7] - b[4]
+  if #raw == BALANCE_SIZE then
+    return b, available
+  end
+  return b, available, grants_kept().read(string.sub(raw, BALANCE_SIZE + 1), available)
+end
 
-redis.call('HGET', KEYS[1], 'due')
+local function balance_packed(b, grants)
+  if math.min(unpack(b)) < 0 or math.max(unpack(b)) >= 9007199254740992 then
+    error('CORRUPT a balance outside 0 to 2^53 - 1')
+  end
+  return struct.pack(BALANCE, b[1], b[2], b[3], b[4], b[5], b[6], b[7])
+    .. (grants and grants_kept().packed(grants) or '')
+end
+
+--[[ What time does to balances: grants lapse, and a refill tops up to its ceiling when a cycle begins.
+
+hg:{p/t}:grants has, per field of a balance with either: ledgered (1 or 0), refill_ms (the next one; NEVER without),
+cycle_ms (start of the cycle that was refilled last), then the plans refilled in that cycle. The sorted set of open
+holds by lease end has GRANTS_DUE, an id that no hold has, at the instant of the next change, so that a tenant is
+found overdue when it has come. Each instant is a step of its own, in order with the ends of leases: who comes late
+finds what who came in time would have found. ]]
+local GRANTS_DUE = ''
+local LAPSE, REFILL = 5, 6
+
+local function schedule_read(packed)
+  local schedule = { cmsgpack.unpack(packed) }
+  for index = 1, 3 do
+    local value = schedule[index]
+    if type(value) ~= 'number' or value < 0 or value > NEVER or value % 1 ~= 0 then
+      error('CORRUPT the schedule of a balance')
+    end
+  end
+  return schedule
+end
+
+-- When a balance changes next by itself.
+local function next_change(schedule, grants)
+  local at_ms = schedule and schedule[2] or NEVER
+  for at = FIRST_GRANT, grants and #grants or 0, GRANT_SIZE do
+    at_ms = math.min(at_ms, grants[at + 1])
+  end
+  return at_ms
+end
+
+-- Raises what is available and held to the ceiling; returns whether that took anything.
+local function top_up(b, available, ceiling)
+  local units = math.min(math.max(ceiling - math.max(available, 0) - b[4], 0), NEVER - b[1])
+  b[1], b[7] = b[1] + units, b[7] - math.min(b[7], units)
+  return units > 0
+end
+
+-- Drops the grants that are over; returns the units that were left of them.
+local function lapse(grants, at_ms)
+  local left = 0
+  for at = #grants - GRANT_SIZE + 1, FIRST_GRANT, -GRANT_SIZE do
+    if grants[at + 1] <= at_ms then
+      left = left + grants[at + 2]
+      for _ = 1, GRANT_SIZE do
+        table.remove(grants, at)
+      end
+    end
+  end
+  return left
+end
+
+--[[ One step: everything that changes at the next instant, if that has come. `terms` are for refills at `terms_ms`:
+per field ledgered, plan, ceiling, cycle_ms, next_ms. Returns nil when done, or the instant for which terms are wanted.
+Reads all, then writes. ]]
+local function change_grants(now, terms_ms, terms)
+  local grants_key = tenant_key('grants')
+  local stored = redis.call('HGETALL', grants_key)
+  local fields, schedules = {}, {}
+  for index = 1, #stored, 2 do
+    fields[#fields + 1] = stored[index]
+    schedules[stored[index]] = schedule_read(stored[index + 1])
+  end
+  table.sort(fields)
+  redis.call('ZSCORE', KEYS[3], GRANTS_DUE)
+  if #fields == 0 then
+    redis.call('ZREM', KEYS[3], GRANTS_DUE)
+    return nil
+  end
+  local read, raws, at_ms = redis.call('HMGET', KEYS[1], unpack(fields)), {}, NEVER
+  for index, field in ipairs(fields) do
+    raws[field] = read[index]
+    local _, _, grants = balance_open(raws[field])
+    at_ms = math.min(at_ms, next_change(schedules[field], grants))
+  end
+  redis.call('XLEN', tenant_key('ledger'))
+
+  local entries, cells, kept, gone, due = {}, {}, {}, {}, NEVER
+  for _, field in ipairs(fields) do
+    local schedule = schedules[field]
+    local b, available, grants = balance_open(raws[field])
+    local function moved(ledgered, cause)
+      local raw = balance_packed(b, grants)
+      if ledgered == 1 then
+        entries[#entries + 1] = { at_ms, cause, '', field, raws[field], raw }
+      end
+      raws[field] = raw
+    end
+    if at_ms <= now then
+      local left = grants and lapse(grants, at_ms) or 0
+      b[5], available = b[5] + left, available - left
+      if left > 0 then
+        moved(grants[2], LAPSE)
+      end
+      if schedule[2] <= at_ms then
+        local term = terms and terms_ms == at_ms and terms[field]
+        if not terms or terms_ms ~= at_ms then
+          return at_ms
+        end
+        if not term then
+          schedule[2] = NEVER -- the policy refills it no more
+        elseif term[4] > schedule[3] then
+          if top_up(b, available, term[3]) then
+            moved(term[1], REFILL)
+          end
+          schedule = { term[1], term[5], term[4], term[2] }
+        else
+          schedule[2] = term[5]
+        end
+      end
+      cells[#cells + 1], cells[#cells + 2] = field, balance_packed(b, grants)
+    end
+    local change_ms = next_change(schedule, grants)
+    due = math.min(due, change_ms)
+    if change_ms < NEVER then
+      kept[#kept + 1], kept[#kept + 2] = field, cmsgpack.pack(unpack(schedule))
+    else
+      gone[#gone + 1] = field
+    end
+  end
+
+  if #cells > 0 then
+    redis.call('HSET', KEYS[1], unpack(cells))
+  end
+  if #kept > 0 then
+    redis.call('HSET', grants_key, unpack(kept))
+  end
+  if #gone > 0 then
+    redis.call('HDEL', grants_key, unpack(gone))
+  end
+  if due < NEVER then
+    redis.call('ZADD', KEYS[3], string.format('%.0f', due), GRANTS_DUE)
+  else
+    redis.call('ZREM', KEYS[3], GRANTS_DUE)
+  end
+  write_ledger(entries)
+  return nil
+end
+-- The account's version as stored, 0 for a tenant without an account.
+local function account_version(raw)
+  return raw and (tonumber(raw) or error('CORRUPT an account version')) or 0
+end
+
+local args = { cmsgpack.unpack(ARGV[1]) }
+local now, most, member, terms_ms = clock(args[1]), args[2], args[3], args[4]
+local terms = {}
+for at = 6, #args, 6 do
+  terms[args[at]] = { args[at + 1], args[at + 2], args[at + 3], args[at + 4], args[at + 5] }
+end
+
+local version = account_version(redis.call('HMGET', KEYS[1], 'v', 'due')[1])
 redis.call('ZSCORE', KEYS[4], member)
 local ids = redis.call('ZRANGEBYSCORE', KEYS[3], '-inf', string.format('%.0f', now), 'LIMIT', 0, most)
+local expired = 0
 for _, id in ipairs(ids) do
+  if id == GRANTS_DUE then
+    local wanted_ms = change_grants(now, version == args[5] and terms_ms or 0, terms)
+    if wanted_ms then
+      return { 2, now, expired, wanted_ms, redis.call('GET', KEYS[2]) or '' }
+    end
+    break -- what comes next may lie before the next hold
+  end
   local key = tenant_key('h:' .. id)
   local raw = redis.call('GET', key)
   local hold, at
@@ -438,13 +803,14 @@ for _, id in ipairs(ids) do
   else
     redis.call('ZREM', KEYS[3], id)
   end
+  expired = expired + 1
 end
 local next_due = redis.call('ZRANGE', KEYS[3], 0, 0, 'WITHSCORES')[2]
 if next_due then
   redis.call('HSET', KEYS[1], 'due', next_due)
   redis.call('ZADD', KEYS[4], next_due, member)
-  return { tonumber(next_due) <= now and 1 or 0, now, #ids }
+  return { tonumber(next_due) <= now and 1 or 0, now, expired }
 end
 redis.call('HDEL', KEYS[1], 'due')
 redis.call('ZREM', KEYS[4], member)
-return { 0, now, #ids }
+return { 0, now, expired }

@@ -1,14 +1,31 @@
 --@include endings
 --@include balance_layout
+--@include balance_grants
 
--- New raw value, uncollected. Charges the hold's own units, then unreserved ones, then debt up to `bound`.
-local function balance_finish(raw, ending, live, amount, bound, before, after)
+--[[ New raw value, uncollected, whether the ledger wants an entry. Charges the hold's own units, then unreserved ones,
+then debt up to the bound. `param` is the bound, -1 - bound where movements go to the ledger, or with draws
+(hold_layout.lua). What a hold does not use goes back to the grant that it came from, or is expired with it. ]]
+local function balance_finish(raw, ending, live, amount, param, before, after)
+  local bound, draws = param, nil
+  if type(param) == 'string' then
+    draws = { cmsgpack.unpack(param) }
+    bound = draws[1]
+  end
+  local ledgered = bound < 0
+  if ledgered then
+    bound = -1 - bound
+  end
   local granted, reversed, charged, held, expired, uncollected, debt = 0, 0, 0, 0, 0, 0, 0
   if raw then
-    if #raw ~= BALANCE_SIZE then
+    if #raw < BALANCE_SIZE then
       error('CORRUPT a balance cell of ' .. #raw .. ' bytes')
     end
     granted, reversed, charged, held, expired, uncollected, debt = struct.unpack(BALANCE, raw)
+  end
+  local kept, grants
+  if raw and #raw > BALANCE_SIZE then
+    kept = grants_kept()
+    grants = kept.read(string.sub(raw, BALANCE_SIZE + 1), granted - reversed - expired - charged + debt - held)
   end
   before, after = math.max(before, 0), math.max(after, 0)
   local own = live and math.max(amount - before, 0) or 0
@@ -21,9 +38,17 @@ local function balance_finish(raw, ending, live, amount, bound, before, after)
     local from_debt = math.min(rest - from_available, math.max(bound - debt, 0))
     lost = rest - from_available - from_debt
     debt = debt + from_debt
+    if grants then
+      kept.draw(grants, grants[1], available, from_available)
+    end
+  end
+  local over = 0
+  if draws and live and ending ~= REPORT then
+    over = (kept or grants_kept()).give_back(grants, draws, math.min(after, amount))
   end
   held = held - (ending == REPORT and from_own or own)
   charged = charged + (after - before - lost)
+  expired = expired + over
   uncollected = uncollected + lost
   if
     math.min(held, debt) < 0
@@ -31,5 +56,9 @@ local function balance_finish(raw, ending, live, amount, bound, before, after)
   then
     error('CORRUPT a balance outside 0 to 2^53 - 1')
   end
-  return struct.pack(BALANCE, granted, reversed, charged, held, expired, uncollected, debt), lost
+  local new = struct.pack(BALANCE, granted, reversed, charged, held, expired, uncollected, debt)
+  if grants then
+    new = new .. kept.packed(grants)
+  end
+  return new, lost, ledgered and (after > before or over > 0)
 end

@@ -29,7 +29,7 @@ Returns the figures before anything is taken as a msgpack sequence (two
 numbers of the kind's own and wait_ms per check), the same as a table, the fields and values to set per scope (1: the
 standing cells; false: none), which scopes need their TTL renewed (nil: none), whether any check blocks, whether a
 standing cell is new, and the blocking windows that moved back with the clock, per scope (nil: none): to be written even
-when nothing is taken. ]]
+when nothing is taken. What taking draws from grants that are kept apart is put into plan.draws, by the cell's field. ]]
 local function check_all(plan, standing, now)
   local rows = { 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0 } -- made at once for five checks, for speed
   local sets, renews, moves = { false, false, false }, nil, nil
@@ -58,7 +58,12 @@ local function check_all(plan, standing, now)
           new = string.format('%.0f', taken + take)
         end
       elseif kind == 5 then
-        own, other, wait, new = balance_check(raw, plan[at + 1], plan[at + 2])
+        local draws
+        own, other, wait, new, draws = balance_check(raw, plan[at + 1], plan[at + 2], plan[at + 4])
+        if draws then
+          plan.draws = plan.draws or {}
+          plan.draws[plan[field]] = draws
+        end
       elseif kind == 6 then
         own, other, wait, new = quota_check(raw, now, plan[at + 1], plan[at + 2], plan[at + 3], plan[at + 4])
       end

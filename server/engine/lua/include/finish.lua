@@ -6,6 +6,7 @@
 --@include balance_finish
 --@include quota_finish
 --@include notes
+--@include ledger
 
 --[[ One step in a hold's life: brings every cell that it took from to the new totals, then stores the record.
 `at` is the index of the hold's number of takes; `after` has the reported total of each meter, by its number; `state` is
@@ -14,7 +15,7 @@ still find a wrong type. Returns the new record, or nil when holds are overdue, 
 Takes of one scope stand together in a record, and those of one cell too. ]]
 local function finish(key, id, hold, at, ending, state, after, now)
   local live, created, last = hold[1] == ACTIVE, hold[2], #hold
-  local due_known, crossings = ending == EXPIRE, nil
+  local due_known, crossings, entries = ending == EXPIRE, nil, nil
   local writes, groups, take = { false, false, false, false, false, false, false, false }, 0, at + 1
   while take <= last do
     local scope = hold[take + 2]
@@ -67,7 +68,12 @@ local function finish(key, id, hold, at, ending, state, after, now)
           new = left > 0 and string.format('%.0f', left)
         end
       elseif kind == 5 then
-        new, uncollected = balance_finish(raw, ending, live, amount, param, before, total)
+        local moved
+        new, uncollected, moved = balance_finish(raw, ending, live, amount, param, before, total)
+        if moved then
+          entries = entries or {}
+          entries[#entries + 1] = { now, ending, id, field, raw, new }
+        end
       elseif kind == 6 then
         local crossed
         new, crossed = quota_finish(raw, ending, live, amount, created + hold[take + 5], param, before, total, now)
@@ -130,6 +136,9 @@ local function finish(key, id, hold, at, ending, state, after, now)
   if crossings then
     redis.call('XLEN', tenant_key('note'))
   end
+  if entries then
+    redis.call('XLEN', tenant_key('ledger'))
+  end
   if live and state ~= ACTIVE then
     redis.call('ZREM', KEYS[3], id)
   end
@@ -149,6 +158,9 @@ local function finish(key, id, hold, at, ending, state, after, now)
   end
   if crossings then
     write_crossings(crossings, now)
+  end
+  if entries then
+    write_ledger(entries)
   end
   return record
 end

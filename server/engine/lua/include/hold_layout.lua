@@ -5,6 +5,9 @@
 then the number of takes, then per take: kind, meter (0: follows no report), scope ('' for the standing cells, else the
 windows' key behind the tag), field, amount, ms since created, base, last, param (a balance's debt bound; a window's
 length in ms, negative where a release returns even the request; a quota's cycle and thresholds, packed)
+A balance's bound is -1 - bound where it has a ledger. With what was drawn from grants that are kept apart it is a
+msgpack sequence, so that what is not used returns where it came from: the bound, then in turn source, expires_ms,
+units. What is charged comes off their front.
 Once a hold is settled or released, 3, 4, 7 and 8 are 0: a tombstone is kept small. ]]
 local ACTIVE, SETTLED, RELEASED, EXPIRED, SETTLED_LATE, DONE = 1, 2, 3, 4, 5, 6
 local METERS, METER_SIZE, TAKE_SIZE = 10, 4, 9

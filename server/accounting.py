@@ -1,0 +1,191 @@
+"""The use cases of money: refunds, balances, the ledger, reconciliation."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from hashlib import sha256
+from typing import Final
+
+import orjson
+
+from server.domain.account import Account
+from server.domain.errors import AccountChangedError, AccountNotFoundError, FieldViolation, InvalidRequestError
+from server.domain.ledger import Cause, LedgerEntry
+from server.domain.limits import Balance
+from server.domain.limits.balance import GrantSource
+from server.domain.operation import TenantRef, amount_violations, text_violations, unknown
+from server.domain.policy import Policy
+from server.domain.reconcile import BalanceState, Difference, differences, repaired
+from server.domain.units import MAX_AMOUNT
+from server.engine.base import AccountWrite, Engine, Written
+from server.gate import QuotaGate
+
+WRITE_ROUNDS: Final = 64
+"""Times that a purchase reads the account again when another write came in between. Of those who write at once one
+succeeds in each round, so this is how many purchases of one tenant may arrive together."""
+
+MAX_PAGE: Final = 1000
+DEFAULT_PAGE: Final = 100
+
+
+@dataclass(frozen=True, slots=True)
+class Refund:
+    """What a refund came to: the account after it, whether this call made it, and the units taken back by meter."""
+
+    account: Account
+    applied: bool
+    taken: Mapping[str, int]
+
+
+@dataclass(frozen=True, slots=True)
+class Reconciliation:
+    """What a reconciliation found, in how many entries, and whether it repaired it."""
+
+    differences: Sequence[Difference]
+    entries: int
+    repaired: bool
+
+
+class Accounting:
+    """One per process, of the administration."""
+
+    def __init__(self, engine: Engine, gate: QuotaGate) -> None:
+        self._engine = engine
+        self._gate = gate
+
+    async def refund_purchase(
+        self,
+        ref: TenantRef,
+        refund_id: str,
+        face_value_usd_micros: int,
+        amounts: Mapping[str, int],
+        *,
+        within_s: float,
+    ) -> Refund:
+        """Lowers lifetime_purchased by the face value and takes back what was bought and not yet spent, once per id."""
+        policy, ref = self._gate.resolve(ref)
+        bad = text_violations("refund_id", refund_id, required=True) + amount_violations("amounts", amounts, policy)
+        if not 0 <= face_value_usd_micros <= MAX_AMOUNT:
+            bad.append(FieldViolation("face_value_usd_micros", "must be from 0 to 2^53 - 1"))
+        if bad:
+            raise InvalidRequestError(bad)
+        self._gate.must_trust()
+        cells = cells_of(policy, "amounts", amounts)
+        for _ in range(WRITE_ROUNDS):
+            account = (await self._engine.find(ref, "", within_s)).account
+            if account is None:
+                raise no_account(ref)
+            lifetime = max(account.lifetime_purchased_usd_micros - face_value_usd_micros, 0)
+            write = AccountWrite(
+                account=replace(account, lifetime_purchased_usd_micros=lifetime, version=account.version + 1),
+                expected_version=account.version,
+                grants={cell: -units for cell, units in cells.items()},
+                source=GrantSource.BOUGHT,
+                balances=balances_of(policy),
+                cause=Cause.REFUND,
+                write_id=f"refund/{refund_id}",
+                fingerprint=fingerprint([face_value_usd_micros, dict(amounts)]),
+            )
+            answer = await self._engine.write_account(ref, write, within_s)
+            self._gate.forget(ref)
+            if isinstance(answer, Written):
+                meters = zip(amounts, cells, strict=True)
+                taken = {meter: answer.changed.get(cell, 0) for meter, cell in meters}
+                return Refund(answer.account or account, answer.applied, taken)
+        message = f"account {ref.tenant!r} changed {WRITE_ROUNDS} times during the refund; send it again"
+        raise AccountChangedError(message)
+
+    def limit_ids(self, ref: TenantRef) -> Mapping[str, str]:
+        """The ids of the policy's balances by cell."""
+        policy, _ = self._gate.resolve(ref)
+        return {cell: limit.id for cell, limit in balances_of(policy).items()}
+
+    async def balances(self, ref: TenantRef, *, within_s: float) -> Sequence[tuple[Balance, BalanceState]]:
+        """The tenant's balances, in the policy's order."""
+        policy, ref = self._gate.resolve(ref)
+        self._gate.must_trust()
+        limits = balances_of(policy)
+        audit = await self._engine.audit(ref, list(limits), within_s)
+        return [(limit, audit.balances[cell]) for cell, limit in limits.items()]
+
+    async def ledger(
+        self, ref: TenantRef, after: int, page_size: int, *, within_s: float
+    ) -> tuple[Sequence[LedgerEntry], int | None]:
+        """A page of entries above a sequence, and where the next page begins."""
+        _, ref = self._gate.resolve(ref)
+        if not 0 <= after <= MAX_AMOUNT:
+            raise InvalidRequestError.of("after_sequence", f"is {after}; must be from 0 to 2^53 - 1")
+        count = page_of(page_size)
+        self._gate.must_trust()
+        entries = await self._engine.ledger(ref, after, count + 1, within_s)
+        page = entries[:count]
+        return page, page[-1].sequence if len(entries) > count else None
+
+    async def trim(self, ref: TenantRef, through: int, *, within_s: float) -> int:
+        """Drops entries that are kept elsewhere; how many."""
+        _, ref = self._gate.resolve(ref)
+        if not 1 <= through <= MAX_AMOUNT:
+            raise InvalidRequestError.of("through_sequence", f"is {through}; must be from 1 to 2^53 - 1")
+        self._gate.must_trust()
+        return await self._engine.trim_ledger(ref, through, within_s)
+
+    async def reconcile(self, ref: TenantRef, *, repair: bool, within_s: float) -> Reconciliation:
+        """Holds the balances against ledger and open holds; gives them what those tell only if told to."""
+        policy, ref = self._gate.resolve(ref)
+        self._gate.must_trust()
+        audit = await self._engine.audit(ref, list(balances_of(policy)), within_s)
+        entries = await self._entries(ref, audit.last_sequence, within_s)
+        found = list(differences(audit.balances, entries))
+        totals = {
+            cell: right
+            for cell, state in audit.balances.items()
+            if (right := repaired(cell, state, entries)) != state.totals
+        }
+        done = bool(repair and totals) and await self._engine.repair(ref, totals, audit, within_s)
+        return Reconciliation(found, len(entries), done)
+
+    async def _entries(self, ref: TenantRef, last: int, within_s: float) -> list[LedgerEntry]:
+        """All entries up to a sequence."""
+        entries: list[LedgerEntry] = []
+        after = 0
+        while page := await self._engine.ledger(ref, after, MAX_PAGE, within_s):
+            entries += page
+            after = page[-1].sequence
+            if after >= last:
+                break
+        return [entry for entry in entries if entry.sequence <= last]
+
+
+def no_account(ref: TenantRef) -> AccountNotFoundError:
+    """The error for a tenant without an account."""
+    text = f"no account {ref.tenant!r} in policy {ref.policy!r}; create it with AdminService.PutAccount"
+    return AccountNotFoundError(text)
+
+
+def balances_of(policy: Policy) -> Mapping[str, Balance]:
+    """The policy's balances by cell."""
+    return {limit.cell: limit for limit in policy.limits if isinstance(limit, Balance)}
+
+
+def cells_of(policy: Policy, field: str, amounts: Mapping[str, int]) -> dict[str, int]:
+    """Amounts by balance meter, in this field of the request, as units by cell."""
+    cells = {limit.meter: limit.cell for limit in policy.limits if isinstance(limit, Balance)}
+    bad = [
+        unknown(f"{field}[{meter}]", meter, policy.name, "balance of meter", cells)
+        for meter in amounts
+        if meter not in cells
+    ]
+    if bad:
+        raise InvalidRequestError(bad)
+    return {cells[meter]: amount for meter, amount in amounts.items()}
+
+
+def fingerprint(content: object) -> bytes:
+    """Tells equal content of a write with an id."""
+    return sha256(orjson.dumps(content, option=orjson.OPT_SORT_KEYS)).digest()[:8]
+
+
+def page_of(page_size: int) -> int:
+    """How many entries a page has."""
+    if not 0 <= page_size <= MAX_PAGE:
+        raise InvalidRequestError.of("page_size", f"is {page_size}; must be from 0 to {MAX_PAGE}")
+    return page_size or DEFAULT_PAGE
