@@ -1,4 +1,4 @@
-"""`slots`: a pool of concurrent places with leases; twin of `engine/lua/include/slots.lua`.
+"""`slots`: a pool of concurrent places with leases; twin of `engine/lua/include/slots_taken.lua`.
 
 The cell is a count; whose place it is and until when is the hold's lease, and overdue holds are given back
 before anybody counts.
