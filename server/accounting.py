@@ -1,4 +1,4 @@
-"""The use cases of money: refunds, balances, the ledger, reconciliation."""
+"""The use cases of money: purchases, refunds, grants, balances, the ledger, reconciliation."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -15,7 +15,7 @@ from server.domain.limits.balance import GrantSource
 from server.domain.operation import TenantRef, amount_violations, text_violations, unknown
 from server.domain.policy import Policy
 from server.domain.reconcile import BalanceState, Difference, differences, repaired
-from server.domain.units import MAX_AMOUNT
+from server.domain.units import FOREVER_MS, MAX_AMOUNT
 from server.engine.base import AccountWrite, Engine, Written
 from server.gate import QuotaGate
 
@@ -52,6 +52,29 @@ class Accounting:
         self._engine = engine
         self._gate = gate
 
+    async def record_purchase(
+        self,
+        ref: TenantRef,
+        purchase_id: str,
+        face_value_usd_micros: int,
+        amounts: Mapping[str, int],
+        *,
+        within_s: float,
+    ) -> tuple[Account, bool]:
+        """Raises lifetime_purchased by the face value and adds what was bought, once per id."""
+        policy, ref = self._gate.resolve(ref)
+        _must_be_purchase("purchase_id", purchase_id, face_value_usd_micros, amounts, policy)
+        write = AccountWrite(
+            grants=cells_of(policy, "amounts", amounts),
+            source=GrantSource.BOUGHT,
+            balances=balances_of(policy),
+            cause=Cause.PURCHASE,
+            write_id=f"purchase/{purchase_id}",
+            fingerprint=fingerprint([face_value_usd_micros, dict(amounts)]),
+        )
+        account, answer = await self._write_purchase(ref, write, face_value_usd_micros, within_s)
+        return account, answer.applied
+
     async def refund_purchase(
         self,
         ref: TenantRef,
@@ -63,36 +86,77 @@ class Accounting:
     ) -> Refund:
         """Lowers lifetime_purchased by the face value and takes back what was bought and not yet spent, once per id."""
         policy, ref = self._gate.resolve(ref)
-        bad = text_violations("refund_id", refund_id, required=True) + amount_violations("amounts", amounts, policy)
-        if not 0 <= face_value_usd_micros <= MAX_AMOUNT:
-            bad.append(FieldViolation("face_value_usd_micros", "must be from 0 to 2^53 - 1"))
+        _must_be_purchase("refund_id", refund_id, face_value_usd_micros, amounts, policy)
+        cells = cells_of(policy, "amounts", amounts)
+        write = AccountWrite(
+            grants={cell: -units for cell, units in cells.items()},
+            source=GrantSource.BOUGHT,
+            balances=balances_of(policy),
+            cause=Cause.REFUND,
+            write_id=f"refund/{refund_id}",
+            fingerprint=fingerprint([face_value_usd_micros, dict(amounts)]),
+        )
+        account, answer = await self._write_purchase(ref, write, -face_value_usd_micros, within_s)
+        taken = {meter: answer.changed.get(cell, 0) for meter, cell in zip(amounts, cells, strict=True)}
+        return Refund(account, answer.applied, taken)
+
+    async def _write_purchase(
+        self, ref: TenantRef, write: AccountWrite, change_usd_micros: int, within_s: float
+    ) -> tuple[Account, Written]:
+        """Makes the write together with the change of lifetime_purchased, whatever version the account is at."""
+        self._gate.must_trust()
+        for _ in range(WRITE_ROUNDS):
+            account = await self.account(ref, within_s)
+            lifetime = max(account.lifetime_purchased_usd_micros + change_usd_micros, 0)
+            if lifetime > MAX_AMOUNT:
+                raise InvalidRequestError.of("face_value_usd_micros", "would bring lifetime purchases above 2^53 - 1")
+            record = replace(account, lifetime_purchased_usd_micros=lifetime, version=account.version + 1)
+            this = replace(write, account=record, expected_version=account.version)
+            answer = await self._engine.write_account(ref, this, within_s)
+            self._gate.forget(ref)
+            if isinstance(answer, Written):
+                return answer.account or account, answer
+        what = write.cause.name.lower()
+        message = f"account {ref.tenant!r} changed {WRITE_ROUNDS} times during the {what}; send it again"
+        raise AccountChangedError(message)
+
+    async def create_grant(
+        self,
+        ref: TenantRef,
+        grant_id: str,
+        amounts: Mapping[str, int],
+        *,
+        expires_at_ms: int = FOREVER_MS,
+        within_s: float,
+    ) -> bool:
+        """Adds promotional units to balances once per id, until they expire; whether this call did."""
+        policy, ref = self._gate.resolve(ref)
+        bad = text_violations("grant_id", grant_id, required=True) + amount_violations("amounts", amounts, policy)
+        bad += _expiry_violations(policy, amounts, expires_at_ms)
         if bad:
             raise InvalidRequestError(bad)
         self._gate.must_trust()
-        cells = cells_of(policy, "amounts", amounts)
-        for _ in range(WRITE_ROUNDS):
-            account = (await self._engine.find(ref, "", within_s)).account
-            if account is None:
-                raise no_account(ref)
-            lifetime = max(account.lifetime_purchased_usd_micros - face_value_usd_micros, 0)
-            write = AccountWrite(
-                account=replace(account, lifetime_purchased_usd_micros=lifetime, version=account.version + 1),
-                expected_version=account.version,
-                grants={cell: -units for cell, units in cells.items()},
-                source=GrantSource.BOUGHT,
-                balances=balances_of(policy),
-                cause=Cause.REFUND,
-                write_id=f"refund/{refund_id}",
-                fingerprint=fingerprint([face_value_usd_micros, dict(amounts)]),
-            )
-            answer = await self._engine.write_account(ref, write, within_s)
-            self._gate.forget(ref)
-            if isinstance(answer, Written):
-                meters = zip(amounts, cells, strict=True)
-                taken = {meter: answer.changed.get(cell, 0) for meter, cell in meters}
-                return Refund(answer.account or account, answer.applied, taken)
-        message = f"account {ref.tenant!r} changed {WRITE_ROUNDS} times during the refund; send it again"
-        raise AccountChangedError(message)
+        await self.account(ref, within_s)
+        write = AccountWrite(
+            grants=cells_of(policy, "amounts", amounts),
+            source=GrantSource.PROMOTIONAL,
+            expires_at_ms=expires_at_ms,
+            balances=balances_of(policy),
+            cause=Cause.GRANT,
+            write_id=f"grant/{grant_id}",
+            fingerprint=fingerprint([dict(amounts), expires_at_ms] if expires_at_ms < FOREVER_MS else dict(amounts)),
+        )
+        answer = await self._engine.write_account(ref, write, within_s)
+        return isinstance(answer, Written) and answer.applied
+
+    async def account(self, ref: TenantRef, within_s: float) -> Account:
+        """The stored account of a tenant whose policy was resolved; AccountNotFoundError without one."""
+        account = (await self._engine.find(ref, "", within_s)).account
+        if account is None:
+            self._gate.must_trust()
+            text = f"no account {ref.tenant!r} in policy {ref.policy!r}; create it with AdminService.PutAccount"
+            raise AccountNotFoundError(text)
+        return account
 
     def limit_ids(self, ref: TenantRef) -> Mapping[str, str]:
         """The ids of the policy's balances by cell."""
@@ -155,12 +219,6 @@ class Accounting:
         return [entry for entry in entries if entry.sequence <= last]
 
 
-def no_account(ref: TenantRef) -> AccountNotFoundError:
-    """The error for a tenant without an account."""
-    text = f"no account {ref.tenant!r} in policy {ref.policy!r}; create it with AdminService.PutAccount"
-    return AccountNotFoundError(text)
-
-
 def balances_of(policy: Policy) -> Mapping[str, Balance]:
     """The policy's balances by cell."""
     return {limit.cell: limit for limit in policy.limits if isinstance(limit, Balance)}
@@ -189,3 +247,26 @@ def page_of(page_size: int) -> int:
     if not 0 <= page_size <= MAX_PAGE:
         raise InvalidRequestError.of("page_size", f"is {page_size}; must be from 0 to {MAX_PAGE}")
     return page_size or DEFAULT_PAGE
+
+
+def _must_be_purchase(  # fields of one request
+    field: str, write_id: str, face_value_usd_micros: int, amounts: Mapping[str, int], policy: Policy
+) -> None:
+    bad = text_violations(field, write_id, required=True) + amount_violations("amounts", amounts, policy)
+    if not 0 <= face_value_usd_micros <= MAX_AMOUNT:
+        bad.append(FieldViolation("face_value_usd_micros", "must be from 0 to 2^53 - 1"))
+    if bad:
+        raise InvalidRequestError(bad)
+
+
+def _expiry_violations(policy: Policy, amounts: Mapping[str, int], expires_at_ms: int) -> list[FieldViolation]:
+    """What is wrong with an expiry: it needs balances that keep grants apart."""
+    if expires_at_ms == FOREVER_MS:
+        return []
+    if not 0 <= expires_at_ms <= MAX_AMOUNT:
+        return [FieldViolation("expires_at_ms", "must be milliseconds since the epoch")]
+    return [
+        FieldViolation("expires_at_ms", f"balance {limit.id!r} is one sum; give it a `burn` order to keep grants apart")
+        for limit in policy.limits
+        if isinstance(limit, Balance) and limit.meter in amounts and not limit.burn
+    ]

@@ -1,11 +1,11 @@
-"""The use cases of the control plane: accounts, money that comes in, holds, policies."""
+"""The use cases of the control plane: accounts, imports, holds, notifications, policies. Money is `accounting`'s."""
 
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Final, NamedTuple
 
-from server.accounting import WRITE_ROUNDS, Accounting, balances_of, cells_of, fingerprint, no_account, page_of
+from server.accounting import Accounting, balances_of, cells_of, fingerprint, page_of
 from server.domain.account import Account
 from server.domain.errors import (
     AccountChangedError,
@@ -17,13 +17,12 @@ from server.domain.errors import (
 from server.domain.hold import HoldView
 from server.domain.ledger import Cause
 from server.domain.limits import Balance, Limit
-from server.domain.limits.balance import GrantSource
 from server.domain.note import Note
 from server.domain.operation import TenantRef, amount_violations, text_violations, unknown
 from server.domain.policy import Policy
 from server.domain.refill import refills_of
-from server.domain.units import FOREVER_MS, MAX_AMOUNT
-from server.engine.base import AccountWrite, Conflict, Engine, HoldOutcome, Written
+from server.domain.units import MAX_AMOUNT
+from server.engine.base import AccountWrite, Conflict, Engine, HoldOutcome
 from server.engine.faults import no_such_hold
 from server.gate import QuotaGate
 from server.imports import ImportedUsage, imported_uses
@@ -118,75 +117,7 @@ class Administration:
     async def get_account(self, ref: TenantRef, *, within_s: float) -> Account:
         """The stored account."""
         _, ref = self._gate.resolve(ref)
-        return await self._account(ref, within_s)
-
-    async def record_purchase(
-        self,
-        ref: TenantRef,
-        purchase_id: str,
-        face_value_usd_micros: int,
-        amounts: Mapping[str, int],
-        *,
-        within_s: float,
-    ) -> tuple[Account, bool]:
-        """Raises lifetime_purchased by the face value and adds what was bought, once per id."""
-        policy, ref = self._gate.resolve(ref)
-        bad = text_violations("purchase_id", purchase_id, required=True) + amount_violations("amounts", amounts, policy)
-        if not 0 <= face_value_usd_micros <= MAX_AMOUNT:
-            bad.append(FieldViolation("face_value_usd_micros", "must be from 0 to 2^53 - 1"))
-        if bad:
-            raise InvalidRequestError(bad)
-        self._gate.must_trust()
-        for _ in range(WRITE_ROUNDS):
-            account = await self._account(ref, within_s)
-            lifetime = account.lifetime_purchased_usd_micros + face_value_usd_micros
-            if lifetime > MAX_AMOUNT:
-                raise InvalidRequestError.of("face_value_usd_micros", "would bring lifetime purchases above 2^53 - 1")
-            write = AccountWrite(
-                account=replace(account, lifetime_purchased_usd_micros=lifetime, version=account.version + 1),
-                expected_version=account.version,
-                grants=cells_of(policy, "amounts", amounts),
-                source=GrantSource.BOUGHT,
-                balances=balances_of(policy),
-                cause=Cause.PURCHASE,
-                write_id=f"purchase/{purchase_id}",
-                fingerprint=fingerprint([face_value_usd_micros, dict(amounts)]),
-            )
-            answer = await self._engine.write_account(ref, write, within_s)
-            self._gate.forget(ref)
-            if isinstance(answer, Written):
-                return answer.account or account, answer.applied
-        message = f"account {ref.tenant!r} changed {WRITE_ROUNDS} times during the purchase; send it again"
-        raise AccountChangedError(message)
-
-    async def create_grant(
-        self,
-        ref: TenantRef,
-        grant_id: str,
-        amounts: Mapping[str, int],
-        *,
-        expires_at_ms: int = FOREVER_MS,
-        within_s: float,
-    ) -> bool:
-        """Adds promotional units to balances once per id, until they expire; whether this call did."""
-        policy, ref = self._gate.resolve(ref)
-        bad = text_violations("grant_id", grant_id, required=True) + amount_violations("amounts", amounts, policy)
-        bad += _expiry_violations(policy, amounts, expires_at_ms)
-        if bad:
-            raise InvalidRequestError(bad)
-        self._gate.must_trust()
-        await self._account(ref, within_s)
-        write = AccountWrite(
-            grants=cells_of(policy, "amounts", amounts),
-            source=GrantSource.PROMOTIONAL,
-            expires_at_ms=expires_at_ms,
-            balances=balances_of(policy),
-            cause=Cause.GRANT,
-            write_id=f"grant/{grant_id}",
-            fingerprint=fingerprint([dict(amounts), expires_at_ms] if expires_at_ms < FOREVER_MS else dict(amounts)),
-        )
-        answer = await self._engine.write_account(ref, write, within_s)
-        return isinstance(answer, Written) and answer.applied
+        return await self.accounting.account(ref, within_s)
 
     async def import_balances(self, rows: Sequence[ImportRow], *, within_s: float) -> Sequence[ImportResult]:
         """Brings accounts in, each as if alone; a row that was brought in before changes nothing."""
@@ -285,13 +216,6 @@ class Administration:
         except PolicyRejectedError as error:
             return error.message.splitlines(), ""
 
-    async def _account(self, ref: TenantRef, within_s: float) -> Account:
-        account = (await self._engine.find(ref, "", within_s)).account
-        if account is None:
-            self._gate.must_trust()
-            raise no_account(ref)
-        return account
-
 
 def _must_fit(account: Account, policy: Policy, **amounts: Mapping[str, int]) -> None:
     """Raises with every field of an account, and of amounts by field name, that the policy does not know."""
@@ -330,19 +254,6 @@ def _is_upgrade(policy: Policy, stored: Account, record: Account) -> bool:
         for limit in policy.limits
         if isinstance(limit, Balance) and limit.refill is not None and stored.plan in policy.plans
     )
-
-
-def _expiry_violations(policy: Policy, amounts: Mapping[str, int], expires_at_ms: int) -> list[FieldViolation]:
-    """What is wrong with an expiry: it needs balances that keep grants apart."""
-    if expires_at_ms == FOREVER_MS:
-        return []
-    if not 0 <= expires_at_ms <= MAX_AMOUNT:
-        return [FieldViolation("expires_at_ms", "must be milliseconds since the epoch")]
-    return [
-        FieldViolation("expires_at_ms", f"balance {limit.id!r} is one sum; give it a `burn` order to keep grants apart")
-        for limit in policy.limits
-        if isinstance(limit, Balance) and limit.meter in amounts and not limit.burn
-    ]
 
 
 def _notification(note: Note, limit: Limit | None) -> Notification:

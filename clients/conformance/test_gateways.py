@@ -19,7 +19,7 @@ from quota.v1.decision_pb2 import LimitStatus
 from quota.v1.quota_service_pb2_grpc import QuotaServiceStub
 
 from clients.conformance.programs import PROGRAMS, Certificates, gateway, golden_server
-from tests.waiting import until
+from tests.waiting import wait_until
 
 PAST_THE_LEASE_MS = 4500
 ANSWER_S = 30
@@ -131,7 +131,7 @@ def test_a_refusal_that_waiting_clears_says_for_how_long(address: str, operator:
     organization = operator.organization()
     with ThreadPoolExecutor(2) as busy:
         jobs = [busy.submit(work, address, organization, "ms=2000") for _ in range(2)]
-        until(lambda: operator.limit(organization, "jobs").used == 2)
+        wait_until(lambda: operator.limit(organization, "jobs").used == 2)
         answer = work(address, organization)
         assert (answer.status, answer.headers["retry-after"]) == (429, "5")
         assert [job.result().status for job in jobs] == [200, 200]

@@ -21,7 +21,7 @@ from clients.conformance.programs import CLIENTS, with_clients
 from tests.proxies.upstreams import upstream
 from tests.rpc.processes import server_process
 from tests.stores import ROOT
-from tests.waiting import until
+from tests.waiting import wait_until
 
 GUIDES = ROOT / "docs" / "gateways"
 WORKED = {"rpm": 1, "tpm": 20, "streams": 0}
@@ -91,13 +91,13 @@ def used(holdgate: str) -> dict[str, int]:
 def test_what_the_work_used_is_charged(gateway: str, holdgate: str) -> None:
     status, _, body = asked(gateway, "/?used=20")
     assert (status, body) == (200, b"the work")
-    until(lambda: used(holdgate) == WORKED)
+    wait_until(lambda: used(holdgate) == WORKED)
 
 
 def test_a_refusal_is_told_in_the_policys_own_form(gateway: str, holdgate: str) -> None:
     for count in range(1, 6):
         assert asked(gateway, "/?used=1")[0] == 200
-        until(lambda count=count: used(holdgate) == {"rpm": count, "tpm": count, "streams": 0})  # type: ignore[misc]  # mypy cannot infer it
+        wait_until(lambda count=count: used(holdgate) == {"rpm": count, "tpm": count, "streams": 0})  # type: ignore[misc]  # mypy cannot infer it
     status, headers, body = asked(gateway, "/?used=1")
     assert status == 429
     assert int(headers["retry-after"]) > 50
@@ -112,8 +112,8 @@ def test_a_client_that_goes_away_gives_everything_back(holdgate: str) -> None:
         host, _, port = address.partition(":")
         with socket.create_connection((host, int(port))) as client:
             client.sendall(b"GET /slow HTTP/1.1\r\nhost: a\r\nx-org: acme\r\n\r\n")
-            until(lambda: used(holdgate)["streams"] == 1)
-        until(lambda: used(holdgate) == GIVEN_BACK)
+            wait_until(lambda: used(holdgate)["streams"] == 1)
+        wait_until(lambda: used(holdgate) == GIVEN_BACK)
 
 
 async def test_the_hooks_of_an_llm_gateway(holdgate: str, monkeypatch: pytest.MonkeyPatch) -> None:

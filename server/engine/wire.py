@@ -1,7 +1,8 @@
-"""The only place that knows positions: what goes to the scripts and what comes back.
+"""What goes to the scripts: plans, requests, reports, each as positions that the scripts share.
 
-Arguments and records are msgpack values one behind the other (`cmsgpack` in Lua); layouts stand in the headers of
-`lua/include/checks.lua` and `lua/include/hold.lua` and are mirrored here by name.
+Arguments are msgpack values one behind the other (`sequences.py`; `cmsgpack` in Lua). Their layouts stand in the
+headers of the scripts and of `lua/include/checks.lua`, and are mirrored here by name. What is stored is read by
+`records.py`.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence

@@ -45,7 +45,7 @@ class AdminService(admin_service_pb2_grpc.AdminServiceServicer):
         self, request: admin_service_pb2.RecordPurchaseRequest, within_s: float
     ) -> admin_service_pb2.RecordPurchaseResponse:
         """Records money that came in."""
-        account, applied = await self._administration.record_purchase(
+        account, applied = await self._administration.accounting.record_purchase(
             TenantRef(request.policy, request.tenant),
             request.purchase_id,
             request.face_value_usd_micros,
@@ -59,7 +59,7 @@ class AdminService(admin_service_pb2_grpc.AdminServiceServicer):
         self, request: admin_service_pb2.CreateGrantRequest, within_s: float
     ) -> admin_service_pb2.CreateGrantResponse:
         """Adds units to balances."""
-        applied = await self._administration.create_grant(
+        applied = await self._administration.accounting.create_grant(
             TenantRef(request.policy, request.tenant),
             request.grant_id,
             dict(request.amounts),

@@ -1,13 +1,15 @@
 """What every call has, whichever transport brought it: a time to answer within, and one way out for faults.
 
 A servicer's method is written as `async def Method(self, request, within_s) -> response` and decorated with
-`answering`, which makes it the generated `Method(self, request, context)`.
+`answering`, or as `async def Method(self, request, response, within_s)` and decorated with `filling`: either makes it
+the generated `Method(self, request, context)`.
 """
 
 import functools
+import inspect
 import uuid
 from collections.abc import Awaitable, Callable, Coroutine
-from typing import Any, Final, Protocol, TypeVar
+from typing import Any, Final, Protocol, TypeVar, cast
 
 from google.protobuf.message import Message
 from grpc import StatusCode
@@ -69,6 +71,36 @@ def answering(
             await errors.abort_internal(context, tell_failure(method.__name__, request))
 
     return call
+
+
+def filling(
+    response_type: type[Response],
+) -> Callable[
+    [Callable[[Servicer, Request, Response, float], Awaitable[None]]],
+    Callable[[Servicer, Request, CallContext], Coroutine[Any, Any, Response]],
+]:
+    """As `answering`, for a method that fills a response in: so it can fill a part of another message, too.
+
+    To make a part apart and to hand it over would copy it, at the cost of making it.
+    """
+
+    def made(
+        method: Callable[[Servicer, Request, Response, float], Awaitable[None]],
+    ) -> Callable[[Servicer, Request, CallContext], Coroutine[Any, Any, Response]]:
+        @functools.wraps(method)
+        async def answer(servicer: Servicer, request: Request, within_s: float) -> Response:
+            response = response_type()
+            await method(servicer, request, response, within_s)
+            return response
+
+        return answering(answer)
+
+    return made
+
+
+def as_written(method: Callable[..., Any]) -> Callable[..., Awaitable[None]]:
+    """The method that `filling` decorated, for a caller that deals with time and faults itself."""
+    return cast("Callable[..., Awaitable[None]]", inspect.unwrap(method))
 
 
 async def _in_time(

@@ -1,6 +1,7 @@
 """The data plane: each method turns its message into a domain value, asks the gate, and turns the answer back."""
 
 from collections.abc import AsyncIterator
+from functools import partial
 from time import perf_counter
 
 from quota.v1 import quota_service_pb2, quota_service_pb2_grpc
@@ -9,7 +10,7 @@ from server.domain.operation import TenantRef
 from server.gate import QuotaGate
 from server.logs import DecisionLog
 from server.rpc import convert, convert_usage, denials
-from server.rpc.calls import CallContext, answering
+from server.rpc.calls import CallContext, answering, as_written, filling
 from server.rpc.operations import Operations
 
 
@@ -22,67 +23,22 @@ class QuotaService(quota_service_pb2_grpc.QuotaServiceServicer):
         self.store_timeout_s = store_timeout_s
         self._operations = Operations(
             {
-                "check_and_reserve": self._check_and_reserve,
-                "settle": self._settle,
-                "release": self._release,
-                "extend": self._extend,
-                "estimate": self._estimate,
+                "check_and_reserve": partial(as_written(QuotaService.CheckAndReserve), self),
+                "settle": partial(as_written(QuotaService.Settle), self),
+                "release": partial(as_written(QuotaService.Release), self),
+                "extend": partial(as_written(QuotaService.Extend), self),
+                "estimate": partial(as_written(QuotaService.Estimate), self),
             }
         )
 
-    @answering
+    @filling(quota_service_pb2.CheckAndReserveResponse)
     async def CheckAndReserve(
-        self, request: quota_service_pb2.CheckAndReserveRequest, within_s: float
-    ) -> quota_service_pb2.CheckAndReserveResponse:
-        """Takes everything that was asked for, or nothing."""
-        response = quota_service_pb2.CheckAndReserveResponse()
-        await self._check_and_reserve(request, response, within_s)
-        return response
-
-    @answering
-    async def Settle(
-        self, request: quota_service_pb2.SettleRequest, within_s: float
-    ) -> quota_service_pb2.SettleResponse:
-        """Charges what was delivered; final unless the request says otherwise."""
-        response = quota_service_pb2.SettleResponse()
-        await self._settle(request, response, within_s)
-        return response
-
-    @answering
-    async def Release(
-        self, request: quota_service_pb2.ReleaseRequest, within_s: float
-    ) -> quota_service_pb2.ReleaseResponse:
-        """Gives back what no report has charged."""
-        response = quota_service_pb2.ReleaseResponse()
-        await self._release(request, response, within_s)
-        return response
-
-    @answering
-    async def Extend(
-        self, request: quota_service_pb2.ExtendRequest, within_s: float
-    ) -> quota_service_pb2.ExtendResponse:
-        """Renews the lease."""
-        response = quota_service_pb2.ExtendResponse()
-        await self._extend(request, response, within_s)
-        return response
-
-    @answering
-    async def Estimate(
-        self, request: quota_service_pb2.EstimateRequest, within_s: float
-    ) -> quota_service_pb2.EstimateResponse:
-        """Prices an action, holding nothing."""
-        response = quota_service_pb2.EstimateResponse()
-        await self._estimate(request, response, within_s)
-        return response
-
-    # The same for a message that is part of another: filled in place, since a copy costs as much as the making.
-
-    async def _check_and_reserve(
         self,
         request: quota_service_pb2.CheckAndReserveRequest,
         response: quota_service_pb2.CheckAndReserveResponse,
         within_s: float,
     ) -> None:
+        """Takes everything that was asked for, or nothing."""
         started_s = perf_counter()
         operation = convert.operation(request)
         decision = await self._gate.check_and_reserve(operation, within_s=within_s)
@@ -91,9 +47,11 @@ class QuotaService(quota_service_pb2_grpc.QuotaServiceServicer):
             raise denials.Denied(denials.status_of(decision, request.tenant))
         convert.fill_reserve(response, decision)
 
-    async def _settle(
+    @filling(quota_service_pb2.SettleResponse)
+    async def Settle(
         self, request: quota_service_pb2.SettleRequest, response: quota_service_pb2.SettleResponse, within_s: float
     ) -> None:
+        """Charges what was delivered; final unless the request says otherwise."""
         outcome = await self._gate.settle(
             TenantRef(request.policy, request.tenant),
             request.hold_id,
@@ -104,15 +62,19 @@ class QuotaService(quota_service_pb2_grpc.QuotaServiceServicer):
         )
         convert.fill_outcome(response, outcome)
 
-    async def _release(
+    @filling(quota_service_pb2.ReleaseResponse)
+    async def Release(
         self, request: quota_service_pb2.ReleaseRequest, response: quota_service_pb2.ReleaseResponse, within_s: float
     ) -> None:
+        """Gives back what no report has charged."""
         ref = TenantRef(request.policy, request.tenant)
         convert.fill_outcome(response, await self._gate.release(ref, request.hold_id, within_s=within_s))
 
-    async def _extend(
+    @filling(quota_service_pb2.ExtendResponse)
+    async def Extend(
         self, request: quota_service_pb2.ExtendRequest, response: quota_service_pb2.ExtendResponse, within_s: float
     ) -> None:
+        """Renews the lease."""
         decision = await self._gate.extend(
             TenantRef(request.policy, request.tenant),
             request.hold_id,
@@ -122,9 +84,11 @@ class QuotaService(quota_service_pb2_grpc.QuotaServiceServicer):
         )
         convert.fill_decision(response.decision, decision)
 
-    async def _estimate(
+    @filling(quota_service_pb2.EstimateResponse)
+    async def Estimate(
         self, request: quota_service_pb2.EstimateRequest, response: quota_service_pb2.EstimateResponse, within_s: float
     ) -> None:
+        """Prices an action, holding nothing."""
         decision, prices = await self._gate.estimate(convert.estimated_operation(request), within_s=within_s)
         response.items.extend(convert.item_prices(prices))
         convert.fill_decision(response.decision, decision)

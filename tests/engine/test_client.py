@@ -13,7 +13,8 @@ from server.engine import client, pipeline
 from server.engine.client import StoreConnection
 from server.engine.pipeline import StoreCall
 from server.engine.store_errors import OutcomeUnknown, StoreError, StoreUnavailable, StoreUnsuitable
-from tests.stores import REDIS, VALKEY, RunningStore, TestScript, cutting_proxy, free_port, running_store, until
+from tests.stores import REDIS, VALKEY, RunningStore, TestScript, cutting_proxy, free_port, running_store
+from tests.waiting import until
 
 COUNT = TestScript(b"#!lua\nreturn redis.call('INCR', KEYS[1])")
 ECHO = TestScript(b"#!lua\nreturn ARGV[1]")

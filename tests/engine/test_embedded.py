@@ -21,7 +21,8 @@ from server.engine.client import StoreConnection
 from server.engine.embedded import EmbeddedStore, find_binary
 from server.engine.pipeline import Reply
 from server.engine.store_errors import StoreUnavailable
-from tests.stores import REDIS, ROOT, VALKEY, until, wait_until
+from tests.stores import REDIS, ROOT, VALKEY
+from tests.waiting import until, wait_until
 
 # Starts a store in a process of its own and keeps it until killed; argv: data directory, loop.
 OWNER = textwrap.dedent("""

@@ -10,7 +10,8 @@ from server.engine.client import StoreConnection
 from server.engine.epoch import EpochGuard, EpochState, memory_path
 from server.engine.pipeline import Reply, Word
 from server.engine.store_errors import StoreError, StoreLost
-from tests.stores import REDIS, VALKEY, RunningStore, running_store, until
+from tests.stores import REDIS, VALKEY, RunningStore, running_store
+from tests.waiting import until
 
 
 @pytest.fixture(params=[VALKEY, REDIS], ids=["valkey", "redis"])

@@ -18,8 +18,9 @@ from server.engine.store_errors import StoreError
 from tests.lua.scenes import AMOUNTS, LAB, OPERATIONS, UNDATED, Scene
 from tests.policies_for_tests import TERMS
 from tests.store_state import broken_rules, snapshot
-from tests.stores import RunningStore, cutting_proxy, running_store, until
+from tests.stores import RunningStore, cutting_proxy, running_store
 from tests.tenants import Clock, Tenant
+from tests.waiting import until
 
 # a full store
 

@@ -26,7 +26,7 @@ from quota.v1.quota_service_pb2_grpc import QuotaServiceStub
 from tests.proxies.upstreams import Upstream, upstream
 from tests.rpc.processes import ServerProcess, server_process
 from tests.stores import ROOT, free_port
-from tests.waiting import until
+from tests.waiting import wait_until
 
 GUIDE = ROOT / "docs" / "gateways"
 ANSWER_S = 20
@@ -64,7 +64,7 @@ def envoy(folder: Path, config: str) -> Iterator[None]:
     with log.open("w") as out, subprocess.Popen(words, stdout=out, stderr=out) as process:  # noqa: S603  # our own words
         try:
             port = int(re.findall(r"port_value: (\d+)", config)[1])
-            until(lambda: listens(port) or process.poll() is not None)
+            wait_until(lambda: listens(port) or process.poll() is not None)
             assert process.poll() is None, log.read_text()
             yield
         finally:
@@ -134,18 +134,18 @@ def test_a_granted_request_reaches_the_upstream_with_its_hold(place: Place) -> N
 
 def test_the_tokens_that_were_used_are_charged_at_the_streams_end(place: Place) -> None:
     assert ask(place, "/?used=20").status == 200
-    until(lambda: figures(place) == {"rpm": (1, 0), "tpm": (20, 0), "streams": (0, 0)})
+    wait_until(lambda: figures(place) == {"rpm": (1, 0), "tpm": (20, 0), "streams": (0, 0)})
 
 
 def test_without_a_word_about_tokens_the_hold_is_released(place: Place) -> None:
     assert ask(place).status == 200
-    until(lambda: figures(place) == {"rpm": (1, 0), "tpm": (0, 0), "streams": (0, 0)})
+    wait_until(lambda: figures(place) == {"rpm": (1, 0), "tpm": (0, 0), "streams": (0, 0)})
 
 
 def test_over_the_limit_the_client_is_told_by_whom_and_for_how_long(place: Place) -> None:
     for _ in range(5):
         assert ask(place, "/?used=1").status == 200
-        until(lambda: figures(place)["streams"] == (0, 0))
+        wait_until(lambda: figures(place)["streams"] == (0, 0))
     answer = ask(place)
     assert answer.status == 429
     assert json.loads(answer.body)["error"]["message"] == "Requests per minute: 5 reached."
@@ -161,9 +161,9 @@ def test_a_client_that_goes_away_frees_its_place_and_its_tokens(place: Place) ->
     port = int(port_of(place.address))
     with socket.create_connection(("127.0.0.1", port)) as client:
         client.sendall(b"GET /slow HTTP/1.1\r\nhost: a\r\nx-org: acme\r\n\r\n")
-        until(lambda: figures(place)["streams"] == (1, 1))
+        wait_until(lambda: figures(place)["streams"] == (1, 1))
         assert figures(place)["tpm"] == (500, 0)
-    until(lambda: figures(place) == {"rpm": (1, 0), "tpm": (0, 0), "streams": (0, 0)})
+    wait_until(lambda: figures(place) == {"rpm": (1, 0), "tpm": (0, 0), "streams": (0, 0)})
 
 
 def test_places_are_taken_for_as_long_as_streams_last(place: Place) -> None:
@@ -171,14 +171,14 @@ def test_places_are_taken_for_as_long_as_streams_last(place: Place) -> None:
     streams = [threading.Thread(target=lambda: answers.append(ask(place, "/slow?used=1").status)) for _ in range(2)]
     for stream in streams:
         stream.start()
-    until(lambda: figures(place)["streams"] == (2, 2))
+    wait_until(lambda: figures(place)["streams"] == (2, 2))
     third = ask(place)
     assert (third.status, json.loads(third.body)["error"]["code"]) == (429, "too_many_streams")
     place.upstream.gate.set()
     for stream in streams:
         stream.join(ANSWER_S)
     assert answers == [200, 200]
-    until(lambda: figures(place)["streams"] == (0, 0))
+    wait_until(lambda: figures(place)["streams"] == (0, 0))
 
 
 def test_a_request_of_nobody_is_turned_away(place: Place) -> None:

@@ -14,7 +14,7 @@ import pytest
 from tests.proxies.upstreams import Upstream, upstream
 from tests.rpc.processes import ServerProcess, server_process
 from tests.stores import ROOT, free_port
-from tests.waiting import until
+from tests.waiting import wait_until
 
 GUIDE = ROOT / "docs" / "gateways"
 NGINX = shutil.which("nginx", path="/usr/sbin:/usr/bin:/usr/local/sbin:/usr/local/bin")
@@ -68,7 +68,7 @@ def place(tmp_path: Path, server: ServerProcess) -> Iterator[Place]:
         words = [NGINX, "-p", str(tmp_path), "-e", str(tmp_path / "error.log"), "-c", str(config), "-g", files]
         with subprocess.Popen(words) as process:  # noqa: S603  # our own words
             try:
-                until((tmp_path / "nginx.pid").exists)
+                wait_until((tmp_path / "nginx.pid").exists)
                 yield Place(f"127.0.0.1:{port}", server, state)
             finally:
                 process.terminate()

@@ -13,7 +13,7 @@ from server.engine.memory_engine import MemoryEngine
 from server.jobs.periodic import Periodic
 from server.jobs.reaper import Reaper
 from tests.policies_for_tests import TERMS, policy, slots
-from tests.stores import until
+from tests.waiting import until
 
 OFTEN_S = 0.001
 

@@ -17,7 +17,8 @@ from quota.v1.quota_service_pb2_grpc import QuotaServiceStub
 from tests.rpc.conftest import POLICY
 from tests.rpc.healths import health_turns
 from tests.rpc.processes import holdgate, server_process
-from tests.stores import running_store, until
+from tests.stores import running_store
+from tests.waiting import until
 
 NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
 SERVING = health_pb2.HealthCheckResponse.SERVING

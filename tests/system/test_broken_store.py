@@ -4,7 +4,7 @@ import asyncio
 import os
 import shutil
 import signal
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
@@ -16,12 +16,13 @@ from grpc_health.v1.health_pb2 import HealthCheckResponse
 from quota.v1.decision_pb2 import OUTCOME_GRANTED, OUTCOME_REFUSED
 
 from tests.rpc.faults import Fault, fault_of
-from tests.rpc.healths import PATIENCE_S, health_turns
+from tests.rpc.healths import health_turns
 from tests.rpc.processes import ServerProcess, holdgate
 from tests.store_state import broken_rules, snapshot
 from tests.stores import CuttingProxy, RunningStore, running_store
 from tests.system.gateway import PRICE, Gateway
 from tests.system.servers import channels_to, owner_of, serving
+from tests.waiting import until_answered
 
 SERVING: Final = HealthCheckResponse.SERVING
 NOT_SERVING: Final = HealthCheckResponse.NOT_SERVING
@@ -65,19 +66,6 @@ async def fault_in_time(gateway: Gateway, request_id: str) -> Fault:
     return await fault_of(gateway.reserve(request_id, within_s=DEADLINE_S))
 
 
-async def persistently(call: Callable[[], Awaitable[object]]) -> None:
-    """Sends a call again, under its id, while a store that has just come back is slower than its timeout."""
-    async with asyncio.timeout(PATIENCE_S):
-        while True:
-            try:
-                await call()
-            except aio.AioRpcError as error:
-                if error.code() is not StatusCode.UNAVAILABLE:
-                    raise
-            else:
-                return
-
-
 @pytest.mark.parametrize("blow", ["killed", "frozen"])
 async def test_without_its_store_a_server_answers_in_time_and_recovers_with_it(
     tmp_path: Path, store: RunningStore, blow: str
@@ -93,9 +81,9 @@ async def test_without_its_store_a_server_answers_in_time_and_recovers_with_it(
         assert (fault.status, fault.reason) == (StatusCode.UNAVAILABLE, "STORE_UNAVAILABLE")
         store.start() if blow == "killed" else store.thaw()
         await health_turns(channel, SERVING)
-        await persistently(lambda: gateway.settle(hold.hold_id, 3))
+        await until_answered(lambda: gateway.settle(hold.hold_id, 3))
         # Each call of the outage may have taken its place or not; sent again, it has taken one.
-        await asyncio.gather(*(persistently(partial(gateway.take, f"during-{n}")) for n in range(CALLERS)))
+        await asyncio.gather(*(until_answered(partial(gateway.take, f"during-{n}")) for n in range(CALLERS)))
         balance = await gateway.credits()
         assert (balance.held, balance.remaining) == (CALLERS * PRICE, OPENING - CALLERS * PRICE - 3)
         assert broken_rules(snapshot(store)) == []
@@ -117,8 +105,8 @@ async def test_without_its_own_store_a_server_answers_in_time_and_starts_another
             await health_turns(channel, NOT_SERVING)
         await health_turns(channel, SERVING)
         assert (owner_of(tmp_path).store_pid == first.store_pid) == (blow == "frozen")
-        await persistently(lambda: gateway.settle(hold.hold_id, 3))
-        await persistently(lambda: gateway.take("during"))
+        await until_answered(lambda: gateway.settle(hold.hold_id, 3))
+        await until_answered(lambda: gateway.take("during"))
         assert (await gateway.credits()).held == PRICE
 
 

@@ -13,9 +13,10 @@ from quota.v1.quota_service_pb2 import HOLD_STATE_EXPIRED, HOLD_STATE_SETTLED
 
 from tests.rpc.processes import holdgate
 from tests.store_state import StoredHold, balance_of, broken_rules, snapshot
-from tests.stores import RunningStore, until
+from tests.stores import RunningStore
 from tests.system.gateway import PRICE, Gateway
 from tests.system.servers import channels_to, embedded_store, kill, owner_of, runs, serving
+from tests.waiting import until
 
 OPENING: Final = 1_000_000
 KILLS: Final = 3

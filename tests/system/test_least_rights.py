@@ -11,9 +11,10 @@ from quota.v1.quota_service_pb2 import HOLD_STATE_RELEASED, HOLD_STATE_SETTLED
 from server.bootstrap import SWEEPER
 from tests.rpc.healths import health_turns
 from tests.store_state import broken_rules, snapshot
-from tests.stores import REDIS, VALKEY, RunningStore, running_store, until
+from tests.stores import REDIS, VALKEY, RunningStore, running_store
 from tests.system.gateway import PRICE, Gateway
 from tests.system.servers import channels_to, serving
+from tests.waiting import until
 
 RIGHTS: Final = ("~hg:*", "+@read", "+@write", "+eval", "+evalsha", "+script|load", "+time", "+ping", "-@dangerous")
 GOES_WITHOUT: Final = {b"client|setname", b"info"}

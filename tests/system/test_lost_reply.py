@@ -18,9 +18,10 @@ from server.engine.scripts import script
 from tests.rpc.faults import fault_of
 from tests.rpc.healths import health_turns
 from tests.store_state import broken_rules, snapshot
-from tests.stores import PAUSE_S, CuttingProxy, RunningStore, running_store, until
+from tests.stores import CuttingProxy, RunningStore, running_store
 from tests.system.gateway import PRICE, Gateway
 from tests.system.servers import channels_to, serving
+from tests.waiting import until, until_answered
 
 OPENING: Final = 1_000_000
 WORKERS: Final = 8
@@ -160,15 +161,3 @@ async def test_traffic_over_a_line_that_keeps_breaking_is_charged_to_the_unit(li
     assert line.proxy.connections - before >= 5
     balance = await until_answered(line.gateway.credits)
     assert (balance.held, balance.remaining) == (0, OPENING - sum(charged))
-
-
-async def until_answered(call: Callable[[], Awaitable[_Answer]]) -> _Answer:
-    """The answer, asked for again and again while the store cannot be reached."""
-    async with asyncio.timeout(20):
-        while True:
-            try:
-                return await call()
-            except aio.AioRpcError as error:
-                if error.code() is not StatusCode.UNAVAILABLE:
-                    raise
-            await asyncio.sleep(PAUSE_S)

@@ -12,9 +12,9 @@ from grpc_health.v1.health_pb2 import HealthCheckResponse
 from quota.v1.decision_pb2 import OUTCOME_GRANTED, OUTCOME_REFUSED
 
 from tests.rpc.healths import health_turns
-from tests.stores import until
 from tests.system.gateway import PRICE, Gateway
 from tests.system.servers import POLICY, channels_to, owner_of, runs, serving
+from tests.waiting import until
 
 SERVING: Final = HealthCheckResponse.SERVING
 NOT_SERVING: Final = HealthCheckResponse.NOT_SERVING

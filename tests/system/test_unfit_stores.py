@@ -15,9 +15,10 @@ from grpc_health.v1.health_pb2 import HealthCheckResponse
 
 from tests.rpc.faults import fault_of
 from tests.rpc.healths import health_turns
-from tests.stores import REDIS, VALKEY, RunningStore, free_port, running_store, until
+from tests.stores import REDIS, VALKEY, RunningStore, free_port, running_store
 from tests.system.gateway import Gateway
 from tests.system.servers import channels_to, serving
+from tests.waiting import until
 
 SERVING: Final = HealthCheckResponse.SERVING
 NOT_SERVING: Final = HealthCheckResponse.NOT_SERVING

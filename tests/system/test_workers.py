@@ -8,9 +8,9 @@ from typing import Final
 
 from grpc import StatusCode, aio
 
-from tests.stores import until
 from tests.system.gateway import PRICE, Gateway
 from tests.system.servers import POLICY, channels_to, kill, owner_of, runs, serving, workers_of
+from tests.waiting import until
 
 WORKERS: Final = 2
 NOWHERE: Final = "unix:///nowhere/store.sock"

@@ -28,32 +28,30 @@ if earliest and earliest <= now then
   return { 4, now }
 end
 
+-- Why nothing is taken, by the reply's first number; nil: everything is.
+local verdict, figures, rows, sets, renews, blocked, opens, moves
 if not is_current(plan, standing[1], now) then
-  local known = id ~= '' and redis.call('GET', KEYS[5])
-  if known then
-    return { 2, now, known }
+  verdict = 3
+else
+  figures, rows, sets, renews, blocked, opens, moves = check_all(plan, standing, now)
+  if gated == 1 or blocked then
+    verdict = 0
+  elseif opens then
+    local heads = (standing[1] and 1 or 0) + (earliest and 1 or 0)
+    verdict = redis.call('HLEN', KEYS[1]) - heads >= plan[5] and 5 or nil
   end
-  return { 3, now, redis.call('GET', KEYS[2]) or '' }
 end
-
-local figures, rows, sets, renews, blocked, opens, moves = check_all(plan, standing, now)
-if gated == 1 or blocked then
+if verdict then
   local known = id ~= '' and redis.call('GET', KEYS[5])
   if known then
     return { 2, now, known }
+  elseif verdict == 3 then
+    return { 3, now, redis.call('GET', KEYS[2]) or '' }
+  elseif verdict == 5 then
+    return { 5, now }
   end
   write_all(plan, nil, nil, moves)
   return { 0, now, figures }
-end
-if opens then
-  local heads = (standing[1] and 1 or 0) + (earliest and 1 or 0)
-  if redis.call('HLEN', KEYS[1]) - heads >= plan[5] then
-    local known = id ~= '' and redis.call('GET', KEYS[5])
-    if known then
-      return { 2, now, known }
-    end
-    return { 5, now }
-  end
 end
 
 if id == '' then

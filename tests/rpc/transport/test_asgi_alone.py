@@ -21,7 +21,7 @@ from server.rpc.transports.base import MAX_REQUEST_BYTES
 from tests.rpc.transport.conftest import Served, serving
 from tests.rpc.transport.probe import SERVICE
 from tests.rpc.transport.raw import RawClient, frame, text
-from tests.rpc.transport.waiting import until
+from tests.waiting import until
 
 LONG = text("x" * 5000)
 GZIPPED = [("grpc-encoding", "gzip"), ("grpc-accept-encoding", "identity,gzip")]

@@ -11,7 +11,7 @@ from server.rpc.transports.asgi import app
 from tests.rpc.transport.conftest import TRANSPORTS, Served, serving
 from tests.rpc.transport.probe import FLOOD_MESSAGE_BYTES, SERVICE, ProbeStub
 from tests.rpc.transport.raw import RawClient, frame, text
-from tests.rpc.transport.waiting import until
+from tests.waiting import until
 
 FLOOD_FRAMED_BYTES = FLOOD_MESSAGE_BYTES + 100
 BETWEEN_THE_TWO_BYTES = 16 * 1024 * 1024

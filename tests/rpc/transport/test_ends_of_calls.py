@@ -11,7 +11,7 @@ from server.rpc.transports.base import MAX_REQUEST_BYTES
 from tests.rpc.transport.conftest import Served
 from tests.rpc.transport.probe import SERVICE, ProbeStub
 from tests.rpc.transport.raw import RawClient, frame, text
-from tests.rpc.transport.waiting import until
+from tests.waiting import until
 
 ERRORS = [code for code in StatusCode if code is not StatusCode.OK]
 

@@ -10,7 +10,7 @@ from grpc import StatusCode, aio
 from server.rpc.transports.base import ListenError
 from tests.rpc.transport.conftest import TRANSPORTS, Served, serving
 from tests.rpc.transport.probe import ProbeStub
-from tests.rpc.transport.waiting import until
+from tests.waiting import until
 
 CUT_OFF = {StatusCode.UNAVAILABLE, StatusCode.CANCELLED}
 

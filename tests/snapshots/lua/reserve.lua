@@ -393,11 +393,11 @@ local function is_current(plan, version, now)
 end
 
 --[[ Looks at every check and works out what taking would write, writing nothing. `standing` is what read_standing gave.
-Returns the figures before anything is taken as a msgpack sequence (two
-numbers of the kind's own and wait_ms per check), the same as a table, the fields and values to set per scope (1: the
-standing cells; false: none), which scopes need their TTL renewed (nil: none), whether any check blocks, whether a
-standing cell is new, and the blocking windows that moved back with the clock, per scope (nil: none): to be written even
-when nothing is taken. What taking draws from grants that are kept apart is put into plan.draws, by the cell's field. ]]
+Returns the figures before anything is taken as a msgpack sequence (two numbers of the kind's own and wait_ms per
+check), the same as a table, the fields and values to set per scope (1: the standing cells; false: none), which scopes
+need their TTL renewed (nil: none), whether any check blocks, whether a standing cell is new, and the blocking windows
+that moved back with the clock, per scope (nil: none): to be written even when nothing is taken. What taking draws from
+grants that are kept apart is put into plan.draws, by the cell's field. ]]
 local function check_all(plan, standing, now)
   local rows = { 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0 } -- made at once for five checks, for speed
   local sets, renews, moves = { false, false, false }, nil, nil
@@ -491,32 +491,30 @@ if earliest and earliest <= now then
   return { 4, now }
 end
 
+-- Why nothing is taken, by the reply's first number; nil: everything is.
+local verdict, figures, rows, sets, renews, blocked, opens, moves
 if not is_current(plan, standing[1], now) then
-  local known = id ~= '' and redis.call('GET', KEYS[5])
-  if known then
-    return { 2, now, known }
+  verdict = 3
+else
+  figures, rows, sets, renews, blocked, opens, moves = check_all(plan, standing, now)
+  if gated == 1 or blocked then
+    verdict = 0
+  elseif opens then
+    local heads = (standing[1] and 1 or 0) + (earliest and 1 or 0)
+    verdict = redis.call('HLEN', KEYS[1]) - heads >= plan[5] and 5 or nil
   end
-  return { 3, now, redis.call('GET', KEYS[2]) or '' }
 end
-
-local figures, rows, sets, renews, blocked, opens, moves = check_all(plan, standing, now)
-if gated == 1 or blocked then
+if verdict then
   local known = id ~= '' and redis.call('GET', KEYS[5])
   if known then
     return { 2, now, known }
+  elseif verdict == 3 then
+    return { 3, now, redis.call('GET', KEYS[2]) or '' }
+  elseif verdict == 5 then
+    return { 5, now }
   end
   write_all(plan, nil, nil, moves)
   return { 0, now, figures }
-end
-if opens then
-  local heads = (standing[1] and 1 or 0) + (earliest and 1 or 0)
-  if redis.call('HLEN', KEYS[1]) - heads >= plan[5] then
-    local known = id ~= '' and redis.call('GET', KEYS[5])
-    if known then
-      return { 2, now, known }
-    end
-    return { 5, now }
-  end
 end
 
 if id == '' then

@@ -372,11 +372,11 @@ local function is_current(plan, version, now)
 end
 
 --[[ Looks at every check and works out what taking would write, writing nothing. `standing` is what read_standing gave.
-Returns the figures before anything is taken as a msgpack sequence (two
-numbers of the kind's own and wait_ms per check), the same as a table, the fields and values to set per scope (1: the
-standing cells; false: none), which scopes need their TTL renewed (nil: none), whether any check blocks, whether a
-standing cell is new, and the blocking windows that moved back with the clock, per scope (nil: none): to be written even
-when nothing is taken. What taking draws from grants that are kept apart is put into plan.draws, by the cell's field. ]]
+Returns the figures before anything is taken as a msgpack sequence (two numbers of the kind's own and wait_ms per
+check), the same as a table, the fields and values to set per scope (1: the standing cells; false: none), which scopes
+need their TTL renewed (nil: none), whether any check blocks, whether a standing cell is new, and the blocking windows
+that moved back with the clock, per scope (nil: none): to be written even when nothing is taken. What taking draws from
+grants that are kept apart is put into plan.draws, by the cell's field. ]]
 local function check_all(plan, standing, now)
   local rows = { 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0 } -- made at once for five checks, for speed
   local sets, renews, moves = { false, false, false }, nil, nil
