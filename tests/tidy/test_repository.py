@@ -96,7 +96,11 @@ def files(root: Path, *suffixes: str) -> Iterator[Path]:
         subfolders[:] = sorted(
             name for name in subfolders if name not in NOT_OURS and (name == ".ci" or name[0] != ".")
         )
-        yield from (Path(folder, name) for name in sorted(names) if name.endswith(suffixes or ("",)))
+        yield from (
+            Path(folder, name)
+            for name in sorted(names)
+            if name.endswith(suffixes or ("",)) and name != ".git"  # in a second working tree that is a file
+        )
 
 
 Rule = Callable[[Path], Iterator[str]]
