@@ -20,11 +20,15 @@ from server.domain.units import FOREVER_MS
 
 
 class Granted(NamedTuple):
-    """Everything was taken; `looks` in the order of `plan.checks`. The lease's end is 0 without a lease."""
+    """Everything was taken; `looks` in the order of `plan.checks`. The lease's end is 0 without a lease.
+
+    `degraded`: from this process's allowance, as the store is gone; there are no looks.
+    """
 
     now_ms: int
     looks: tuple[Look, ...]
     lease_ends_at_ms: int
+    degraded: bool = False
 
 
 class Refused(NamedTuple):
@@ -43,6 +47,7 @@ class Replayed(NamedTuple):
     now_ms: int
     hold: HoldView
     looks: tuple[Look, ...]
+    degraded: bool = False
 
 
 class Stale(NamedTuple):
@@ -74,6 +79,7 @@ class Extended(NamedTuple):
     hold: HoldView
     looks: tuple[Look, ...]
     raised: bool
+    degraded: bool = False
 
 
 class Found(NamedTuple):
