@@ -24,6 +24,7 @@ from server.engine.local_allowance import Allowance
 from server.engine.local_holds import LocalHold
 from server.engine.redis_engine import RedisEngine
 from server.engine.replies import fault_of
+from server.engine.wakes import Wakes
 
 log = logging.getLogger(__name__)
 
@@ -66,9 +67,10 @@ class FallbackEngine(RedisEngine):
         clock: Callable[[], int] = lambda: 0,
         refills: RefillTerms = no_refills,
         most_cells: int = 1000,
+        wakes: Wakes | None = None,
         local_clock: Callable[[], int] = lambda: monotonic_ns() // _NS_PER_MS,
     ) -> None:
-        super().__init__(store, clock=clock, refills=refills, most_cells=most_cells)
+        super().__init__(store, clock=clock, refills=refills, most_cells=most_cells, wakes=wakes)
         self._guard = store
         self._share = share
         self._local_clock = local_clock

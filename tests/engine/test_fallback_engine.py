@@ -89,11 +89,11 @@ async def figures(tenant: Tenant) -> Mapping[str, tuple[int, int]]:
     return {name: (look.used, look.held) for name, look in (await tenant.figures({})).items()}
 
 
-async def grants(tenant: Tenant, count: int, **amounts: int) -> list[bool]:
+async def grants(tenant: Tenant, count: int, tokens: int = 0) -> list[bool]:
     """Which of so many requests are granted."""
     granted = []
     for number in range(count):
-        plan = tenant.plan(f"h{number}", scope={}, **amounts)
+        plan = tenant.plan(f"h{number}", scope={}, tokens=tokens)
         try:
             answer = await tenant.engine.reserve(plan, plan.operation.request_id, WITHIN_S)
         except StoreUnavailableError:
