@@ -293,7 +293,7 @@ def leaks(state: Snapshot) -> list[str]:
     left: list[str] = []
     for key, (kind, content, has_ttl) in state.items():
         name = key.rpartition(b"}:")[2]
-        if name in {b"acct", b"ids", b"ledger", b"trimmed", b"grants", b"note", b"noted", b"told"} or (
+        if name in {b"acct", b"ids", b"ledger", b"trimmed", b"grants", b"note", b"noted", b"told", b"since"} or (
             has_ttl and name[:2] in {b"h:", b"w:"}
         ):
             continue
