@@ -92,6 +92,14 @@ class HoldOutcome(NamedTuple):
     meters: Mapping[str, MeterTotals]
 
 
+class AllocationImport(NamedTuple):
+    """An allocation that was made elsewhere: `check` names the count's cell."""
+
+    check: CheckForm
+    name: str
+    units: int
+
+
 class CycleImport(NamedTuple):
     """Use of a quota in one cycle that happened elsewhere: `check` names the cell and has limit and terms."""
 
@@ -107,8 +115,8 @@ class AccountWrite:
     record alone. `grants` adds units by balance cell, of this source and expiry; units below 0 are taken back.
     `balances` has the policy's limit of each cell; without it a balance is one sum, has no ledger and no debt.
     `refills` make the schedule of balances that have none; with `raises` they also top up at once, once per plan and
-    cycle. `uses` books use of quotas. `write_id` makes it idempotent, with `fingerprint` telling equal content; empty
-    for a write that only the version guards. `cause` is for the ledger.
+    cycle. `uses` books use of quotas, `allocations` makes allocations stand. `write_id` makes it idempotent, with
+    `fingerprint` telling equal content; empty for a write that only the version guards. `cause` is for the ledger.
     """
 
     account: Account | None = None
@@ -121,6 +129,7 @@ class AccountWrite:
     raises: bool = False
     cause: Cause = Cause.OPENING
     uses: tuple[CycleImport, ...] = ()
+    allocations: tuple[AllocationImport, ...] = ()
     write_id: str = ""
     fingerprint: bytes = b""
 
@@ -164,10 +173,15 @@ class Engine(Protocol):
     async def notes(self, ref: TenantRef, after: str, count: int, within_s: float) -> Sequence[Note]:
         """At most `count` notes behind the one of id `after` (empty: from the start), the oldest first."""
 
-    async def settle(
-        self, ref: TenantRef, hold_id: str, delivered: Delivered, *, final: bool, within_s: float
+    async def settle(  # noqa: PLR0913  # each is a field of the request
+        self, ref: TenantRef, hold_id: str, delivered: Delivered, *, final: bool, within_s: float, allocation: str = ""
     ) -> HoldOutcome:
-        """Charges what was delivered; when final, gives the rest back and ends the hold."""
+        """Charges what was delivered; when final, gives the rest back and ends the hold, and what it has of counts
+        stands from then on as `allocation` (empty: under the hold's id).
+        """
+
+    async def release_allocation(self, ref: TenantRef, name: str, cell: str, within_s: float) -> bool:
+        """Gives back what stands under a name, of one cell's name alone if any is given; whether anything did."""
 
     async def release(self, ref: TenantRef, hold_id: str, within_s: float) -> HoldOutcome:
         """Gives back what no report has charged and ends the hold."""

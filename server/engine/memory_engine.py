@@ -43,6 +43,7 @@ from server.engine.faults import (
     too_many_cells,
     unfit,
 )
+from server.engine.memory_counts import bring_in, give_back, settled, stand
 from server.engine.memory_money import begin_refills, change_grants, grant_units, is_ledgered, joined_draws, must_fit
 from server.engine.memory_quotas import book_uses, cycles_of, joins, note_crossings
 from server.engine.memory_tenant import CellName, Hold, Take, Tenant, balance_of
@@ -130,14 +131,8 @@ class MemoryEngine:
             return Stale(now_ms, tenant.account)
         return Looked(now_ms, _look_all(plan.checks, tenant, now_ms))
 
-    async def settle(
-        self,
-        ref: TenantRef,
-        hold_id: str,
-        delivered: Delivered,
-        *,
-        final: bool,
-        within_s: float,
+    async def settle(  # noqa: PLR0913  # each is a field of the request
+        self, ref: TenantRef, hold_id: str, delivered: Delivered, *, final: bool, within_s: float, allocation: str = ""
     ) -> HoldOutcome:
         """Charges what was delivered; when final, ends the hold."""
         tenant, now_ms = self._enter(ref)
@@ -163,11 +158,16 @@ class MemoryEngine:
         raised = {meter: max(total, hold.meters[meter].reported or 0) for meter, total in totals.items()}
         if final:
             state = State.SETTLED if hold.state is State.ACTIVE else State.SETTLED_LATE
+            stand(tenant, allocation or hold_id, settled(hold.takes))
             _finish(tenant, hold, _Step(Ending.SETTLE, state, raised), now_ms)
         else:
             kept = {meter: total for meter, total in raised.items() if total or meter in named}
             _finish(tenant, hold, _Step(Ending.REPORT, hold.state, kept), now_ms)
         return _outcome(hold, applied=True)
+
+    async def release_allocation(self, ref: TenantRef, name: str, cell: str, within_s: float) -> bool:
+        """Gives back a standing allocation."""
+        return give_back(self._enter(ref)[0], name, cell)
 
     async def release(self, ref: TenantRef, hold_id: str, within_s: float) -> HoldOutcome:
         """Gives back what no report has charged."""
@@ -232,6 +232,7 @@ class MemoryEngine:
         for refill in write.refills:
             begin_refills(tenant, refill, write, now_ms)
         book_uses(write.uses, lambda check: _cell(tenant, check), now_ms)
+        bring_in(tenant, write.allocations)
         if write.account is not None:
             tenant.account = write.account
         if write.write_id:
@@ -415,7 +416,7 @@ def _finish(tenant: Tenant, hold: Hold, step: _Step, now_ms: int) -> None:
         hold.meters[meter_name] = hold.meters[meter_name]._replace(reported=total)
     hold.state = state
     if state is State.EXPIRED:
-        hold.takes = [take for take in hold.takes if take.meter]
+        hold.takes = [take for take in hold.takes if take.meter or take.limit.kind is Kind.COUNT]
     elif state is not State.ACTIVE:
         hold.takes = []
     if live and state is not State.ACTIVE:

@@ -75,6 +75,7 @@ class Tenant:
     account: Account | None = None
     writes: dict[str, tuple[bytes, Mapping[str, int]]] = field(default_factory=dict)
     cells: dict[CellName, Cell] = field(default_factory=dict)
+    allocations: dict[str, dict[CellName, int]] = field(default_factory=dict)
     notes: list[Note] = field(default_factory=list)
     holds: dict[str, Hold] = field(default_factory=dict)
     schedules: dict[str, Schedule] = field(default_factory=dict)

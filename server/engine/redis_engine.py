@@ -188,18 +188,26 @@ class RedisEngine:
         found = await self._plain(within_s, "XRANGE", keys.tenant_keys(ref).notes, begin, "+", "COUNT", count)
         return [note_of(note_id, fields) for note_id, fields in found]
 
-    async def settle(
-        self, ref: TenantRef, hold_id: str, delivered: Delivered, *, final: bool, within_s: float
+    async def settle(  # noqa: PLR0913  # each is a field of the request
+        self, ref: TenantRef, hold_id: str, delivered: Delivered, *, final: bool, within_s: float, allocation: str = ""
     ) -> HoldOutcome:
         """Charges what was delivered. Named items cost one read more: their prices stand in the hold."""
         tenant = keys.tenant_keys(ref)
         started_s = monotonic()
         if isinstance(delivered, tuple):
             delivered = item_totals((await self._hold(ref, hold_id, within_s)), delivered)
-        args = (wire.pack_settle(self._clock(), hold_id, delivered, final=final),)
+        args = [wire.pack_settle(self._clock(), hold_id, delivered, final=final)]
+        if allocation:
+            args.append(allocation.encode())
         left_s = within_s - (monotonic() - started_s)
         reply = await self._run(_Call("settle", tenant, hold_id, args), left_s)
         return hold_outcome("settle", ref, hold_id, reply)
+
+    async def release_allocation(self, ref: TenantRef, name: str, cell: str, within_s: float) -> bool:
+        """Gives back a standing allocation."""
+        call = _Call("deallocate", keys.tenant_keys(ref), "", (sequences.pack([name, cell]),))
+        (given,) = await self._run(call, within_s)
+        return bool(given)
 
     async def release(self, ref: TenantRef, hold_id: str, within_s: float) -> HoldOutcome:
         """Gives back what no report has charged."""

@@ -16,6 +16,7 @@ class Kind(IntEnum):
     SLOTS = 4
     BALANCE = 5
     QUOTA = 6
+    COUNT = 7
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +44,7 @@ class Limit:
     scope and window length, so that changing one of those starts a new cell and changing a value does not. Actions in
     `optional_for` need not name the scope's dimensions, and then do not fall under the rule. For an action in `room`
     the rule looks whether so many units would fit, and takes nothing. `unless` is a flag; the rule is not for accounts
-    that have it.
+    that have it. `lifted_by` is a flag, too: accounts that have it are counted, and never refused.
     """
 
     kind: ClassVar[Kind]
@@ -60,6 +61,7 @@ class Limit:
     room: Mapping[str, int] = field(default_factory=lambda: MappingProxyType({}))
     shadow: bool = False
     unless: str = ""
+    lifted_by: str = ""
     cell: str = ""
 
     def applies(self, action: str, scope: Mapping[str, str]) -> bool:
