@@ -168,7 +168,7 @@ class QuotaGate:
         if bad:
             raise InvalidRequestError(bad)
         self.must_trust()
-        return await self._engine.release_allocation(ref, name, counts.get(limit_id, ""), within_s)
+        return await self._engine.books.release_allocation(ref, name, counts.get(limit_id, ""), within_s)
 
     async def extend(
         self,

@@ -17,6 +17,9 @@ from server.domain.plan import CheckForm, Plan
 from server.domain.reconcile import BalanceState
 from server.domain.refill import Refill
 from server.domain.units import FOREVER_MS
+from server.engine.books import Books
+from server.engine.feed import Feed
+from server.engine.wakes import Wakes
 
 
 class Granted(NamedTuple):
@@ -161,6 +164,18 @@ class Audit(NamedTuple):
 class Engine(Protocol):
     """Atomic decisions. `within_s` bounds each call: past it StoreUnavailableError, never a half-taken state."""
 
+    @property
+    def books(self) -> Books:
+        """What callers tell of what exists."""
+
+    @property
+    def feed(self) -> Feed:
+        """How far notes have been told to the webhook."""
+
+    @property
+    def wakes(self) -> Wakes:
+        """Who is woken when a tenant has new notes."""
+
     async def reserve(self, plan: Plan, hold_id: str, within_s: float) -> Granted | Refused | Replayed | Stale:
         """Takes all of the plan's checks or none. `hold_id` is empty when nothing is to be remembered."""
 
@@ -179,9 +194,6 @@ class Engine(Protocol):
         """Charges what was delivered; when final, gives the rest back and ends the hold, and what it has of counts
         stands from then on as `allocation` (empty: under the hold's id).
         """
-
-    async def release_allocation(self, ref: TenantRef, name: str, cell: str, within_s: float) -> bool:
-        """Gives back what stands under a name, of one cell's name alone if any is given; whether anything did."""
 
     async def release(self, ref: TenantRef, hold_id: str, within_s: float) -> HoldOutcome:
         """Gives back what no report has charged and ends the hold."""

@@ -18,7 +18,7 @@ import hiredis
 from server.engine.store_errors import OutcomeUnknown, StoreError, StoreUnavailable, error_from_reply
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Awaitable, Callable, Sequence
 
 Reply: TypeAlias = Any
 """A RESP2 reply: `bytes`, `int`, `None` or a list of replies. Whoever decodes it knows which."""
@@ -44,6 +44,21 @@ class ScriptSource(Protocol):
     @property
     def sha(self) -> bytes:
         """The SHA-1 of the text, 40 hex digits in lower case."""
+
+
+class StoreCaller(Protocol):
+    """What the engine needs of `client.StoreConnection`."""
+
+    def evalsha(
+        self, script: ScriptSource, keys: Sequence[bytes], args: Sequence[Word], timeout_s: float
+    ) -> Awaitable[Reply]:
+        """Runs a script."""
+
+    def call(self, *words: Word, timeout_s: float = 1.0) -> Awaitable[Reply]:
+        """Runs a plain command."""
+
+    async def close(self) -> None:
+        """Drops the connection."""
 
 
 _Entry: TypeAlias = "tuple[asyncio.Future[Reply], float, float, tuple[Word, ...], ScriptSource | None]"
@@ -163,8 +178,8 @@ class Pipeline(asyncio.Protocol):
         try:
             while (reply := next_reply()) is not _NO_REPLY_YET:
                 if not line:
-                    self._unasked(reply)
-                    break
+                    self.unasked(reply)
+                    continue
                 entry = line.popleft()
                 future = entry[0]
                 if future.done():
@@ -209,7 +224,7 @@ class Pipeline(asyncio.Protocol):
         else:
             future.set_exception(error)
 
-    def _unasked(self, reply: Reply) -> None:
+    def unasked(self, reply: Reply) -> None:
         """A store without a free connection says so at once; after anything else, answers could go astray."""
         if isinstance(reply, StoreError):
             self.abort(f"the store refused the connection: {reply}")

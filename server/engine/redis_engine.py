@@ -7,7 +7,7 @@ there is the answer.
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from time import monotonic
-from typing import Any, Final, NamedTuple, Protocol
+from typing import Any, Final, NamedTuple
 
 from server.domain.account import Account
 from server.domain.errors import (
@@ -51,11 +51,14 @@ from server.engine.faults import (
     too_many_grants,
 )
 from server.engine.notes import note_of
-from server.engine.pipeline import Reply, ScriptSource, Word
+from server.engine.pipeline import StoreCaller, Word
 from server.engine.quota_cells import cycles_of
+from server.engine.redis_books import RedisBooks
+from server.engine.redis_feed import RedisFeed
 from server.engine.replies import fault_of, hold_outcome, unreadable
 from server.engine.scripts import script
 from server.engine.store_errors import OutcomeUnknown, StoreError
+from server.engine.wakes import Wakes
 
 REAP_ROUNDS: Final = 200
 """Times that one call reaps before it gives up; each round ends 50 holds."""
@@ -104,23 +107,11 @@ class _Call(NamedTuple):
         return (tenant.cells, tenant.account, tenant.due, tenant.due_index, hold, *self.window_keys)
 
 
-class StoreCaller(Protocol):
-    """What the engine needs of `client.StoreConnection`."""
-
-    def evalsha(
-        self, script: ScriptSource, keys: Sequence[bytes], args: Sequence[Word], timeout_s: float
-    ) -> Awaitable[Reply]:
-        """Runs a script."""
-
-    def call(self, *words: Word, timeout_s: float = 1.0) -> Awaitable[Reply]:
-        """Runs a plain command."""
-
-    async def close(self) -> None:
-        """Drops the connection."""
-
-
 class RedisEngine:
-    """Decisions in Redis. `clock` gives milliseconds for tests, or 0 for the store's own clock."""
+    """Decisions in Redis. `clock` gives milliseconds for tests, or 0 for the store's own clock.
+
+    `wakes` hears what this store publishes; without it nobody is woken.
+    """
 
     def __init__(
         self,
@@ -129,11 +120,15 @@ class RedisEngine:
         clock: Callable[[], int] = lambda: 0,
         refills: RefillTerms = no_refills,
         most_cells: int = 1000,
+        wakes: Wakes | None = None,
     ) -> None:
         self._store = store
         self._clock = clock
         self._refills = refills
         self._most_cells = most_cells
+        self.books = RedisBooks(self._evalsha)
+        self.feed = RedisFeed(self._evalsha, self._plain, clock)
+        self.wakes = wakes or Wakes()
 
     async def reserve(self, plan: Plan, hold_id: str, within_s: float) -> Granted | Refused | Replayed | Stale:
         """Takes all of the plan's checks or none."""
@@ -208,12 +203,6 @@ class RedisEngine:
         left_s = within_s - (monotonic() - started_s)
         reply = await self._run(_Call("settle", tenant, hold_id, args), left_s)
         return hold_outcome("settle", ref, hold_id, reply)
-
-    async def release_allocation(self, ref: TenantRef, name: str, cell: str, within_s: float) -> bool:
-        """Gives back a standing allocation."""
-        call = _Call("deallocate", keys.tenant_keys(ref), "", (sequences.pack([name, cell]),))
-        (given,) = await self._run(call, within_s)
-        return bool(given)
 
     async def release(self, ref: TenantRef, hold_id: str, within_s: float) -> HoldOutcome:
         """Gives back what no report has charged."""

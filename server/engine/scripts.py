@@ -14,7 +14,7 @@ from typing import Final
 
 LUA: Final = Path(__file__).parent / "lua"
 INCLUDE: Final = "--@include "
-CONSTANTS: Final = re.compile(r"^local ([A-Z][A-Z0-9_]*(?:, [A-Z][A-Z0-9_]*)*) = ([-'>\w, ]+)$", re.MULTILINE)
+CONSTANTS: Final = re.compile(r"^local ([A-Z][A-Z0-9_]*(?:, [A-Z][A-Z0-9_]*)*) = ([-'>:\w, ]+)$", re.MULTILINE)
 SCRIPT_NAMES: Final = (
     "reserve",
     "settle",
@@ -28,6 +28,8 @@ SCRIPT_NAMES: Final = (
     "trim",
     "repair",
     "deallocate",
+    "lease",
+    "tell",
 )
 
 

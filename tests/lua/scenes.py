@@ -69,6 +69,10 @@ KEYS: Final = {
     "new hold": TENANT.hold("new"),
     "notes": TENANT.notes,
     "allocations": TENANT.prefix + b"alloc",
+    "noted": TENANT.noted,
+    "told": TENANT.told,
+    "lease": keys.WEBHOOK_LEASE,
+    "since": keys.WEBHOOK_SINCE,
     "windows": TENANT.windows(""),
     "project's windows": TENANT.windows("project=p 1"),
 }
@@ -170,6 +174,12 @@ async def _repair(tenant: Tenant) -> object:
     return await tenant.engine.repair(REF, {PURSE.cell: right}, seen, WITHIN_S)
 
 
+async def _tell(tenant: Tenant) -> object:
+    """Tells the one note that a settle of the scene has left."""
+    notes = await tenant.engine.notes(REF, "", 1, WITHIN_S)
+    return await tenant.engine.feed.tell(REF, "", notes[0].note_id if notes else "0-1", WITHIN_S)
+
+
 OPERATIONS: Final[dict[str, Operation]] = {
     "reserve": _reserve,
     "reserve, refused": _refused,
@@ -180,12 +190,14 @@ OPERATIONS: Final[dict[str, Operation]] = {
     "release": lambda tenant: tenant.release("h"),
     "renew": lambda tenant: tenant.renew("h", credits=6),
     "extend": _extend,
-    "deallocate": lambda tenant: tenant.engine.release_allocation(REF, "ended", "", WITHIN_S),
+    "deallocate": lambda tenant: tenant.engine.books.release_allocation(REF, "ended", "", WITHIN_S),
     "find": lambda tenant: tenant.find("h"),
     "write account": _write_account,
     "audit": lambda tenant: tenant.engine.audit(REF, [PURSE.cell, CREDITS], WITHIN_S),
     "trim": lambda tenant: tenant.engine.trim_ledger(REF, 2, WITHIN_S),
     "repair": _repair,
+    "lease": lambda tenant: tenant.engine.feed.hold_lease("me", 60_000, WITHIN_S),
+    "tell": _tell,
 }
 REAP: Final = "reap"
 """The one script that acts for time alone; the clock has been moved before it."""

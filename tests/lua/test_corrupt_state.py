@@ -28,8 +28,8 @@ TOUCHES: Final = {
     "reserve, repeated": {"cells", "due", "hold", "windows", "project's windows"},
     "look": {"cells", "windows", "project's windows"},
     "report": {"cells", "hold", "ledger", "project's windows"},
-    "settle": {"allocations", "cells", "due", "hold", "ledger", "notes", "project's windows"},
     "deallocate": {"allocations", "cells"},
+    "settle": {"allocations", "cells", "due", "hold", "ledger", "notes", "noted", "project's windows"},
     "release": {"cells", "due", "hold", "project's windows"},
     "renew": {"cells", "due", "hold", "ledger", "project's windows"},
     "extend": {"cells", "account", "due", "hold", "ledger", "windows", "project's windows"},
@@ -38,6 +38,8 @@ TOUCHES: Final = {
     "audit": {"cells", "due", "grants", "hold", "ledger", "trimmed"},
     "trim": {"ledger", "trimmed"},
     "repair": {"cells", "due", "grants", "hold", "ledger", "trimmed"},
+    "lease": {"lease", "since"},
+    "tell": {"notes", "noted", "told"},
     REAP: {"cells", "due", "due_index", "hold", "project's windows"},
 }
 """The keys that each operation looks at, so that a wrong type in them cannot pass unnoticed."""
@@ -96,6 +98,7 @@ TYPES: Final = {
     "trimmed": "hash",
     "notes": "stream",
     "allocations": "hash",
+    "noted": "zset",
 }
 
 

@@ -187,7 +187,9 @@ class EnginesAgree(RuleBasedStateMachine):
     def give_back(self, name: str, allocation: str, data: st.DataObject) -> None:
         counts = [limit.cell for limit in self.policy.limits if isinstance(limit, Count)]
         cell = data.draw(st.sampled_from(["", *counts]))
-        self.ask(lambda engine: engine.release_allocation(self.ref(name), allocation, cell, WITHIN_S), repeatable=False)
+        self.ask(
+            lambda engine: engine.books.release_allocation(self.ref(name), allocation, cell, WITHIN_S), repeatable=False
+        )
 
     @rule(name=draw_.tenant_names, hold_id=draw_.hold_ids)
     def release(self, name: str, hold_id: str) -> None:

@@ -1,7 +1,7 @@
 #!lua flags=allow-oom
 --[[ Gives back a standing allocation.
 
-Keys   1 cells (hash)  2-5 unused
+Keys   1 cells (hash)
 Args   1 msgpack sequence: name, cell ('': of every limit; else of cells with this name alone)
 Reply  {1} given back; {0} nothing stands under this name.
 Writes cells, allocations (allocations.lua).

@@ -1,7 +1,7 @@
 #!lua flags=allow-oom
 --[[ Gives back a standing allocation.
 
-Keys   1 cells (hash)  2-5 unused
+Keys   1 cells (hash)
 Args   1 msgpack sequence: name, cell ('': of every limit; else of cells with this name alone)
 Reply  {1} given back; {0} nothing stands under this name.
 Writes cells, allocations (allocations.lua).
@@ -10,6 +10,18 @@ Example {1} ]]
 -- else of the tenant starts with the same tag. Mirrors server/engine/keys.py, and nothing else in Lua builds a key.
 local function tenant_key(rest)
   return string.sub(KEYS[1], 1, -6) .. rest
+end
+
+-- What is published when there are new notes, with the tenant's name.
+local NOTED_CHANNEL = 'hg:noted'
+
+-- The index of the slot's tenants with notes for the webhook, beside that by due, and the tenant's name in both.
+local function noted_key()
+  return string.sub(KEYS[4], 1, -4) .. 'noted'
+end
+
+local function member_name()
+  return string.sub(KEYS[1], 5, -8)
 end
 
 -- What stands under a name: units by cell field; nothing for a name that is not known.

@@ -150,7 +150,7 @@ local function finish(key, id, hold, at, ending, state, after, now, name)
     end
   end
   if crossings then
-    redis.call('XLEN', tenant_key('note'))
+    look_at_notes()
   end
   if entries then
     redis.call('XLEN', tenant_key('ledger'))
