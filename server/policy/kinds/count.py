@@ -30,6 +30,9 @@ class CountModel(ScopedModel):
         if meter.unit is not Unit.COUNT or meter.per_request:
             text = f"{meter.name} is no count that callers name; allocations are counted in whole numbers"
             context.reject((*path, "meter"), text)
+        if self.posture == "open":
+            problem = "a count cannot be open: what stands is known to the store alone; leave it closed"
+            context.reject((*path, "posture"), problem)
         scope = self.scope_order(context, path)
         return Count(
             **self.rule(context, path),
