@@ -5,6 +5,7 @@ last change, so each is atomic.
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import NamedTuple
 
 from server.domain.account import Account
@@ -18,6 +19,7 @@ from server.domain.note import Note
 from server.domain.operation import TenantRef
 from server.domain.plan import Plan
 from server.domain.refill import RefillTerms, no_refills
+from server.domain.timed import Start
 from server.engine.base import (
     AccountWrite,
     Audit,
@@ -28,6 +30,7 @@ from server.engine.base import (
     Granted,
     HoldOutcome,
     Looked,
+    Overtaken,
     Refused,
     Replayed,
     Stale,
@@ -105,7 +108,7 @@ class MemoryEngine:
             state=State.ACTIVE if plan.leaves_hold else State.DONE,
             fingerprint=plan.operation.fingerprint(),
             created_at_ms=now_ms,
-            lease_ends_at_ms=now_ms + terms.lease_ms if plan.leaves_hold else 0,
+            lease_ends_at_ms=now_ms + terms.granted_ms if plan.leaves_hold else 0,
             terms=terms,
             note=plan.note,
             figures_key=plan.shape.figures_key,
@@ -178,19 +181,23 @@ class MemoryEngine:
         _finish(tenant, hold, _Step(Ending.RELEASE, State.RELEASED, {}), now_ms)
         return _outcome(hold, applied=True)
 
-    async def extend(
+    async def extend(  # noqa: PLR0913  # each is a field of the request
         self,
         ref: TenantRef,
         hold_id: str,
         used: Mapping[str, int],
         raised: Plan | None,
         within_s: float,
-    ) -> Extended | Stale:
+        *,
+        start: Start | None = None,
+    ) -> Extended | Stale | Overtaken:
         """Renews the lease, reports totals, and raises amounts where that fits."""
         tenant, now_ms = self._enter(ref)
         hold = _held(tenant, ref, hold_id)
         if hold.state is not State.ACTIVE:
             raise not_active(hold.view())
+        if start is not None and hold.note.started_at_ms:
+            return Overtaken()
         if raised is not None and not _is_current(raised, tenant, now_ms):
             return Stale(now_ms, tenant.account)
         for meter in (*used, *(raised.meters if raised is not None else ())):
@@ -203,6 +210,9 @@ class MemoryEngine:
         looks: tuple[Look, ...] = ()
         if raised is not None and any(total > hold.meters[m].reserved for m, total in raised.meters.items()):
             fits, looks = _raise(tenant, hold, raised, now_ms)
+        if start is not None:
+            hold.note, hold.lease_ends_at_ms = start.note, now_ms
+            hold.terms = replace(hold.terms, longest_ms=start.longest_ends_at_ms - hold.created_at_ms)
         longest_ends_at_ms = hold.created_at_ms + hold.terms.longest_ms
         hold.lease_ends_at_ms = max(hold.lease_ends_at_ms, min(now_ms + hold.terms.lease_ms, longest_ends_at_ms))
         return Extended(now_ms, hold.view(), looks, fits)

@@ -21,6 +21,7 @@ from server.domain.note import Note
 from server.domain.operation import TenantRef
 from server.domain.plan import Plan
 from server.domain.refill import RefillTerms, no_refills
+from server.domain.timed import Start
 from server.engine import keys, records, sequences, wire, wire_money
 from server.engine.base import (
     AccountWrite,
@@ -32,6 +33,7 @@ from server.engine.base import (
     Granted,
     HoldOutcome,
     Looked,
+    Overtaken,
     Refused,
     Replayed,
     Stale,
@@ -145,7 +147,7 @@ class RedisEngine:
         reply = await self._run(call, within_s * (1 - LOOK_UP_SHARE), look_up)
         match reply:
             case [1, now_ms, rows]:
-                lease_end = now_ms + plan.terms.lease_ms if hold_id and plan.leaves_hold else 0
+                lease_end = now_ms + plan.terms.granted_ms if hold_id and plan.leaves_hold else 0
                 return Granted(now_ms, packed.looks(rows, now_ms, packed.form.taken(plan.units)), lease_end)
             case [0, now_ms, rows]:
                 return Refused(now_ms, packed.looks(rows, now_ms))
@@ -208,9 +210,16 @@ class RedisEngine:
         reply = await self._run(_Call("release", tenant, hold_id, args), within_s)
         return hold_outcome("release", ref, hold_id, reply)
 
-    async def extend(
-        self, ref: TenantRef, hold_id: str, used: Mapping[str, int], raised: Plan | None, within_s: float
-    ) -> Extended | Stale:
+    async def extend(  # noqa: PLR0913  # each is a field of the request
+        self,
+        ref: TenantRef,
+        hold_id: str,
+        used: Mapping[str, int],
+        raised: Plan | None,
+        within_s: float,
+        *,
+        start: Start | None = None,
+    ) -> Extended | Stale | Overtaken:
         """Renews the lease, reports totals, and raises amounts where that fits."""
         tenant = keys.tenant_keys(ref)
         meters: Sequence[str] = ()
@@ -221,7 +230,9 @@ class RedisEngine:
             meters = tuple((await self._hold(ref, hold_id, within_s)).meters)
             packed = wire.pack_plan(raised, tenant, self._clock(), self._most_cells)
             argument = packed.argument
-        args = (argument, wire.pack_extend(hold_id, used, raised, packed, meters))
+        args = [argument, wire.pack_extend(hold_id, used, raised, packed, meters)]
+        if start is not None:
+            args.append(wire.pack_start(start, tenant))
         call = _Call("extend", tenant, hold_id, args, packed.window_keys if packed else ())
         reply = await self._run(call, within_s - (monotonic() - started_s))
         match reply:
@@ -230,6 +241,8 @@ class RedisEngine:
                 return Extended(now_ms, records.hold_of(hold_id, record), looks, bool(raised_all))
             case [3, now_ms, record]:
                 return Stale(now_ms, records.account_of(record))
+            case [9, _]:
+                return Overtaken()
             case [5, _, record]:
                 raise not_active(records.hold_of(hold_id, record))
             case [6, _]:
