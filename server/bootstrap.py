@@ -17,6 +17,7 @@ from server.engine.base import Engine
 from server.engine.client import StoreConnection
 from server.engine.embedded import EmbeddedStore
 from server.engine.epoch import EpochGuard, memory_path
+from server.engine.guarded_store import GuardedStore
 from server.engine.memory_engine import MemoryEngine
 from server.engine.pipeline import StoreCall
 from server.engine.redis_engine import RedisEngine
@@ -225,7 +226,7 @@ async def _connected(settings: Settings, url: str, refills: RefillTerms) -> Asyn
 
     connection = StoreConnection(url, on_connect=(check, watch.on_connect))
     clock = Clock(lambda: 0)
-    engine = RedisEngine(connection, clock=clock, refills=refills, most_cells=settings.max_cells)
+    engine = RedisEngine(GuardedStore(connection), clock=clock, refills=refills, most_cells=settings.max_cells)
     name = str(address)
     try:
         await connection.connect()

@@ -15,7 +15,8 @@ Reply  {1, now, hold, rows, taken} renewed and raised, or no raise was asked for
        {6, now} no such hold; {7, now, meter} the hold has no such
        meter; {8, now, hold} raised more often than a record can hold; {9, now} another one started the hold. rows: as
        in reserve.lua; taken: msgpack sequence of what each check took.
-Writes the report as a phase complete in itself; then due, hold, cells, windows; cells.due and index when it starts.
+Writes the report as a phase complete in itself; then due, hold, cells, windows; cells.due and index when it starts. A
+       hold that is missing from the due set is put back there.
 Example {1, 1773144000000, <1,...>, <>, <>} ]]
 --@include clock
 --@include finish
@@ -39,6 +40,13 @@ end
 local hold, takes_at = hold_read(raw)
 if hold[1] ~= ACTIVE then
   return { 5, now, raw }
+end
+local listed = redis.call('ZSCORE', KEYS[3], id)
+if hold[2] + hold[3] <= now then
+  if not listed then -- so that a reap finds it: a lease that has ended is never renewed
+    redis.call('ZADD', KEYS[3], string.format('%.0f', hold[2] + hold[3]), id)
+  end
+  return { 4, now }
 end
 local start = ARGV[3] and { cmsgpack.unpack(ARGV[3]) }
 if start and hold[9] ~= start[1] then
@@ -175,7 +183,6 @@ if higher then
     return { 8, now, raw }
   end
 end
-redis.call('ZSCORE', KEYS[3], id)
 if start then
   redis.call('ZSCORE', KEYS[4], start[4])
 end
@@ -221,12 +228,14 @@ end
 local record = cmsgpack.pack(unpack(hold))
 
 local due = string.format('%.0f', hold[2] + hold[3])
-redis.call('ZADD', KEYS[3], 'XX', due, id)
-redis.call('SET', KEYS[5], record)
-if start and tonumber(due) < (tonumber(head[2]) or 0) then
+redis.call('ZADD', KEYS[3], due, id)
+if (start or not listed) and not (head[2] and tonumber(head[2]) <= tonumber(due)) then
   redis.call('HSET', KEYS[1], 'due', due)
-  redis.call('ZADD', KEYS[4], due, start[4])
+  if start then
+    redis.call('ZADD', KEYS[4], due, start[4])
+  end
 end
+redis.call('SET', KEYS[5], record)
 if fits then
   write_all(plan, sets, renews, moves)
 else
