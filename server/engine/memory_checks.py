@@ -42,7 +42,7 @@ def blocked(checks: Sequence[Check], looks: Sequence[Look]) -> bool:
 def take_all(
     checks: Sequence[Check], tenant: Tenant, looks: Sequence[Look], now_ms: int, bases: Mapping[str, int]
 ) -> tuple[list[Take], tuple[Look, ...]]:
-    """Takes what fits; what a hold keeps of it, and the figures afterwards. `bases` are where a raise starts, by meter."""
+    """Takes what fits; what a hold keeps of it, and the figures then. `bases` are where a raise starts, by meter."""
     takes: list[Take] = []
     after: list[Look] = []
     for check, look in zip(checks, looks, strict=True):
