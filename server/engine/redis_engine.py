@@ -53,12 +53,13 @@ from server.engine.faults import (
     too_many_grants,
 )
 from server.engine.notes import note_of
-from server.engine.pipeline import Word
+from server.engine.pipeline import StoreCaller, Word
 from server.engine.quota_cells import cycles_of
+from server.engine.redis_books import RedisBooks
 from server.engine.redis_feed import RedisFeed
 from server.engine.replies import fault_of, hold_outcome, unreadable
 from server.engine.scripts import script
-from server.engine.store_calls import ScriptCall, StoreCaller
+from server.engine.store_calls import ScriptCall
 from server.engine.store_errors import OutcomeUnknown, StoreError
 from server.engine.wakes import Wakes
 
@@ -111,6 +112,7 @@ class RedisEngine:
         self._clock = clock
         self._refills = refills
         self._most_cells = most_cells
+        self.books = RedisBooks(self._evalsha)
         self.feed = RedisFeed(self._evalsha, self._plain, clock)
         self.wakes = wakes or Wakes()
 
@@ -173,15 +175,17 @@ class RedisEngine:
         found = await self._plain(within_s, "XRANGE", keys.tenant_keys(ref).notes, begin, "+", "COUNT", count)
         return [note_of(note_id, fields) for note_id, fields in found]
 
-    async def settle(
-        self, ref: TenantRef, hold_id: str, delivered: Delivered, *, final: bool, within_s: float
+    async def settle(  # noqa: PLR0913  # each is a field of the request
+        self, ref: TenantRef, hold_id: str, delivered: Delivered, *, final: bool, within_s: float, allocation: str = ""
     ) -> HoldOutcome:
         """Charges what was delivered. Named items cost one read more: their prices stand in the hold."""
         tenant = keys.tenant_keys(ref)
         started_s = monotonic()
         if isinstance(delivered, tuple):
             delivered = item_totals((await self._hold(ref, hold_id, within_s)), delivered)
-        args = (wire.pack_settle(self._clock(), hold_id, delivered, final=final),)
+        args = [wire.pack_settle(self._clock(), hold_id, delivered, final=final)]
+        if allocation:
+            args.append(allocation.encode())
         left_s = within_s - (monotonic() - started_s)
         reply = await self._run(ScriptCall("settle", tenant, hold_id, args), left_s)
         return hold_outcome("settle", ref, hold_id, reply)

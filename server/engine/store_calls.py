@@ -1,10 +1,9 @@
-"""What the engine asks of a store: scripts and plain commands."""
+"""A script as the engine calls it."""
 
-from collections.abc import Awaitable, Sequence
-from typing import NamedTuple, Protocol
+from collections.abc import Sequence
+from typing import NamedTuple
 
 from server.engine import keys
-from server.engine.pipeline import Reply, ScriptSource, Word
 
 
 class ScriptCall(NamedTuple):
@@ -22,18 +21,3 @@ class ScriptCall(NamedTuple):
         tenant = self.tenant
         hold = tenant.hold(self.hold_id)
         return (tenant.cells, tenant.account, tenant.due, tenant.due_index, hold, *self.window_keys)
-
-
-class StoreCaller(Protocol):
-    """What the engine needs of `client.StoreConnection`."""
-
-    def evalsha(
-        self, script: ScriptSource, keys: Sequence[bytes], args: Sequence[Word], timeout_s: float
-    ) -> Awaitable[Reply]:
-        """Runs a script."""
-
-    def call(self, *words: Word, timeout_s: float = 1.0) -> Awaitable[Reply]:
-        """Runs a plain command."""
-
-    async def close(self) -> None:
-        """Drops the connection."""
