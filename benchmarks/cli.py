@@ -13,7 +13,7 @@ from typing import Any, Final
 import orjson
 import uvloop
 
-from benchmarks import audited, enforced, growth, memory, redis_cost, server_cost, tables, throughput, workers
+from benchmarks import audited, enforced, envoys, growth, memory, redis_cost, server_cost, tables, throughput, workers
 from benchmarks.efforts import FULL, QUICK, Effort
 from benchmarks.measured import Measured
 from benchmarks.page import page
@@ -21,6 +21,7 @@ from benchmarks.processes import NotStarted
 from benchmarks.standard import WrongAnswer
 
 FAILED: Final = 1
+ENVOY_CALLS_PER_S: Final = 500
 
 _Measure = Callable[[Path, Effort], Awaitable[Any]]
 _Show = Callable[[Any], tables.Table]
@@ -38,6 +39,15 @@ SECTIONS: Final[Mapping[str, tuple[_Measure, _Show]]] = MappingProxyType(
 )
 """By the name of its field in `Measured`: how a section is measured, and how it is shown."""
 
+ASIDE: Final[Mapping[str, tuple[_Measure, _Show]]] = MappingProxyType(
+    {
+        "envoy": (lambda folder, effort: envoys.measure(folder, ENVOY_CALLS_PER_S, effort.envoy_s), tables.envoy),
+    }
+)
+"""Sections beside the budgets, which are measured when `--only` names them."""
+
+ALL: Final = MappingProxyType({**SECTIONS, **ASIDE})
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Measures what the arguments ask for; returns the exit status."""
@@ -53,7 +63,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return FAILED
     if chosen.only:
         for name, result in found.items():
-            _print(SECTIONS[name][1](result).text())
+            _print(ALL[name][1](result).text())
         return 0
     measured = Measured(**found)
     figures = measured.figures()
@@ -78,7 +88,7 @@ async def _measure(names: Sequence[str], effort: Effort) -> dict[str, Any]:
         await enforced.check(Path(folder) / "enforced")
         for name in names:
             say(f"{name}, after {time.monotonic() - began_s:.0f} s")
-            found[name] = await SECTIONS[name][0](Path(folder) / name, effort)
+            found[name] = await ALL[name][0](Path(folder) / name, effort)
     say(f"done after {time.monotonic() - began_s:.0f} s")
     return found
 
@@ -88,7 +98,11 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--quick", action="store_true", help="under a minute in all, in place of some minutes")
     parser.add_argument("--large", action="store_true", help="a million tenants, and holds, at the end of the curves")
     parser.add_argument(
-        "--only", action="append", choices=list(SECTIONS), help="this section alone; may be repeated", metavar="SECTION"
+        "--only",
+        action="append",
+        choices=list(ALL),
+        help=f"this section alone; may be repeated. Of {', '.join(ALL)}",
+        metavar="SECTION",
     )
     parser.add_argument("--write", type=Path, metavar="FILE", help="write the page of docs/")
     return parser

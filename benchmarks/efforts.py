@@ -20,6 +20,7 @@ class Effort:
     throughput: Slices
     workers: Slices
     audit_s: float
+    envoy_s: float
 
     def large(self) -> "Effort":
         """With a million tenants, and holds of one tenant, at the end of the curves."""
@@ -34,6 +35,7 @@ QUICK: Final = Effort(
     throughput=Slices(number=3, decisions=1500),
     workers=Slices(number=4, decisions=1000),
     audit_s=2,
+    envoy_s=5,
 )
 
 FULL: Final = Effort(
@@ -44,4 +46,5 @@ FULL: Final = Effort(
     throughput=Slices(number=5, decisions=20_000),
     workers=Slices(number=7, decisions=5000),
     audit_s=15,
+    envoy_s=30,
 )

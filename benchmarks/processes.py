@@ -81,7 +81,7 @@ def store(folder: Path) -> Iterator[Store]:
     place = folder / "store.sock"
     words = [find_binary(), "--dir", str(folder), "--port", "0", "--unixsocket", str(place)]
     words += ["--save", "", "--appendonly", "no"]
-    with _running(words, folder / "store.log") as process:
+    with running(words, folder / "store.log") as process:
         found = Store(process.pid, place)
         deadline = time.monotonic() + _START_S
         while not _answers(found):
@@ -118,7 +118,7 @@ def empty_call(folder: Path, transport: str, reply_bytes: int) -> Iterator[Serve
 
 @contextmanager
 def _announced(words: list[str], log: Path) -> Iterator[Served]:
-    with _running(words, log, tells=True) as process:
+    with running(words, log, tells=True) as process:
         assert process.stdout is not None  # noqa: S101  # asked for just now
         line = process.stdout.readline()
         found = _ADDRESS.search(line)
@@ -128,7 +128,7 @@ def _announced(words: list[str], log: Path) -> Iterator[Served]:
 
 
 @contextmanager
-def _running(words: list[str], log: Path, *, tells: bool = False) -> Iterator[subprocess.Popen[str]]:
+def running(words: list[str], log: Path, *, tells: bool = False) -> Iterator[subprocess.Popen[str]]:
     """A process, ended by SIGTERM with the block. `tells`: its standard output is read by us, and not logged."""
     with log.open("w") as output:
         stdout = subprocess.PIPE if tells else output
@@ -149,6 +149,23 @@ def _running(words: list[str], log: Path, *, tells: bool = False) -> Iterator[su
             process.wait()
         if process.stdout is not None:
             process.stdout.close()
+
+
+def until_it_listens(process: subprocess.Popen[str], port: int, log: Path) -> None:
+    """Waits until the process takes connections on a port of loopback. Raises NotStarted."""
+    deadline = time.monotonic() + _START_S
+    while True:
+        with socket.socket() as probe:
+            if not probe.connect_ex(("127.0.0.1", port)):
+                return
+        if process.poll() is not None or time.monotonic() > deadline:
+            raise NotStarted(f"nothing listens on port {port}: {_last_words(log)}")
+        time.sleep(_PAUSE_S)
+
+
+def port_of(address: str) -> int:
+    """The port of `host:port`."""
+    return int(address.rpartition(":")[2])
 
 
 def _workers_of(pid: int) -> tuple[int, ...]:

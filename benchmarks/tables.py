@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from benchmarks.audited import Audited
 from benchmarks.budgets import BUDGETS
+from benchmarks.envoys import Deadline
 from benchmarks.growth import Growth
 from benchmarks.medians import Compared
 from benchmarks.memory import Bytes, Memory
@@ -112,6 +113,15 @@ def audited(found: Audited) -> Table:
     """The load test's audit."""
     row = (f"{found.tenants:,} tenants", f"{found.decisions:,}", f"{found.figures:,}", f"{found.units_off:,}")
     return Table(("of", "decisions", "figures compared", "units off"), [row])
+
+
+def envoy(found: Deadline) -> Table:
+    """Envoy's calls to Holdgate, by its own figures."""
+    share = f"{found.late / found.calls:.2%}"
+    row = (f"{found.calls_per_s:,.0f} calls/s", f"{found.calls:,}", f"{found.p50_ms:.1f}", f"{found.p99_ms:.1f}")
+    return Table(
+        ("Envoy asks at", "calls", "p50 ms", "p99 ms", "past 20 ms", "share"), [(*row, f"{found.late:,}", share)]
+    )
 
 
 def _compared(name: str, found: Compared) -> tuple[str, str, str, str]:

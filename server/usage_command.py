@@ -24,15 +24,22 @@ _SPANS: Final = (("d", 86_400_000), ("h", 3_600_000), ("min", 60_000), ("s", 100
 
 
 class Blocks(NamedTuple):
-    """What a bar is drawn with: used, held and free cells."""
+    """What a bar is drawn with: used, held and free cells, and where the cycle is projected to end."""
 
     used: str
     held: str
     free: str
+    projected: str
 
 
-_DRAWN: Final = Blocks("█", "▒", "·")
-_PLAIN: Final = Blocks("#", "+", ".")
+_DRAWN: Final = Blocks("█", "▒", "·", "│")
+_PLAIN: Final = Blocks("#", "+", ".", "|")
+
+_CONFIDENCES: Final = {
+    quota_service_pb2.PROJECTION_CONFIDENCE_LOW: "low",
+    quota_service_pb2.PROJECTION_CONFIDENCE_MEDIUM: "medium",
+    quota_service_pb2.PROJECTION_CONFIDENCE_HIGH: "high",
+}
 
 
 def usage(address: str, policy: str, tenant: str, scope: Mapping[str, str]) -> int:
@@ -68,11 +75,13 @@ def shown(tenant: str, answer: quota_service_pb2.GetUsageResponse, blocks: Block
     quotas = {_name(quota.limit_id, quota.scope): quota for quota in answer.quotas}
     for status in answer.limits:
         name = _name(status.id, status.scope)
+        quota = quotas.get(name)
+        projected = quota.projection.used if quota is not None and quota.HasField("projection") else 0
         yield ""
         yield f"{name}{_reset(status)}"
-        yield f"  {_bar(status, blocks)}"
-        if name in quotas:
-            yield from (f"  {line}" for line in _cycles(quotas[name], blocks))
+        yield f"  {_bar(status, projected, blocks)}"
+        if quota is not None:
+            yield from (f"  {line}" for line in _cycles(quota, blocks))
 
 
 def _name(limit_id: str, scope: Mapping[str, str]) -> str:
@@ -83,12 +92,15 @@ def _reset(status: decision_pb2.LimitStatus) -> str:
     return f", resets in {_span(status.reset_after_ms)}" if status.reset_after_ms else ""
 
 
-def _bar(status: decision_pb2.LimitStatus, blocks: Blocks) -> str:
+def _bar(status: decision_pb2.LimitStatus, projected: int, blocks: Blocks) -> str:
     meter = f" {status.meter}" if status.meter else ""
     held = f", {status.held:,} of them held" if status.held else ""
     if not status.HasField("limit"):
         return f"{status.used:,}{meter} used{held}; no limit"
     bar = _cells(status.used - status.held, status.held, status.limit, blocks)
+    if projected and projected < status.limit:
+        at = _share(projected, status.limit)
+        bar = bar[:at] + blocks.projected + bar[at + 1 :]
     return f"{bar}  {status.used:,} of {status.limit:,}{meter} used{held}; {status.remaining:,} left"
 
 
@@ -109,11 +121,21 @@ def _share(units: int, limit: int) -> int:
 
 def _cycles(quota: quota_service_pb2.QuotaUsage, blocks: Blocks) -> Iterator[str]:
     yield f"cycle {_day(quota.current.starts_at_ms)} to {_day(quota.current.ends_at_ms)}{_beyond(quota.current)}"
+    if quota.HasField("projection"):
+        yield _projected(quota)
     for cycle in quota.past:
         bar = _cells(cycle.accepted, cycle.held, cycle.allowance, blocks) if cycle.HasField("allowance") else ""
         of = f" of {cycle.allowance:,}" if cycle.HasField("allowance") else ""
         held = f", {cycle.held:,} held" if cycle.held else ""
         yield f"{_day(cycle.starts_at_ms)} {bar}  {cycle.accepted:,}{of} {quota.meter}{held}{_beyond(cycle)}"
+
+
+def _projected(quota: quota_service_pb2.QuotaUsage) -> str:
+    """What the cycle will come to, and when the allowance ends if it does."""
+    found = quota.projection
+    ends = f"; used up {_time(found.exhausted_at_ms)}" if found.HasField("exhausted_at_ms") else ""
+    told = f"{found.used:,} {quota.meter} by {_day(quota.current.ends_at_ms)}"
+    return f"projected {told} at this rate, {_CONFIDENCES.get(found.confidence, 'unknown')} confidence{ends}"
 
 
 def _beyond(cycle: quota_service_pb2.CycleUsage) -> str:

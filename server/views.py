@@ -8,6 +8,7 @@ from server.domain.limits.base import CycleTerms, Limit
 from server.domain.limits.quota import CycleUse
 from server.domain.plan import Plan, Value
 from server.domain.policy import Product
+from server.domain.projection import Projection, run_rate
 from server.engine.base import Cycles
 
 
@@ -20,6 +21,12 @@ class QuotaView:
     current: CycleUse
     past: Sequence[CycleUse]
     now_ms: int
+
+    @property
+    def projection(self) -> Projection | None:
+        """What the current cycle will come to; None while it is too young to tell."""
+        terms = self.current.terms
+        return run_rate(self.current.used, self.current.limit, (terms.start_ms, terms.end_ms), self.now_ms)
 
 
 @dataclass(frozen=True, slots=True)

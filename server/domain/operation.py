@@ -172,7 +172,7 @@ def unknown(
 
 
 def scope_violations(scope: Mapping[str, str], policy: Policy) -> list[FieldViolation]:
-    """What is wrong with a request's dimensions."""
+    """What is wrong with a request's dimensions, by their names: a map's own order is the caller's library's."""
     if len(scope) > MAX_SCOPE:
         return [FieldViolation("scope", f"has {len(scope)} entries; at most {MAX_SCOPE} are allowed")]
     bad: list[FieldViolation] = []
@@ -181,11 +181,11 @@ def scope_violations(scope: Mapping[str, str], policy: Policy) -> list[FieldViol
             bad.append(unknown(f"scope[{name}]", name, policy.name, "dimension", policy.dimensions))
         else:
             bad += text_violations(f"scope[{name}]", value, required=True)
-    return bad
+    return sorted(bad)
 
 
 def amount_violations(field_name: str, amounts: Mapping[str, int], policy: Policy) -> list[FieldViolation]:
-    """What is wrong with amounts by meter."""
+    """What is wrong with amounts, by the names of their meters."""
     if len(amounts) > MAX_METERS:
         return [FieldViolation(field_name, f"has {len(amounts)} entries; at most {MAX_METERS} are allowed")]
     bad: list[FieldViolation] = []
@@ -194,4 +194,4 @@ def amount_violations(field_name: str, amounts: Mapping[str, int], policy: Polic
             bad.append(unknown(f"{field_name}[{meter}]", meter, policy.name, "meter", policy.meters))
         elif not 0 <= amount <= MAX_AMOUNT:
             bad.append(FieldViolation(f"{field_name}[{meter}]", f"is {amount}; must be from 0 to 2^53 - 1"))
-    return bad
+    return sorted(bad)

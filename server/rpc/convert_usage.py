@@ -5,13 +5,22 @@ from typing import Final
 
 from quota.v1 import admin_service_pb2, quota_service_pb2
 
-from server.administration import Notification
 from server.domain.limits.base import CycleTerms
 from server.domain.limits.quota import CycleUse, QuotaState
+from server.domain.projection import Confidence, Method, Projection
 from server.domain.units import MAX_AMOUNT
+from server.notices import Notification
 from server.views import QuotaView
 
 _STATES: Final = {state: quota_service_pb2.QuotaState.Value(f"QUOTA_STATE_{state.name}") for state in QuotaState}
+
+_METHODS: Final = {
+    method: quota_service_pb2.ProjectionMethod.Value(f"PROJECTION_METHOD_{method.name}") for method in Method
+}
+_CONFIDENCES: Final = {
+    confidence: quota_service_pb2.ProjectionConfidence.Value(f"PROJECTION_CONFIDENCE_{confidence.name}")
+    for confidence in Confidence
+}
 
 
 def quota_usages(views: Iterable[QuotaView]) -> list[quota_service_pb2.QuotaUsage]:
@@ -23,9 +32,21 @@ def quota_usages(views: Iterable[QuotaView]) -> list[quota_service_pb2.QuotaUsag
             scope=view.scope,
             current=_cycle(view.current, view.now_ms),
             past=[_cycle(cycle, cycle.terms.end_ms - 1) for cycle in view.past],
+            projection=_projection(view.projection),
         )
         for view in views
     ]
+
+
+def _projection(projection: Projection | None) -> quota_service_pb2.Projection | None:
+    if projection is None:
+        return None
+    return quota_service_pb2.Projection(
+        used=projection.used,
+        method=_METHODS[projection.method],
+        confidence=_CONFIDENCES[projection.confidence],
+        exhausted_at_ms=projection.exhausted_at_ms,
+    )
 
 
 def _cycle(cycle: CycleUse, at_ms: int) -> quota_service_pb2.CycleUsage:
@@ -57,19 +78,17 @@ def quota_terms(terms: CycleTerms) -> quota_service_pb2.QuotaTerms:
     )
 
 
-def notifications(listed: Iterable[Notification]) -> list[admin_service_pb2.Notification]:
-    """What people are to be told, the oldest first."""
-    return [
-        admin_service_pb2.Notification(
-            id=note.note_id,
-            kind=admin_service_pb2.NOTIFICATION_KIND_THRESHOLD,
-            at_ms=note.at_ms,
-            limit_id=limit_id,
-            scope=scope,
-            cycle_starts_at_ms=note.cycle_ms,
-            percent=note.percent,
-            limit=note.limit,
-            used=note.used,
-        )
-        for note, limit_id, scope in listed
-    ]
+def notification(told: Notification) -> admin_service_pb2.Notification:
+    """What people are to be told."""
+    note, limit_id, scope = told
+    return admin_service_pb2.Notification(
+        id=note.note_id,
+        kind=admin_service_pb2.NOTIFICATION_KIND_THRESHOLD,
+        at_ms=note.at_ms,
+        limit_id=limit_id,
+        scope=scope,
+        cycle_starts_at_ms=note.cycle_ms,
+        percent=note.percent,
+        limit=note.limit,
+        used=note.used,
+    )

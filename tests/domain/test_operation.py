@@ -78,6 +78,16 @@ def test_all_bad_fields_are_named_at_once() -> None:
     assert [violation.field for violation in error.value.violations] == ["action", "scope[x]", "amounts[x]"]
 
 
+def test_bad_names_are_told_in_the_same_order_whatever_order_a_map_has() -> None:
+    told = []
+    for names in ("ab", "ba"):
+        entries = dict.fromkeys(names, "x"), dict.fromkeys(names, 1)
+        with pytest.raises(InvalidRequestError) as error:
+            GOOD._replace(scope=entries[0], amounts=entries[1]).validate(LAB)
+        told.append(error.value.violations)
+    assert told[0] == told[1]
+
+
 def test_a_resolved_policy_name_changes_nothing_else() -> None:
     assert GOOD.of(GOOD.ref) is GOOD
     assert GOOD.of(TenantRef("other", "acme")) == GOOD._replace(ref=TenantRef("other", "acme"))

@@ -15,7 +15,7 @@ from tests.rpc.conftest import MakeSettings, set_time
 from tests.scenario.quantities import epoch_ms
 from tests.stores import ROOT, free_port
 
-ASCII = Blocks("#", "+", ".")
+ASCII = Blocks("#", "+", ".", "|")
 
 
 @pytest.fixture
@@ -58,6 +58,28 @@ async def test_a_tenants_usage_is_drawn(kynasmith: App, capsys: pytest.CaptureFi
     assert "project_frames (project p1), resets in" in out
     assert "  350 frames used, 100 of them held; no limit" in out
     assert "  ······························  0 of 500 requests used; 500 left" in out
+
+
+def projected_at(used: int, projected: int, **found: int) -> list[str]:
+    projection = quota_service_pb2.Projection(used=projected, **found)  # type: ignore[arg-type]  # numbers for enums
+    cycle = quota_service_pb2.CycleUsage(ends_at_ms=epoch_ms("2026-05-01T00:00:00Z"), accepted=used)
+    quota = quota_service_pb2.QuotaUsage(limit_id="q", meter="frames", current=cycle, projection=projection)
+    status = decision_pb2.LimitStatus(id="q", limit=1000, used=used)
+    return list(shown("o1", quota_service_pb2.GetUsageResponse(limits=[status], quotas=[quota]), ASCII))
+
+
+def test_the_bar_marks_where_the_cycle_is_heading() -> None:
+    lines = projected_at(300, 600, method=1, confidence=2)
+    assert lines[3].startswith("  " + "#" * 9 + "." * 9 + "|" + "." * 11 + "  ")
+    assert lines[-1] == "  projected 600 frames by 2026-05-01 at this rate, medium confidence"
+
+
+def test_use_that_is_heading_beyond_the_allowance_says_when_it_is_used_up() -> None:
+    lines = projected_at(400, 1200, method=1, confidence=3, exhausted_at_ms=epoch_ms("2026-04-26T00:00:00Z"))
+    assert "|" not in lines[3]
+    assert lines[-1] == (
+        "  projected 1,200 frames by 2026-05-01 at this rate, high confidence; used up 2026-04-26 00:00 UTC"
+    )
 
 
 async def test_an_unknown_tenant_is_a_failure(kynasmith: App, capsys: pytest.CaptureFixture[str]) -> None:

@@ -35,7 +35,7 @@ impl Hold {
             tenant: self.tenant.clone(),
             hold_id: self.decision.hold_id.clone(),
             delivered: Some(settle_request::Delivered::Usage(Usage { used })),
-            r#final: None,
+            ..Default::default()
         };
         let call = |request| {
             let mut stub = self.client.stub.clone();

@@ -82,6 +82,56 @@ HOLD_STATE_SETTLED_LATE: HoldState.ValueType  # 5
 HOLD_STATE_DONE: HoldState.ValueType  # 6
 """Granted with nothing to settle or give back (requests in windows alone); remembered for replays."""
 
+class _ProjectionMethod:
+    ValueType = typing.NewType("ValueType", builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _ProjectionMethodEnumTypeWrapper(enum_type_wrapper._EnumTypeWrapper[_ProjectionMethod.ValueType], builtins.type):
+    DESCRIPTOR: descriptor.EnumDescriptor
+    PROJECTION_METHOD_UNSPECIFIED: _ProjectionMethod.ValueType  # 0
+    """Never sent by a server."""
+    PROJECTION_METHOD_RUN_RATE: _ProjectionMethod.ValueType  # 1
+    """The rest of the cycle is used as its beginning was: accepted units times the cycle's length, by the time that has
+    passed, rounded down.
+    """
+
+class ProjectionMethod(_ProjectionMethod, metaclass=_ProjectionMethodEnumTypeWrapper):
+    """What an estimate stands on."""
+
+PROJECTION_METHOD_UNSPECIFIED: ProjectionMethod.ValueType  # 0
+"""Never sent by a server."""
+PROJECTION_METHOD_RUN_RATE: ProjectionMethod.ValueType  # 1
+"""The rest of the cycle is used as its beginning was: accepted units times the cycle's length, by the time that has
+passed, rounded down.
+"""
+
+class _ProjectionConfidence:
+    ValueType = typing.NewType("ValueType", builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _ProjectionConfidenceEnumTypeWrapper(enum_type_wrapper._EnumTypeWrapper[_ProjectionConfidence.ValueType], builtins.type):
+    DESCRIPTOR: descriptor.EnumDescriptor
+    PROJECTION_CONFIDENCE_UNSPECIFIED: _ProjectionConfidence.ValueType  # 0
+    """Never sent by a server."""
+    PROJECTION_CONFIDENCE_LOW: _ProjectionConfidence.ValueType  # 1
+    """Less than a quarter."""
+    PROJECTION_CONFIDENCE_MEDIUM: _ProjectionConfidence.ValueType  # 2
+    """Less than a half."""
+    PROJECTION_CONFIDENCE_HIGH: _ProjectionConfidence.ValueType  # 3
+    """A half or more."""
+
+class ProjectionConfidence(_ProjectionConfidence, metaclass=_ProjectionConfidenceEnumTypeWrapper):
+    """How much of the cycle an estimate has seen."""
+
+PROJECTION_CONFIDENCE_UNSPECIFIED: ProjectionConfidence.ValueType  # 0
+"""Never sent by a server."""
+PROJECTION_CONFIDENCE_LOW: ProjectionConfidence.ValueType  # 1
+"""Less than a quarter."""
+PROJECTION_CONFIDENCE_MEDIUM: ProjectionConfidence.ValueType  # 2
+"""Less than a half."""
+PROJECTION_CONFIDENCE_HIGH: ProjectionConfidence.ValueType  # 3
+"""A half or more."""
+
 class _QuotaState:
     ValueType = typing.NewType("ValueType", builtins.int)
     V: _TypeAlias = ValueType  # noqa: Y015
@@ -998,6 +1048,7 @@ class QuotaUsage(message.Message):
     SCOPE_FIELD_NUMBER: builtins.int
     CURRENT_FIELD_NUMBER: builtins.int
     PAST_FIELD_NUMBER: builtins.int
+    PROJECTION_FIELD_NUMBER: builtins.int
     limit_id: builtins.str
     """The quota's id in the policy."""
     meter: builtins.str
@@ -1016,6 +1067,10 @@ class QuotaUsage(message.Message):
         was changed, some of them may overlap the current one.
         """
 
+    @builtins.property
+    def projection(self) -> Projection:
+        """What the current cycle will come to; absent in its first 24 hours."""
+
     def __init__(
         self,
         *,
@@ -1024,12 +1079,51 @@ class QuotaUsage(message.Message):
         scope: abc.Mapping[builtins.str, builtins.str] | None = ...,
         current: CycleUsage | None = ...,
         past: abc.Iterable[CycleUsage] | None = ...,
+        projection: Projection | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = typing.Literal["current", b"current"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = typing.Literal["_projection", b"_projection", "current", b"current", "projection", b"projection"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["current", b"current", "limit_id", b"limit_id", "meter", b"meter", "past", b"past", "scope", b"scope"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = typing.Literal["_projection", b"_projection", "current", b"current", "limit_id", b"limit_id", "meter", b"meter", "past", b"past", "projection", b"projection", "scope", b"scope"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__projection: _TypeAlias = typing.Literal["projection"]  # noqa: Y015
+    _WhichOneofArgType__projection: _TypeAlias = typing.Literal["_projection", b"_projection"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__projection) -> _WhichOneofReturnType__projection | None: ...
+
+@typing.final
+class Projection(message.Message):
+    """An estimate of a quota's current cycle at its end."""
+
+    DESCRIPTOR: descriptor.Descriptor
+
+    USED_FIELD_NUMBER: builtins.int
+    METHOD_FIELD_NUMBER: builtins.int
+    CONFIDENCE_FIELD_NUMBER: builtins.int
+    EXHAUSTED_AT_MS_FIELD_NUMBER: builtins.int
+    used: builtins.int
+    """Units that will have been accepted, in base units of the meter."""
+    method: ProjectionMethod.ValueType
+    """What the estimate stands on."""
+    confidence: ProjectionConfidence.ValueType
+    """How far to trust it."""
+    exhausted_at_ms: builtins.int
+    """When the allowance would be used up, in milliseconds since the epoch; absent where it is used up already, lasts
+    until the cycle ends, or is unlimited.
+    """
+    def __init__(
+        self,
+        *,
+        used: builtins.int = ...,
+        method: ProjectionMethod.ValueType = ...,
+        confidence: ProjectionConfidence.ValueType = ...,
+        exhausted_at_ms: builtins.int | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = typing.Literal["_exhausted_at_ms", b"_exhausted_at_ms", "exhausted_at_ms", b"exhausted_at_ms"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["_exhausted_at_ms", b"_exhausted_at_ms", "confidence", b"confidence", "exhausted_at_ms", b"exhausted_at_ms", "method", b"method", "used", b"used"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__exhausted_at_ms: _TypeAlias = typing.Literal["exhausted_at_ms"]  # noqa: Y015
+    _WhichOneofArgType__exhausted_at_ms: _TypeAlias = typing.Literal["_exhausted_at_ms", b"_exhausted_at_ms"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__exhausted_at_ms) -> _WhichOneofReturnType__exhausted_at_ms | None: ...
 
 @typing.final
 class CycleUsage(message.Message):
