@@ -7,11 +7,9 @@ import struct
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 import msgpack
-
-from tests.stores import RunningStore
 
 ACTIVE: Final = 1
 NEVER: Final = 2**53 - 1
@@ -29,6 +27,14 @@ QUOTA_FIELDS: Final = (
 )
 METERS_AT: Final = 9
 TAKE_SIZE: Final = 9
+
+
+class Commanded(Protocol):
+    """A store, real or simulated, that runs commands past every client under test."""
+
+    def command(self, *words: bytes | str | int) -> Any:  # noqa: ANN401  # whatever the command answers
+        """A command's reply."""
+
 
 Snapshot = dict[bytes, tuple[bytes, object, bool]]
 """Per key: type, content in an order that does not depend on its encoding, whether it has a TTL."""
@@ -48,7 +54,7 @@ READ: Final = {
 }
 
 
-def snapshot(store: RunningStore) -> Snapshot:
+def snapshot(store: Commanded) -> Snapshot:
     """Everything in the store."""
     state: Snapshot = {}
     for key in sorted(store.command("KEYS", "*")):
@@ -65,6 +71,7 @@ class StoredHold:
     """A hold's record, as far as the rules need it."""
 
     state: int
+    created: int
     lease_end: int
     meters: list[tuple[bytes, int, int, int]]
     takes: list[tuple[Any, ...]]
@@ -79,6 +86,7 @@ class StoredHold:
         assert len(takes) == values[meters_end] * TAKE_SIZE
         return cls(
             state=values[0],
+            created=values[1],
             lease_end=values[1] + values[2],
             meters=[tuple(values[at : at + 4]) for at in range(METERS_AT + 1, meters_end, 4)],
             takes=[tuple(takes[at : at + TAKE_SIZE]) for at in range(0, len(takes), TAKE_SIZE)],
@@ -136,6 +144,8 @@ def kind_of(raw: bytes) -> int:
     """The kind of limit that a standing cell belongs to, by its form."""
     if is_balance(raw):
         return BALANCE
+    if raw.partition(b";")[0].isdigit():
+        return SLOTS
     if len(raw) == COUNT_SIZE and raw[:1] == b"n":
         return COUNT
     return QUOTA if len(raw) >= sum(QUOTA_SIZES) else SLOTS
@@ -156,7 +166,12 @@ def held_in(raw: bytes) -> int:
         case 7:
             return int.from_bytes(raw[8:], "big")
         case _:
-            return int(raw)
+            return int(raw.partition(b";")[0])
+
+
+def jobs_in(raw: bytes) -> int:
+    """How many jobs of a pool were measured."""
+    return raw.partition(b";")[2][6:7][0] if b";" in raw else 0
 
 
 def broken_rules(state: Snapshot) -> list[str]:
@@ -234,7 +249,7 @@ def _wrong_in(kind: int, raw: bytes) -> str:
     if kind == QUOTA:
         starts = [cycle["start"] for cycle in cycles_in(raw)]
         return "" if starts == sorted(set(starts), reverse=True) else f"has its cycles out of order: {starts}"
-    return "is an empty pool and should be gone" if kind == SLOTS and int(raw) <= 0 else ""
+    return "is an empty pool and should be gone" if kind == SLOTS and held_in(raw) <= 0 and not jobs_in(raw) else ""
 
 
 def _broken_due_times(
@@ -332,7 +347,7 @@ def leaks(state: Snapshot) -> list[str]:
                 f"{key!r} has {field!r}"
                 for field, raw in content.items()  # type: ignore[attr-defined]  # a hash is a dict
                 if (field == b"due" and key.removesuffix(b"cells") + b"grants" not in state)
-                or (field not in {b"v", b"due"} and (kind_of(raw) == SLOTS or held_in(raw)))
+                or (field not in {b"v", b"due"} and (held_in(raw) or (kind_of(raw) == SLOTS and not jobs_in(raw))))
             ]
             continue
         if kind == b"zset" and _waits_for_grants(state, key, list(content)):  # type: ignore[call-overload]  # same
