@@ -19,10 +19,9 @@ _LAST_MS: Final = 253_402_300_799_999
 _SPANS: Final = (("d", 86_400_000), ("h", 3_600_000), ("min", 60_000), ("s", 1000))
 _SOURCES: Final = {Source.POLICY: "policy", Source.PLAN: "plan", Source.OVERRIDE: "override"}
 _STATES: Final = {
-    QuotaState.WITHIN: "",
-    QuotaState.OVERAGE: "Above the allowance: billed.",
-    QuotaState.GRACE: "Exhausted: served in grace.",
-    QuotaState.ENFORCED: "Exhausted.",
+    QuotaState.OVERAGE: "Used up; more is served.",
+    QuotaState.GRACE: "Used up; more is served in grace.",
+    QuotaState.ENFORCED: "Used up; nothing more fits.",
 }
 
 
@@ -94,7 +93,7 @@ def _section(name: str, title: str, contents: Iterable[Content], shown: Sequence
 
 def _banner(notice: Notice) -> Html:
     view = notice.quota
-    told = f"{notice.percent}% of the allowance is used" if notice.percent < 100 else "The allowance is used up"  # noqa: PLR2004  # percent
+    told = f"{notice.percent}% of the allowance is used" if notice.percent < 100 else "the allowance is used up"  # noqa: PLR2004  # percent
     words = f"{_name(view)}: {told}, {view.current.used:,} of {view.current.limit:,} {view.limit.meter}."
     return tag(
         "p", tag("strong", f"{notice.threshold}% reached. "), words, class_=f"banner {notice.level}", role="alert"
@@ -115,7 +114,7 @@ def _quota(view: QuotaView) -> Html:
     ]
     if cycle.limit == MAX_AMOUNT:
         lines.append(tag("p", "Unlimited.", class_="quiet"))
-    if state := _STATES[cycle.state(view.now_ms)]:
+    if state := _STATES.get(cycle.state(view.now_ms)):
         lines.append(tag("p", state))
     return tag("article", title, bar(view), lines, _projection(view))
 

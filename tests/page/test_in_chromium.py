@@ -47,7 +47,7 @@ SIGHTS: Final = [
     Sight(94_999, AMBER, YELLOW_BANNER, "80% reached. Compute: 94% of the allowance is used, 94,999 of 100,000 cu."),
     Sight(95_000, RED, AMBER_BANNER, "95% reached. Compute: 95% of the allowance is used, 95,000 of 100,000 cu."),
     Sight(99_999, RED, AMBER_BANNER, "95% reached. Compute: 99% of the allowance is used, 99,999 of 100,000 cu."),
-    Sight(100_000, RED, RED_BANNER, "100% reached. Compute: The allowance is used up, 100,000 of 100,000 cu."),
+    Sight(100_000, RED, RED_BANNER, "100% reached. Compute: the allowance is used up, 100,000 of 100,000 cu."),
 ]
 
 
