@@ -3,6 +3,7 @@ to be told `notices`'s.
 """
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 
 from server.accounting import Accounting, balances_of, cells_of, fingerprint, page_of
@@ -13,6 +14,7 @@ from server.domain.errors import (
     HoldgateError,
     InvalidRequestError,
     PolicyRejectedError,
+    StoreUnavailableError,
 )
 from server.domain.hold import HoldView
 from server.domain.ledger import Cause
@@ -26,6 +28,7 @@ from server.engine.base import AccountWrite, Conflict, Engine, HoldOutcome
 from server.engine.faults import no_such_hold
 from server.gate import QuotaGate
 from server.imports import ImportedAllocation, ImportedUsage, imported_allocations, imported_uses
+from server.metering import Metering
 from server.notices import Notices
 from server.policy.store import PolicyStore
 
@@ -59,6 +62,7 @@ class Administration:
         self._engine = engine
         self._gate = gate
         self.accounting = Accounting(engine, gate)
+        self.metering = Metering(engine, gate)
         self.notices = Notices(engine, gate)
 
     async def put_account(
@@ -105,6 +109,9 @@ class Administration:
                 "read it with GetAccount and write again"
             )
             raise AccountChangedError(message, {"expected_version": str(expected_version), "version": str(version)})
+        if expected_version:
+            with suppress(StoreUnavailableError):  # the account is written; the next report looks, too
+                await self.metering.look_at_thresholds(ref, within_s=within_s)
         return record
 
     async def get_account(self, ref: TenantRef, *, within_s: float) -> Account:

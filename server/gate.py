@@ -9,7 +9,7 @@ from typing import Final, TypeVar
 
 from server.domain import timed as timing
 from server.domain.account import Account
-from server.domain.decision import Decision, Lease, LimitResults, grant, refuse
+from server.domain.decision import Decision, Lease, grant, refuse
 from server.domain.errors import (
     AccountChangedError,
     FieldViolation,
@@ -56,7 +56,7 @@ from server.engine.base import (
 from server.engine.faults import id_reused, no_such_hold
 from server.forms import Forms, Planner
 from server.policy.store import PolicyStore
-from server.views import EffectiveLimit, LimitsView, UsageView, quota_views
+from server.views import EffectiveLimit, LimitsView, UsageView, usage_view
 
 PLANNING_ROUNDS: Final = 4
 """The first plan and three more, when the account or an override's end overtakes it."""
@@ -240,7 +240,7 @@ class QuotaGate:
             answer = await self._engine.cycles(plan, left_s)
             if isinstance(answer, Stale):
                 return answer
-            return UsageView(LimitResults(plan, answer.looks), policy.version, quota_views(plan, answer))
+            return usage_view(plan, answer)
 
         return await self._planned(policy, operation, attempt, within_s, usage_plan)
 

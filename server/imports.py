@@ -6,9 +6,8 @@ from typing import Final, NamedTuple
 from server.domain.account import Account
 from server.domain.errors import FieldViolation, InvalidRequestError
 from server.domain.limits import Count, Limit, Quota
-from server.domain.limits.base import CycleTerms
 from server.domain.operation import text_violations, unknown
-from server.domain.plan import CheckForm, value_of
+from server.domain.plan import CheckForm, bare_form, value_of
 from server.domain.policy import Policy
 from server.domain.units import MAX_AMOUNT
 from server.engine.base import AllocationImport, CycleImport
@@ -85,7 +84,7 @@ def imported_allocations(policy: Policy, allocations: Sequence[ImportedAllocatio
         if (count.id, one.name) in standing:
             bad.append(FieldViolation(f"{field}.allocation", f"names {one.name!r} of {count.id!r} a second time"))
         scope = tuple(one.scope.get(name, "") for name in count.scope)
-        standing[count.id, one.name] = AllocationImport(_form(count, scope, 0, None), one.name, one.units)
+        standing[count.id, one.name] = AllocationImport(bare_form(count, scope, 0, None), one.name, one.units)
     if bad:
         raise InvalidRequestError(bad)
     return tuple(standing.values())
@@ -112,10 +111,4 @@ def _violations(field: str, use: ImportedUsage, quota: Quota) -> list[FieldViola
 
 def _check(quota: Quota, scope: tuple[str, ...], account: Account, now_ms: int) -> CheckForm:
     """The quota as it stands for the account, asked for nothing."""
-    value = value_of(quota, account, now_ms).value
-    return _form(quota, scope, MAX_AMOUNT if value is None else value, quota.terms(account, now_ms))
-
-
-def _form(limit: Limit, scope: tuple[str, ...], cap: int, terms: CycleTerms | None) -> CheckForm:
-    """A limit's cell, asked for nothing."""
-    return CheckForm(0, limit, scope, cap, settles=False, meter=-1, fixed=0, asks_room=False, terms=terms)
+    return bare_form(quota, scope, value_of(quota, account, now_ms).value, quota.terms(account, now_ms))

@@ -5,12 +5,13 @@ import re
 from collections import defaultdict
 from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from random import uniform
 from typing import Final, NamedTuple
 
 from server.accounting import page_of
 from server.domain.errors import InvalidRequestError, OverloadedError, StoreUnavailableError
-from server.domain.limits import Limit
+from server.domain.limits import Limit, Quota
 from server.domain.note import Note
 from server.domain.operation import TenantRef
 from server.domain.policy import Policy
@@ -146,4 +147,7 @@ def _is_place(note_id: str) -> bool:
 def _notification(note: Note, limit: Limit | None) -> Notification:
     if limit is None:
         return Notification(note, note.cell.partition("~")[0], {})
+    if isinstance(limit, Quota) and limit.sampling is not None and note.ends_ms:
+        read = partial(limit.sampling.read, start_ms=note.cycle_ms, end_ms=note.ends_ms)
+        note = note._replace(limit=read(note.limit), used=read(note.used))
     return Notification(note, limit.id, dict(zip(limit.scope, note.scope, strict=True)))

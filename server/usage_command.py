@@ -72,6 +72,10 @@ def _method(channel: grpc.Channel) -> Callable[..., quota_service_pb2.GetUsageRe
 def shown(tenant: str, answer: quota_service_pb2.GetUsageResponse, blocks: Blocks) -> Iterator[str]:
     """The lines of an answer: a bar for each limit, and below a quota its cycles."""
     yield f"{tenant}, by policy {answer.policy_version}"
+    if answer.unavailable:
+        yield "its use is counted, and not shown: the policy says so (usage.visible)"
+    if answer.HasField("banner"):
+        yield f"{answer.banner.level}: {answer.banner.text} ({answer.banner.limit_id})"
     quotas = {_name(quota.limit_id, quota.scope): quota for quota in answer.quotas}
     for status in answer.limits:
         name = _name(status.id, status.scope)

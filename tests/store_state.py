@@ -340,7 +340,7 @@ def leaks(state: Snapshot) -> list[str]:
     left: list[str] = []
     for key, (kind, content, has_ttl) in state.items():
         name = key.rpartition(b"}:")[2]
-        if name in LASTS or (has_ttl and name[:2] in {b"h:", b"w:"}):
+        if name in LASTS or (has_ttl and name[:2] in {b"h:", b"w:", b"u:"}):
             continue
         if name == b"cells" and kind == b"hash":
             left += [

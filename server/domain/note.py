@@ -4,7 +4,8 @@ from typing import NamedTuple
 
 
 class Note(NamedTuple):
-    """Settled use of a quota reached `percent` of `limit` at `at_ms`, in the cycle that began at `cycle_ms`.
+    """Settled use of a quota reached `percent` of `limit` at `at_ms`, in the cycle that began at `cycle_ms`
+    and ends at `ends_ms` (0: not known).
 
     `cell` is the quota's cell and `scope` the values of its dimensions, in order; `used` is what had been settled then.
     Ids rise within a tenant.
@@ -18,3 +19,4 @@ class Note(NamedTuple):
     percent: int
     limit: int
     used: int
+    ends_ms: int = 0

@@ -58,6 +58,7 @@ class CheckForm(NamedTuple):
     fixed: int
     asks_room: bool
     terms: CycleTerms | None = None
+    shown: int = 0
     forced: bool = False
 
     def check(self, units: Sequence[int]) -> Check:
@@ -65,7 +66,7 @@ class CheckForm(NamedTuple):
         amount = self.fixed if self.meter < 0 else units[self.meter]
         take = 0 if self.asks_room else amount
         asked = 0 if self.forced else amount
-        return Check(self.place, self.limit, self.scope, asked, take, self.cap, self.settles, self.terms)
+        return Check(self.place, self.limit, self.scope, asked, take, self.cap, self.settles, self.terms, self.shown)
 
 
 class GuardForm(NamedTuple):
@@ -322,12 +323,13 @@ def make_shape(policy: Policy, operation: Operation, names: tuple[str, ...], acc
                 place=place,
                 limit=limit,
                 scope=_scope_values(limit, operation.scope),
-                cap=MAX_AMOUNT if value.value is None else value.value,
+                cap=cap_of(limit, value.value, terms),
                 settles=limit.kind not in PLACES and limit.meter in kept,
                 meter=meter if room is None else -1,
                 fixed=fixed if room is None else room,
                 asks_room=room is not None,
                 terms=terms,
+                shown=cap_of(limit, value.value, None),
             )
         )
     return Shape(
@@ -360,10 +362,7 @@ def usage_plan(policy: Policy, operation: Operation, account: Account, now_ms: i
         terms = terms_of(limit, account, now_ms)
         if terms is not None:
             from_ms, until_ms = max(from_ms, terms.start_ms), min(until_ms, terms.end_ms)
-        cap = MAX_AMOUNT if value.value is None else value.value
-        scope = _scope_values(limit, operation.scope)
-        form = CheckForm(place, limit, scope, cap, settles=False, meter=-1, fixed=0, asks_room=False, terms=terms)
-        checks.append(form)
+        checks.append(bare_form(limit, _scope_values(limit, operation.scope), value.value, terms, place))
     shape = Shape(
         policy=policy,
         action=operation.action,
@@ -387,6 +386,31 @@ def plan_span(policy: Policy, account: Account, now_ms: int) -> tuple[int, int]:
         return 0, FOREVER_MS
     tier = policy.tiers.of(account, now_ms)
     return tier.from_ms, tier.until_ms
+
+
+def cap_of(limit: Limit, value: int | None, terms: CycleTerms | None) -> int:
+    """A limit's value as a bound: as people read it, or with `terms` in the unit that its cells are kept in."""
+    if value is None:
+        return MAX_AMOUNT
+    return limit.cap(value, terms) if isinstance(limit, Quota) and terms is not None else value
+
+
+def bare_form(
+    limit: Limit, scope: tuple[str, ...], value: int | None, terms: CycleTerms | None, place: int = 0
+) -> CheckForm:
+    """A limit's cell with its bound, asked for nothing."""
+    return CheckForm(
+        place=place,
+        limit=limit,
+        scope=scope,
+        cap=cap_of(limit, value, terms),
+        settles=False,
+        meter=-1,
+        fixed=0,
+        asks_room=False,
+        terms=terms,
+        shown=cap_of(limit, value, None),
+    )
 
 
 def cycle_anchors(policy: Policy, account: Account) -> tuple[int, ...]:

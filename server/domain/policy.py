@@ -5,11 +5,12 @@ from dataclasses import dataclass, field
 from datetime import tzinfo
 from enum import StrEnum
 from types import MappingProxyType
-from typing import Final
+from typing import Final, NamedTuple
 
 from server.domain.catalog import Catalog
 from server.domain.limits.base import Limit
 from server.domain.limits.quota import Quota
+from server.domain.metered import Sampling
 from server.domain.templates import Template
 from server.domain.tiers import Tiers
 
@@ -27,11 +28,14 @@ class Unit(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Meter:
-    """A countable thing. `per_request` units are counted by each request by itself, whatever it asks for."""
+    """A countable thing. `per_request` units are counted by each request by itself, whatever it asks for. A meter with
+    `sampling` is measured by samples, and its quotas are kept in its finer base unit.
+    """
 
     name: str
     unit: Unit = Unit.COUNT
     per_request: int = 0
+    sampling: Sampling | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,6 +138,34 @@ class Envelope:
         return bool(self.ratelimit) or 200 in self.headers  # noqa: PLR2004  # the status of grants
 
 
+class BannerRule(NamedTuple):
+    """What people are shown from `percent` of an allowance on: `level` names the banner's colour or kind."""
+
+    percent: int
+    level: str
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class UsageRule:
+    """How use is shown. `bars` are levels by the percent from which they hold, rising, and so are `banners`; accounts
+    with the flag `banner_unless` have none. While use is not `visible` it is counted and not told.
+    """
+
+    visible: bool = True
+    bars: tuple[tuple[int, str], ...] = ()
+    banners: tuple[BannerRule, ...] = ()
+    banner_unless: str = ""
+
+    def bar(self, percent: int) -> str:
+        """The level of a bar at this percentage; empty without levels."""
+        return next((level for reached, level in reversed(self.bars) if percent >= reached), "")
+
+    def banner(self, percent: int) -> BannerRule | None:
+        """The banner that is due at this percentage."""
+        return next((banner for banner in reversed(self.banners) if percent >= banner.percent), None)
+
+
 @dataclass(frozen=True, slots=True)
 class Policy:
     """One system's rules. `version` is the hash of its text and of the settings that it read.
@@ -161,6 +193,7 @@ class Policy:
     known_values: Mapping[str, frozenset[str]] = field(default_factory=lambda: MappingProxyType({}))
     usual: Mapping[str, tuple[str, Mapping[str, int]]] = field(default_factory=lambda: MappingProxyType({}))
     totals: Mapping[str, tuple[str, ...]] = field(default_factory=lambda: MappingProxyType({}))
+    usage: UsageRule = UsageRule()
     anchor_zones: tuple[tzinfo, ...] = field(init=False, default=())
     """The time zones of those quotas whose cycles begin on the day of an account's creation."""
     is_timed: bool = field(init=False, default=False)

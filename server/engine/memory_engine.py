@@ -15,7 +15,6 @@ from server.domain.ledger import Cause, LedgerEntry, Totals
 from server.domain.limits import Kind
 from server.domain.limits.balance import BalanceCell
 from server.domain.limits.base import Change, Ending, Look
-from server.domain.limits.window import WindowCell
 from server.domain.note import Note
 from server.domain.operation import TenantRef
 from server.domain.plan import Plan
@@ -74,7 +73,7 @@ class MemoryEngine:
         self._refills = refills
         self._most_cells = most_cells
         self._tenants: dict[TenantRef, Tenant] = {}
-        self.books = MemoryBooks(self._enter)
+        self.books = MemoryBooks(self._enter, most_cells)
         self.feed = MemoryFeed(self._tenants, clock)
         self.wakes = Wakes()
 
@@ -130,7 +129,7 @@ class MemoryEngine:
         return Granted(now_ms, looks, hold.lease_ends_at_ms)
 
     def _check_cells(self, plan: Plan, tenant: Tenant, now_ms: int) -> None:
-        standing = [n for n, c in tenant.cells.items() if not isinstance(c, WindowCell) and not c.is_empty(now_ms)]
+        standing = tenant.standing_cells(now_ms)
         opens = [c for c in plan.checks if c.limit.kind is not Kind.WINDOW and c.take and name_of(c) not in standing]
         if opens and len(standing) >= self._most_cells:
             raise too_many_cells(plan.operation.ref, self._most_cells)

@@ -19,9 +19,9 @@ def note_crossings(tenant: Tenant, cell: Cell, name: CellName, now_ms: int) -> N
     if not isinstance(cell, QuotaCell) or not cell.crossed:
         return
     notes = tenant.notes
-    for start_ms, percent, limit, used in cell.crossed:
+    for start_ms, end_ms, percent, limit, used in cell.crossed:
         last = int(notes[-1].note_id) if notes else 0
-        notes.append(Note(str(last + 1), now_ms, *name, start_ms, percent, limit, used))
+        notes.append(Note(str(last + 1), now_ms, *name, start_ms, percent, limit, used, end_ms))
     cell.crossed.clear()
     del notes[:-MOST_NOTES]
     tenant.noted()

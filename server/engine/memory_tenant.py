@@ -8,6 +8,7 @@ from server.domain.hold import HoldNote, HoldView, MeterTotals, State
 from server.domain.ledger import Cause, LedgerEntry, Totals
 from server.domain.limits.balance import BalanceCell
 from server.domain.limits.base import Cell, Change, Ending, Limit, Look, Taken
+from server.domain.limits.window import WindowCell
 from server.domain.note import Note
 from server.domain.policy import HoldTerms
 from server.domain.reconcile import BalanceState, GrantLeft
@@ -69,6 +70,14 @@ class Schedule:
 
 
 @dataclass(slots=True)
+class Samples:
+    """Samples of one record, by their keys: sequence and number; forgotten at `until_ms`."""
+
+    until_ms: int
+    entries: dict[int, tuple[int, int]]
+
+
+@dataclass(slots=True)
 class Tenant:
     """All of one tenant; `writes` are the account writes already made, `trimmed` totals of dropped ledger entries,
     `told` the id of the last note that the webhook has told. `noted` is called when there is a new note.
@@ -78,6 +87,7 @@ class Tenant:
     writes: dict[str, tuple[bytes, Mapping[str, int]]] = field(default_factory=dict)
     cells: dict[CellName, Cell] = field(default_factory=dict)
     allocations: dict[str, dict[CellName, int]] = field(default_factory=dict)
+    samples: dict[tuple[str, str], Samples] = field(default_factory=dict)
     notes: list[Note] = field(default_factory=list)
     noted: Callable[[], object] = lambda: None
     told: str = ""
@@ -86,6 +96,10 @@ class Tenant:
     ledger: list[LedgerEntry] = field(default_factory=list)
     sequence: int = 0
     trimmed: dict[str, Totals] = field(default_factory=dict)
+
+    def standing_cells(self, now_ms: int = 0) -> list[CellName]:
+        """The cells in use that stay, whatever time does."""
+        return [n for n, c in self.cells.items() if not isinstance(c, WindowCell) and not c.is_empty(now_ms)]
 
     def moved(self, at_ms: int, cause: Cause, reference: str, cell: str, before: Totals) -> None:
         """Writes to the ledger what a step made of a balance's totals."""

@@ -15,6 +15,7 @@ def note_of(note_id: bytes, flat: Sequence[bytes]) -> Note:
         at_ms, cycle_ms, percent, limit, used = (
             int(fields[name]) for name in (b"at", b"cycle", b"percent", b"limit", b"used")
         )
+        ends_ms = int(fields.get(b"ends", 0))
     except (KeyError, ValueError) as error:
         raise CorruptStateError(f"note {note_id!r} is not readable: {error!r}") from error
-    return Note(note_id.decode(), at_ms, cell, scope, cycle_ms, percent, limit, used)
+    return Note(note_id.decode(), at_ms, cell, scope, cycle_ms, percent, limit, used, ends_ms)

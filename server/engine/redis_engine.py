@@ -112,7 +112,7 @@ class RedisEngine:
         self._clock = clock
         self._refills = refills
         self._most_cells = most_cells
-        self.books = RedisBooks(self._evalsha)
+        self.books = RedisBooks(self._evalsha, clock, most_cells)
         self.feed = RedisFeed(self._evalsha, store, clock)
         self.wakes = wakes or Wakes()
 

@@ -28,6 +28,7 @@ SCRIPT_NAMES: Final = (
     "trim",
     "repair",
     "deallocate",
+    "record",
     "lease",
     "tell",
 )

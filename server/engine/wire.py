@@ -61,7 +61,9 @@ def _balance_look(_: CheckForm, row: list[int], taken: int, _now_ms: int) -> Loo
 
 def _quota_look(check: CheckForm, row: list[int], taken: int, now_ms: int) -> Look:
     used, held, wait_ms = row
-    return Look(check.cap, used + taken, held + taken, cast("CycleTerms", check.terms).end_ms - now_ms, wait_ms)
+    terms = cast("CycleTerms", check.terms)
+    look = Look(check.cap, used + taken, held + taken, terms.end_ms - now_ms, wait_ms)
+    return cast("Quota", check.limit).shown(look, terms, check.shown)
 
 
 def _count_look(check: CheckForm, row: list[int], taken: int, _now_ms: int) -> Look:

@@ -5,15 +5,26 @@ from hashlib import sha256
 from typing import Final
 
 from server.domain.limits.base import Limit
-from server.domain.policy import ACTION, Action, HoldTerms, Meter, Policy, Product, Timed, Unit
+from server.domain.policy import (
+    ACTION,
+    Action,
+    BannerRule,
+    HoldTerms,
+    Policy,
+    Product,
+    Timed,
+    Unit,
+    UsageRule,
+)
 from server.policy import fields
 from server.policy.answers import compile_envelope, compile_refusals
 from server.policy.context import Context
 from server.policy.document import Document, Path, shown
 from server.policy.kinds import BalanceModel
 from server.policy.ladder import compile_tiers
+from server.policy.meters import compile_meter
 from server.policy.names import compile_catalog, compile_known, compile_totals, compile_usual
-from server.policy.schema import ActionModel, HoldModel, PolicyModel, PriceModel, TimedModel, shaped
+from server.policy.schema import ActionModel, HoldModel, PolicyModel, PriceModel, TimedModel, UsageModel, shaped
 
 _VERSION_LENGTH: Final = 12
 
@@ -62,6 +73,7 @@ def compile_document(document: Document) -> Policy:
         known_values=known,
         usual=usual,
         totals=totals,
+        usage=_usage(model.usage),
     )
 
 
@@ -71,7 +83,7 @@ def _version(document: Document) -> str:
 
 
 def _context(document: Document, model: PolicyModel) -> Context:
-    meters = {name: Meter(name, meter.unit, meter.per_request) for name, meter in model.meters.items()}
+    meters = {name: compile_meter(document, ("meters", name), meter) for name, meter in model.meters.items()}
     return Context(
         document=document,
         tenant=model.tenant,
@@ -80,6 +92,15 @@ def _context(document: Document, model: PolicyModel) -> Context:
         dimensions=frozenset(model.scope),
         actions=frozenset(model.actions),
         rows=model.values,
+    )
+
+
+def _usage(model: UsageModel) -> UsageRule:
+    return UsageRule(
+        visible=model.visible,
+        bars=tuple(sorted(model.bars.items())),
+        banners=tuple(BannerRule(percent, b.level, b.text) for percent, b in sorted(model.banners.items())),
+        banner_unless=model.banner_unless or "",
     )
 
 

@@ -24,13 +24,43 @@ from server.policy.model import (
 
 HttpStatus = Annotated[int, Field(ge=200, le=599)]
 RefusalStatus = Annotated[int, Field(ge=400, le=599)]
+Percent = Annotated[int, Field(ge=0, le=100)]
 
 
 class MeterModel(Model):
-    """A countable thing: how its amounts are written, and how many each request counts by itself."""
+    """A countable thing: how its amounts are written, and how many each request counts by itself.
+
+    A `sampled` meter is reported by RecordUsage: seconds of something that has a size (`runtime`) or sizes (`level`),
+    for slots of length `every`, or amounts by id (`amount`). A size counts `worth` units per slot. What is kept is
+    read times `times`, divided by `per`: a number, `cycle_seconds` or `cycle_days`.
+    """
 
     unit: Annotated[Unit, Field(strict=False)] = Unit.COUNT
     per_request: Annotated[int, Field(ge=0, le=1_000_000)] = 0
+    sampled: Literal["runtime", "level", "amount"] | None = None
+    every: Amount | None = None
+    worth: Annotated[int, Field(ge=1, le=1_000_000)] = 1
+    times: Annotated[int, Field(ge=1, le=1_000_000)] = 1
+    per: Annotated[int, Field(ge=1, le=1_000_000_000)] | Literal["cycle_seconds", "cycle_days"] = 1
+
+
+class BannerModel(Model):
+    """What people are shown from some percent of an allowance on."""
+
+    level: Name
+    text: Annotated[str, Field(min_length=1, max_length=300)]
+
+
+class UsageModel(Model):
+    """How use is shown: by percent of an allowance, the `bars` of it and the `banners` above the page.
+
+    While it is not `visible`, it is counted and not told. Accounts with the flag `banner_unless` have no banner.
+    """
+
+    visible: bool = True
+    bars: dict[Percent, Name] = Field(default_factory=dict)
+    banners: dict[Percent, BannerModel] = Field(default_factory=dict)
+    banner_unless: Name | None = None
 
 
 class TimedModel(Model):
@@ -152,6 +182,7 @@ class PolicyModel(Model):
     actions: Annotated[dict[Name, ActionModel], Field(min_length=1)]
     prices: dict[ProductName, PriceModel] = Field(default_factory=dict)
     limits: list[AnyLimit] = Field(default_factory=list)
+    usage: UsageModel = UsageModel()
     refusals: dict[Name, RefusalModel] = Field(default_factory=dict)
     precedence: list[Name] = Field(default_factory=list)
     envelope: EnvelopeModel | None = None

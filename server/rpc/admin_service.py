@@ -8,7 +8,7 @@ from quota.v1 import admin_service_pb2, admin_service_pb2_grpc
 
 from server.administration import Administration
 from server.domain.operation import TenantRef
-from server.rpc import convert, convert_admin, convert_money, convert_usage
+from server.rpc import convert, convert_admin, convert_money, convert_samples, convert_usage
 from server.rpc.calls import answering, streaming
 
 
@@ -131,6 +131,15 @@ class AdminService(admin_service_pb2_grpc.AdminServiceServicer):
         rows = convert_admin.import_rows(request)
         results = await self._administration.import_balances(rows, within_s=within_s)
         return admin_service_pb2.ImportBalancesResponse(results=convert_admin.import_results(results))
+
+    @answering
+    async def RecordUsage(
+        self, request: admin_service_pb2.RecordUsageRequest, within_s: float
+    ) -> admin_service_pb2.RecordUsageResponse:
+        """Books samples of use, each as if alone."""
+        metering = self._administration.metering
+        results = await metering.record(request.policy, convert_samples.samples(request), within_s=within_s)
+        return convert_samples.recorded(results)
 
     @answering
     async def GetHold(

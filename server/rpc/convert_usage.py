@@ -7,6 +7,7 @@ from quota.v1 import admin_service_pb2, quota_service_pb2
 
 from server.domain.limits.base import CycleTerms
 from server.domain.limits.quota import CycleUse, QuotaState
+from server.domain.policy import BannerRule
 from server.domain.projection import Confidence, Method, Projection
 from server.domain.units import MAX_AMOUNT
 from server.notices import Notification
@@ -33,9 +34,19 @@ def quota_usages(views: Iterable[QuotaView]) -> list[quota_service_pb2.QuotaUsag
             current=_cycle(view.current, view.now_ms),
             past=[_cycle(cycle, cycle.terms.end_ms - 1) for cycle in view.past],
             projection=_projection(view.projection),
+            percent=view.percent,
+            bar=view.bar,
         )
         for view in views
     ]
+
+
+def banner(due: tuple[BannerRule, str] | None) -> quota_service_pb2.Banner | None:
+    """The banner that is due, if any."""
+    if due is None:
+        return None
+    rule, limit_id = due
+    return quota_service_pb2.Banner(percent=rule.percent, level=rule.level, text=rule.text, limit_id=limit_id)
 
 
 def _projection(projection: Projection | None) -> quota_service_pb2.Projection | None:

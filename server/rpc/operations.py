@@ -22,6 +22,9 @@ MAX_OPERATIONS: Final = 256
 MAX_UNANSWERED: Final = 1024
 """Operations of a stream in work at once; the stream is not read while there are so many."""
 
+_ID_FIELDS: Final = {"check_and_reserve": "request_id", "release_allocation": "allocation"}
+"""Where an operation names its hold, if not in `hold_id`."""
+
 Answer = Callable[[Any, Any, float], Awaitable[None]]
 """A servicer's way to answer one request: fills the response in within some seconds; raises HoldgateError."""
 
@@ -142,10 +145,12 @@ def _fail(result: quota.OperationResult, status: Status) -> None:
 
 
 def _hold_of(operation: quota.Operation) -> tuple[str, str, str] | None:
-    """What operations must not overtake each other about; None for those about no hold known to the caller."""
+    """What operations must not overtake each other about; None for those about no hold known to the caller. An
+    allocation has its hold's id unless it was named.
+    """
     name = operation.WhichOneof("operation")
     if name is None or name == "estimate":
         return None
     request = getattr(operation, name)
-    hold_id = request.request_id if name == "check_and_reserve" else request.hold_id
+    hold_id = getattr(request, _ID_FIELDS.get(name, "hold_id"))
     return (request.policy, request.tenant, hold_id) if hold_id else None

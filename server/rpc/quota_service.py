@@ -116,7 +116,11 @@ class QuotaService(quota_service_pb2_grpc.QuotaServiceServicer):
         """The figures of the tenant's limits."""
         ref = TenantRef(request.policy, request.tenant)
         view = await self._gate.usage(ref, dict(request.scope), within_s=within_s)
-        answer = quota_service_pb2.GetUsageResponse(policy_version=view.policy_version)
+        answer = quota_service_pb2.GetUsageResponse(
+            policy_version=view.policy_version,
+            unavailable=not view.available,
+            banner=convert_usage.banner(view.banner),
+        )
         convert.fill_limits(answer.limits, view.results)
         answer.quotas.extend(convert_usage.quota_usages(view.quotas))
         return answer

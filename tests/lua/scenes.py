@@ -17,9 +17,11 @@ from server.domain.limits.balance import GrantSource
 from server.domain.operation import TenantRef
 from server.domain.plan import CheckForm, Plan
 from server.domain.refill import refills_of
+from server.domain.sampling import Entry, Page
 from server.domain.units import FOREVER_MS
 from server.engine import keys
 from server.engine.base import AccountWrite, AllocationImport, CycleImport
+from server.engine.books import Booking, Target
 from server.engine.client import StoreConnection
 from server.engine.pipeline import Reply, ScriptSource, Word
 from server.engine.redis_engine import RedisEngine
@@ -54,6 +56,7 @@ TO_PURSE: Final = AccountWrite(
     cause=Cause.GRANT,
     fingerprint=b"y",
 )
+AMOUNT: Final = Page("i586", "sampled|id", fixed=True, before="i585")
 AMOUNTS: Final[dict[str, Any]] = {"tokens": 20, "frames": 3, "credits": 10}
 
 KEYS: Final = {
@@ -73,6 +76,9 @@ KEYS: Final = {
     "told": TENANT.told,
     "lease": keys.WEBHOOK_LEASE,
     "since": keys.WEBHOOK_SINCE,
+    "samples": TENANT.prefix + b"u:d20522",
+    "amounts": TENANT.prefix + b"u:i586",
+    "amounts before": TENANT.prefix + b"u:i585",
     "windows": TENANT.windows(""),
     "project's windows": TENANT.windows("project=p 1"),
 }
@@ -106,6 +112,10 @@ class Scene:
         await tenant.grant("h", **AMOUNTS)
         clock.advance(1000)
         await tenant.report("h", {"tokens": 5, "credits": 4})
+        target = Target(quota_of(tenant.plan()), over=False)
+        known = Entry(Page("d20522", "sampled|p|e|1"), 2, 1, 0, 1)
+        entries = ((known, (0,), START_MS + 100 * HOUR_MS),)
+        await tenant.engine.books.record(REF, Booking(tenant.account.version, (target,), entries), WITHIN_S)
         stored = {key: (store.command("DUMP", key), store.command("PTTL", key)) for key in store.command("KEYS", "*")}
         return cls(store, connection, tenant, stored, clock.now_ms)
 
@@ -167,6 +177,16 @@ def _write_account(tenant: Tenant) -> Awaitable[object]:
     return tenant.write(write)
 
 
+def _record(tenant: Tenant) -> Awaitable[object]:
+    """Samples that reach both thresholds; one is known already, and one is an amount."""
+    known = Entry(Page("d20522", "sampled|p|e|1"), 2, 1, 0, 1)
+    more = [known._replace(sequence=2, number=1), known._replace(key=3), Entry(AMOUNT, 0, 7, 5, 1)]
+    target = Target(quota_of(tenant.plan()), over=False)
+    until_ms = START_MS + 100 * HOUR_MS
+    entries = tuple((entry, (0,), until_ms) for entry in (known, *more))
+    return tenant.engine.books.record(REF, Booking(tenant.account.version, (target,), entries), WITHIN_S)
+
+
 async def _repair(tenant: Tenant) -> object:
     seen = await tenant.engine.audit(REF, [PURSE.cell], WITHIN_S)
     totals = seen.balances[PURSE.cell].totals
@@ -191,6 +211,7 @@ OPERATIONS: Final[dict[str, Operation]] = {
     "renew": lambda tenant: tenant.renew("h", credits=6),
     "extend": _extend,
     "deallocate": lambda tenant: tenant.engine.books.release_allocation(REF, "ended", "", WITHIN_S),
+    "record": _record,
     "find": lambda tenant: tenant.find("h"),
     "write account": _write_account,
     "audit": lambda tenant: tenant.engine.audit(REF, [PURSE.cell, CREDITS], WITHIN_S),

@@ -28,6 +28,7 @@ TOUCHES: Final = {
     "reserve, repeated": {"cells", "due", "hold", "windows", "project's windows"},
     "look": {"cells", "windows", "project's windows"},
     "report": {"cells", "hold", "ledger", "project's windows"},
+    "record": {"amounts", "amounts before", "cells", "noted", "notes", "samples"},
     "deallocate": {"allocations", "cells"},
     "settle": {"allocations", "cells", "due", "hold", "ledger", "notes", "noted", "project's windows"},
     "release": {"cells", "due", "hold", "project's windows"},
@@ -98,6 +99,9 @@ TYPES: Final = {
     "trimmed": "hash",
     "notes": "stream",
     "allocations": "hash",
+    "samples": "hash",
+    "amounts": "hash",
+    "amounts before": "hash",
     "noted": "zset",
 }
 

@@ -19,18 +19,29 @@ from server.policy.kinds import (
 )
 from server.policy.kinds.base import LimitModel
 from server.policy.model import Model
-from server.policy.schema import EnvelopeModel, HoldModel, MeterModel, PolicyModel, PriceModel, RefusalModel
+from server.policy.schema import (
+    BannerModel,
+    EnvelopeModel,
+    HoldModel,
+    MeterModel,
+    PolicyModel,
+    PriceModel,
+    RefusalModel,
+    UsageModel,
+)
 from tests.policy.texts import shop
 
-REFERENCE = (Path(__file__).parents[2] / "docs" / "policies.md").read_text("utf-8")
+DOCS = Path(__file__).parents[2] / "docs"
+REFERENCE = (DOCS / "policies.md").read_text("utf-8")
+METERING = (DOCS / "metering.md").read_text("utf-8")
 KINDS = [GuardModel, GateModel, QuotaModel, WindowModel, SlotsModel, BalanceModel, CountModel]
-SHAPES = [PolicyModel, MeterModel, HoldModel, PriceModel, *KINDS]
+SHAPES = [PolicyModel, MeterModel, UsageModel, BannerModel, HoldModel, PriceModel, *KINDS]
 
 
 @pytest.mark.parametrize("shape", SHAPES)
 def test_every_key_is_in_the_reference(shape: type[Model]) -> None:
     keys = [field.alias or name for name, field in shape.model_fields.items()]
-    assert [key for key in keys if f"`{key}`" not in REFERENCE] == []
+    assert [key for key in keys if f"`{key}`" not in REFERENCE + METERING] == []
 
 
 @pytest.mark.parametrize("shape", [RefusalModel, EnvelopeModel])

@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 from server.domain.account import Override
 from server.domain.hold import Delivered, Fraction
 from server.domain.limits import Limit
+from server.domain.sampling import Page
 from tests.policies_for_tests import HOUR_MS, MINUTE_MS, PLANS, TERMS, balance, count, quota, slots, window
 
 MOST_UNITS: Final = 12
@@ -92,6 +93,15 @@ counts: st.SearchStrategy[Limit] = st.builds(
     st.sampled_from([(), ("project",)]),
     caps,
     st.booleans(),
+)
+pages = st.sampled_from(
+    [
+        Page("d1", "a", bound=20),
+        Page("d1", "b"),
+        Page("d2", "a"),
+        Page("i9", "x", fixed=True, before="i8"),
+        Page("i8", "x"),
+    ]
 )
 BALANCES: Final = tuple(balance(f"b-{meter}", meter) for meter in ("credits", "tokens"))
 limits = st.lists(

@@ -25,9 +25,11 @@ from server.domain.account import Account
 from server.domain.hold import TRANSITIONS, Delivered, HoldView, State
 from server.domain.limits import Balance, Count, Limit, Quota
 from server.domain.operation import Operation, TenantRef
-from server.domain.plan import Plan, make_plan, usage_plan
+from server.domain.plan import Plan, bare_form, make_plan, usage_plan, value_of
+from server.domain.sampling import Entry, Page
 from server.engine import keys
 from server.engine.base import AccountWrite, Engine, Extended, Granted, Looked, Refused, Stale, Written
+from server.engine.books import Booking, Target
 from server.engine.client import StoreConnection
 from server.engine.memory_engine import MemoryEngine
 from server.engine.redis_engine import RedisEngine
@@ -182,6 +184,30 @@ class EnginesAgree(RuleBasedStateMachine):
         self.ask(
             lambda engine: engine.settle(ref, hold_id, delivered, final=True, within_s=WITHIN_S, allocation=allocation)
         )
+
+    @rule(
+        name=draw_.tenant_names,
+        samples=st.lists(st.tuples(draw_.pages, st.integers(0, 2), st.integers(0, 3), draw_.units), max_size=6),
+        ago=st.sampled_from([0, 0, 0, 1]),
+        project=st.sampled_from(["p", "q 1"]),
+    )
+    def record(self, name: str, samples: list[tuple[Page, int, int, int]], ago: int, project: str) -> None:
+        """Samples of quotas in this cycle, or in the one before it."""
+        account = self.accounts[name][-1]
+        quotas = [limit for limit in self.policy.limits if isinstance(limit, Quota)]
+        targets = []
+        for quota in quotas:
+            terms = quota.terms(account, self.clock())
+            if ago:
+                terms = quota.terms(account, terms.start_ms - 1)
+            scope = tuple(project for _ in quota.scope)
+            value = value_of(quota, account, self.clock()).value
+            targets.append(Target(bare_form(quota, scope, value, terms), over=bool(ago)))
+        until_ms = self.clock() + 3000 * 24 * HOUR_MS
+        places = tuple(range(len(targets)))
+        entries = tuple((Entry(page, key, at, number, 2), places, until_ms) for page, key, at, number in samples)
+        booking = Booking(account.version, tuple(targets), entries)
+        self.ask(lambda engine: engine.books.record(self.ref(name), booking, WITHIN_S))
 
     @rule(name=draw_.tenant_names, allocation=st.sampled_from((*draw_.NAMES, *draw_.HOLD_IDS)), data=st.data())
     def give_back(self, name: str, allocation: str, data: st.DataObject) -> None:

@@ -82,6 +82,17 @@ def test_use_that_is_heading_beyond_the_allowance_says_when_it_is_used_up() -> N
     )
 
 
+def test_the_banner_stands_above_the_limits() -> None:
+    banner = quota_service_pb2.Banner(percent=80, level="yellow", text="Nearly used up.", limit_id="compute")
+    answer = quota_service_pb2.GetUsageResponse(policy_version="v1", banner=banner)
+    assert list(shown("o1", answer, ASCII)) == ["o1, by policy v1", "yellow: Nearly used up. (compute)"]
+
+
+def test_use_that_is_not_shown_is_said_to_be_counted() -> None:
+    lines = list(shown("o1", quota_service_pb2.GetUsageResponse(policy_version="v1", unavailable=True), ASCII))
+    assert lines == ["o1, by policy v1", "its use is counted, and not shown: the policy says so (usage.visible)"]
+
+
 async def test_an_unknown_tenant_is_a_failure(kynasmith: App, capsys: pytest.CaptureFixture[str]) -> None:
     assert await asyncio.to_thread(cli.main, ["usage", "nobody", "--address", kynasmith.address]) == 1
     assert "NOT_FOUND" in capsys.readouterr().err

@@ -16,14 +16,14 @@ from google.protobuf.message import Message
 from google.rpc.error_details_pb2 import BadRequest, ErrorInfo
 from google.rpc.status_pb2 import Status
 from grpc import StatusCode
-from quota.v1 import decision_pb2
+from quota.v1 import admin_service_pb2, decision_pb2
 
 from tests.scenario.calls import enum_names, fields_of
 
 DETAILS_KEY: Final = "grpc-status-details-bin"
 EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 WRAPPED: Final = ("decision", "account", "hold")
-KEYS: Final = ("sequence", "what", "id", "limit_id", "meter", "product", "hold_id", "source", "tenant")
+KEYS: Final = ("index", "sequence", "what", "id", "limit_id", "meter", "product", "hold_id", "source", "tenant")
 
 
 class Absent:
@@ -71,7 +71,7 @@ class InProcessContext:
 
 def answer_fields(message: Message) -> Fields:
     """An answer, with `refused` (the code), `blocking` and `listed` (ids of limits) beside a decision's own fields, and
-    `noted` (limit and percent) beside notifications.
+    `noted` (limit and percent) beside notifications, and `untaken` (place, outcome or error) beside samples.
     """
     fields = _fields(message)
     for name in WRAPPED:
@@ -85,9 +85,25 @@ def answer_fields(message: Message) -> Fields:
         fields["blocking"] = [limit_id for limit_id, limit in limits.items() if limit["blocking"]]
     if isinstance(limits, dict):
         fields["listed"] = list(limits)
+    if isinstance(message, admin_service_pb2.RecordUsageResponse):
+        fields["untaken"] = [f"{other.index} {_why(other)}" for other in message.others]
     if isinstance(notes := fields.get("notifications"), dict):
-        fields["noted"] = [f"{note['limit_id']} {note['percent']}%" for note in notes.values()]
+        fields["noted"] = [_noted(note) for note in notes.values()]
+        by_cycle: dict[str, list[str]] = {}
+        for note in notes.values():
+            by_cycle.setdefault(_date(note["cycle_starts_at_ms"]), []).append(_noted(note))
+        fields["noted_by_cycle"] = Whole(by_cycle)
     return fields
+
+
+def _noted(note: Fields) -> str:
+    return f"{note['limit_id']} {note['percent']}%"
+
+
+def _why(other: admin_service_pb2.SampleResult) -> str:
+    if other.HasField("error"):
+        return next(status.name for status in StatusCode if status.value[0] == other.error.code)
+    return admin_service_pb2.SampleOutcome.Name(other.outcome).removeprefix("SAMPLE_OUTCOME_")
 
 
 def fault_fields(fault: Fault) -> Fields:

@@ -56,6 +56,7 @@ VERBS: Final[Mapping[str, Verb]] = {
     "trim_ledger": Verb(ADMIN, "TrimLedger", admin.TrimLedgerRequest),
     "reconcile": Verb(ADMIN, "ReconcileBalances", admin.ReconcileBalancesRequest),
     "import": Verb(ADMIN, "ImportBalances", admin.ImportBalancesRequest),
+    "record": Verb(ADMIN, "RecordUsage", admin.RecordUsageRequest),
     "get_hold": Verb(ADMIN, "GetHold", admin.GetHoldRequest, "hold_id"),
     "list_holds": Verb(ADMIN, "ListHolds", admin.ListHoldsRequest),
     "notifications": Verb(ADMIN, "ListNotifications", admin.ListNotificationsRequest),
@@ -95,11 +96,11 @@ class Call:
         chosen = set(known) - ({"scope"} if self.word == "settle" else set())  # a settle's is compared, not chosen
         fields = {name: value for name, value in self.defaults.items() if name in chosen} | fields
         message = verb.request()
-        _Filler(self.t0_ms, n).fill(message, _spelt_out(self.word, fields, self.fields))
+        _Filler(self.t0_ms, n).fill(message, _spelt_out(self.word, fields, self.fields, self.t0_ms))
         return message
 
 
-def _spelt_out(word: str, fields: dict[str, Value], call: Value) -> dict[str, Value]:
+def _spelt_out(word: str, fields: dict[str, Value], call: Value, t0_ms: int) -> dict[str, Value]:
     """The fields without abbreviations."""
     match word:
         case "put_account":
@@ -110,7 +111,27 @@ def _spelt_out(word: str, fields: dict[str, Value], call: Value) -> dict[str, Va
         case "reserve" | "estimate" if "items" in fields:
             items = [item for entry in fields["items"].items("items") for item in _repeated(entry)]
             return fields | {"items": fields["items"].made(list(items))}
+        case "record":
+            samples = [one for entry in fields["samples"].items("samples") for one in _series(entry, t0_ms)]
+            return fields | {"samples": fields["samples"].made(list(samples))}
     return fields
+
+
+def _series(sample: Value, t0_ms: int) -> Iterator[Value]:
+    """A sample, or as many as its `times` says; what stands in `rise` grows by so much from one to the next."""
+    fields = dict(sample.mapping("sample"))
+    times = fields.pop("times", sample.made(1)).whole("times")
+    rise = fields.pop("rise", sample.made({})).mapping("rise")
+    for n in range(times):
+        grown = {
+            name: sample.made(_units(fields.get(name, sample.made(0)), t0_ms) + n * _units(by, t0_ms))
+            for name, by in rise.items()
+        }
+        yield sample.made(fields | grown)
+
+
+def _units(value: Value, t0_ms: int) -> int:
+    return number(value.data, t0_ms) if isinstance(value.data, str) else value.whole("a number")
 
 
 def _delivered(name: str, value: Value) -> Value:

@@ -19,7 +19,12 @@ from tests.scenario.reading import Value
 from tests.scenario.story import Step, Story
 from tests.store_state import Snapshot, broken_rules, snapshot
 
-UNLESS_SAID: Final = {"outcome": Value("GRANTED"), "applied": Value(data=True), "replayed": Value(data=False)}
+UNLESS_SAID: Final = {
+    "outcome": Value("GRANTED"),
+    "applied": Value(data=True),
+    "replayed": Value(data=False),
+    "untaken": Value([]),
+}
 """What an answer that has such a field must say."""
 
 TOTALS_UNLESS_SAID: Final = {"refused": Value({}), "errors": Value({}), "replayed": Value(0)}

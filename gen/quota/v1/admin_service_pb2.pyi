@@ -114,6 +114,37 @@ LEDGER_CAUSE_REFUND: LedgerCause.ValueType  # 12
 LEDGER_CAUSE_REPAIR: LedgerCause.ValueType  # 13
 """ReconcileBalances, told to repair."""
 
+class _SampleOutcome:
+    ValueType = typing.NewType("ValueType", builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _SampleOutcomeEnumTypeWrapper(enum_type_wrapper._EnumTypeWrapper[_SampleOutcome.ValueType], builtins.type):
+    DESCRIPTOR: descriptor.EnumDescriptor
+    SAMPLE_OUTCOME_UNSPECIFIED: _SampleOutcome.ValueType  # 0
+    """Never sent by a server."""
+    SAMPLE_OUTCOME_APPLIED: _SampleOutcome.ValueType  # 1
+    """It counts."""
+    SAMPLE_OUTCOME_REPEATED: _SampleOutcome.ValueType  # 2
+    """It is known, with this value; it counts once."""
+    SAMPLE_OUTCOME_OUTDATED: _SampleOutcome.ValueType  # 3
+    """A higher sequence is known; that one counts."""
+    SAMPLE_OUTCOME_FAILED: _SampleOutcome.ValueType  # 4
+    """It was not taken, and changed nothing."""
+
+class SampleOutcome(_SampleOutcome, metaclass=_SampleOutcomeEnumTypeWrapper):
+    """What became of a sample."""
+
+SAMPLE_OUTCOME_UNSPECIFIED: SampleOutcome.ValueType  # 0
+"""Never sent by a server."""
+SAMPLE_OUTCOME_APPLIED: SampleOutcome.ValueType  # 1
+"""It counts."""
+SAMPLE_OUTCOME_REPEATED: SampleOutcome.ValueType  # 2
+"""It is known, with this value; it counts once."""
+SAMPLE_OUTCOME_OUTDATED: SampleOutcome.ValueType  # 3
+"""A higher sequence is known; that one counts."""
+SAMPLE_OUTCOME_FAILED: SampleOutcome.ValueType  # 4
+"""It was not taken, and changed nothing."""
+
 class _NotificationKind:
     ValueType = typing.NewType("ValueType", builtins.int)
     V: _TypeAlias = ValueType  # noqa: Y015
@@ -1330,6 +1361,175 @@ class ImportBalancesResponse(message.Message):
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
     _ClearFieldArgType: _TypeAlias = typing.Literal["results", b"results"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+@typing.final
+class UsageSample(message.Message):
+    """One measurement of use. A meter of the policy is sampled in one of three ways: seconds that something of a size ran
+    within a slot (runtime), a size that stands for a slot (level), or amounts by id. Of all samples of one slot, for the
+    same meter, scope and resource (of a runtime: and size), the highest sequence counts.
+    """
+
+    DESCRIPTOR: descriptor.Descriptor
+
+    @typing.final
+    class ScopeEntry(message.Message):
+        DESCRIPTOR: descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: builtins.int
+        VALUE_FIELD_NUMBER: builtins.int
+        key: builtins.str
+        value: builtins.str
+        def __init__(
+            self,
+            *,
+            key: builtins.str = ...,
+            value: builtins.str = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    TENANT_FIELD_NUMBER: builtins.int
+    METER_FIELD_NUMBER: builtins.int
+    SCOPE_FIELD_NUMBER: builtins.int
+    AT_MS_FIELD_NUMBER: builtins.int
+    RESOURCE_FIELD_NUMBER: builtins.int
+    SIZE_FIELD_NUMBER: builtins.int
+    SECONDS_FIELD_NUMBER: builtins.int
+    SEQUENCE_FIELD_NUMBER: builtins.int
+    ID_FIELD_NUMBER: builtins.int
+    UNITS_FIELD_NUMBER: builtins.int
+    tenant: builtins.str
+    """Whose use it is; empty for the request's tenant."""
+    meter: builtins.str
+    """A sampled meter of the policy. Required."""
+    at_ms: builtins.int
+    """When it was measured, in milliseconds since the epoch: it picks the slot, and with it the cycle. At most 5 minutes
+    ahead of the server's clock, and of a cycle that did not end more than 72 hours ago. Required.
+    """
+    resource: builtins.str
+    """What was measured within the scope, such as an endpoint; required for a runtime."""
+    size: builtins.int
+    """Of a runtime the size that ran, of a level the size that stands for the slot."""
+    seconds: builtins.int
+    """Of a runtime: seconds within the slot so far, a cumulative total; all sizes together at most the slot's length."""
+    sequence: builtins.int
+    """Rises with each report of one slot. A lower one is out of date, the same one with another value ALREADY_EXISTS."""
+    id: builtins.str
+    """Of an amount: its id, such as that of a hold whose tombstone has ended. Required for an amount."""
+    units: builtins.int
+    """Of an amount: units."""
+    @builtins.property
+    def scope(self) -> containers.ScalarMap[builtins.str, builtins.str]:
+        """Dimensions. Required are those by which quotas of this meter are kept apart."""
+
+    def __init__(
+        self,
+        *,
+        tenant: builtins.str = ...,
+        meter: builtins.str = ...,
+        scope: abc.Mapping[builtins.str, builtins.str] | None = ...,
+        at_ms: builtins.int = ...,
+        resource: builtins.str = ...,
+        size: builtins.int = ...,
+        seconds: builtins.int = ...,
+        sequence: builtins.int = ...,
+        id: builtins.str = ...,
+        units: builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["at_ms", b"at_ms", "id", b"id", "meter", b"meter", "resource", b"resource", "scope", b"scope", "seconds", b"seconds", "sequence", b"sequence", "size", b"size", "tenant", b"tenant", "units", b"units"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+@typing.final
+class RecordUsageRequest(message.Message):
+    """Reports use."""
+
+    DESCRIPTOR: descriptor.Descriptor
+
+    POLICY_FIELD_NUMBER: builtins.int
+    TENANT_FIELD_NUMBER: builtins.int
+    SAMPLES_FIELD_NUMBER: builtins.int
+    policy: builtins.str
+    """As in PutAccountRequest."""
+    tenant: builtins.str
+    """The tenant of all samples that name none."""
+    @builtins.property
+    def samples(self) -> containers.RepeatedCompositeFieldContainer[UsageSample]:
+        """At most 10,000."""
+
+    def __init__(
+        self,
+        *,
+        policy: builtins.str = ...,
+        tenant: builtins.str = ...,
+        samples: abc.Iterable[UsageSample] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["policy", b"policy", "samples", b"samples", "tenant", b"tenant"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+@typing.final
+class SampleResult(message.Message):
+    """One sample's answer."""
+
+    DESCRIPTOR: descriptor.Descriptor
+
+    INDEX_FIELD_NUMBER: builtins.int
+    OUTCOME_FIELD_NUMBER: builtins.int
+    ERROR_FIELD_NUMBER: builtins.int
+    index: builtins.int
+    """The sample's place in the request, from 0."""
+    outcome: SampleOutcome.ValueType
+    """What became of it."""
+    @builtins.property
+    def error(self) -> quota_service_pb2.OperationError:
+        """Why it failed: as a call of its own would have ended."""
+
+    def __init__(
+        self,
+        *,
+        index: builtins.int = ...,
+        outcome: SampleOutcome.ValueType = ...,
+        error: quota_service_pb2.OperationError | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = typing.Literal["error", b"error"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["error", b"error", "index", b"index", "outcome", b"outcome"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+@typing.final
+class RecordUsageResponse(message.Message):
+    """The answer to RecordUsageRequest."""
+
+    DESCRIPTOR: descriptor.Descriptor
+
+    TAKEN_FIELD_NUMBER: builtins.int
+    OTHERS_FIELD_NUMBER: builtins.int
+    taken: builtins.int
+    """Samples that were taken and count from now on."""
+    @builtins.property
+    def others(self) -> containers.RepeatedCompositeFieldContainer[SampleResult]:
+        """The others, by their places; empty when all were taken."""
+
+    def __init__(
+        self,
+        *,
+        taken: builtins.int = ...,
+        others: abc.Iterable[SampleResult] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["others", b"others", "taken", b"taken"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -86,6 +86,11 @@ class AdminServiceStub:
                 request_serializer=quota_dot_v1_dot_admin__service__pb2.ImportBalancesRequest.SerializeToString,
                 response_deserializer=quota_dot_v1_dot_admin__service__pb2.ImportBalancesResponse.FromString,
                 _registered_method=True)
+        self.RecordUsage = channel.unary_unary(
+                '/quota.v1.AdminService/RecordUsage',
+                request_serializer=quota_dot_v1_dot_admin__service__pb2.RecordUsageRequest.SerializeToString,
+                response_deserializer=quota_dot_v1_dot_admin__service__pb2.RecordUsageResponse.FromString,
+                _registered_method=True)
         self.GetHold = channel.unary_unary(
                 '/quota.v1.AdminService/GetHold',
                 request_serializer=quota_dot_v1_dot_admin__service__pb2.GetHoldRequest.SerializeToString,
@@ -205,6 +210,13 @@ class AdminServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def RecordUsage(self, request, context):
+        """Books samples of use, each as if alone and each once: of a tenant or of many, at most 10,000.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def GetHold(self, request, context):
         """Reads one hold or tombstone.
         """
@@ -315,6 +327,11 @@ def add_AdminServiceServicer_to_server(servicer, server):
                     servicer.ImportBalances,
                     request_deserializer=quota_dot_v1_dot_admin__service__pb2.ImportBalancesRequest.FromString,
                     response_serializer=quota_dot_v1_dot_admin__service__pb2.ImportBalancesResponse.SerializeToString,
+            ),
+            'RecordUsage': grpc.unary_unary_rpc_method_handler(
+                    servicer.RecordUsage,
+                    request_deserializer=quota_dot_v1_dot_admin__service__pb2.RecordUsageRequest.FromString,
+                    response_serializer=quota_dot_v1_dot_admin__service__pb2.RecordUsageResponse.SerializeToString,
             ),
             'GetHold': grpc.unary_unary_rpc_method_handler(
                     servicer.GetHold,
@@ -629,6 +646,33 @@ class AdminService:
             '/quota.v1.AdminService/ImportBalances',
             quota_dot_v1_dot_admin__service__pb2.ImportBalancesRequest.SerializeToString,
             quota_dot_v1_dot_admin__service__pb2.ImportBalancesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RecordUsage(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/quota.v1.AdminService/RecordUsage',
+            quota_dot_v1_dot_admin__service__pb2.RecordUsageRequest.SerializeToString,
+            quota_dot_v1_dot_admin__service__pb2.RecordUsageResponse.FromString,
             options,
             channel_credentials,
             insecure,

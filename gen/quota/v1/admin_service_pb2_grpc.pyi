@@ -42,6 +42,8 @@ class AdminServiceStub:
     """Holds balances against their ledger and their open holds, and reports each difference; repairs only when told to."""
     ImportBalances: aio.UnaryUnaryMultiCallable[admin_service_pb2.ImportBalancesRequest, admin_service_pb2.ImportBalancesResponse]
     """Brings in accounts with opening balances from another system, each row as if alone. Idempotent by row id."""
+    RecordUsage: aio.UnaryUnaryMultiCallable[admin_service_pb2.RecordUsageRequest, admin_service_pb2.RecordUsageResponse]
+    """Books samples of use, each as if alone and each once: of a tenant or of many, at most 10,000."""
     GetHold: aio.UnaryUnaryMultiCallable[admin_service_pb2.GetHoldRequest, admin_service_pb2.GetHoldResponse]
     """Reads one hold or tombstone."""
     ListHolds: aio.UnaryUnaryMultiCallable[admin_service_pb2.ListHoldsRequest, admin_service_pb2.ListHoldsResponse]
@@ -150,6 +152,14 @@ class AdminServiceServicer(metaclass=abc_1.ABCMeta):
         context: aio.ServicerContext[admin_service_pb2.ImportBalancesRequest, abc.Awaitable[admin_service_pb2.ImportBalancesResponse]],
     ) -> abc.Awaitable[admin_service_pb2.ImportBalancesResponse]:
         """Brings in accounts with opening balances from another system, each row as if alone. Idempotent by row id."""
+
+    @abc_1.abstractmethod
+    def RecordUsage(
+        self,
+        request: admin_service_pb2.RecordUsageRequest,
+        context: aio.ServicerContext[admin_service_pb2.RecordUsageRequest, abc.Awaitable[admin_service_pb2.RecordUsageResponse]],
+    ) -> abc.Awaitable[admin_service_pb2.RecordUsageResponse]:
+        """Books samples of use, each as if alone and each once: of a tenant or of many, at most 10,000."""
 
     @abc_1.abstractmethod
     def GetHold(

@@ -1060,8 +1060,12 @@ class GetUsageResponse(message.Message):
     LIMITS_FIELD_NUMBER: builtins.int
     POLICY_VERSION_FIELD_NUMBER: builtins.int
     QUOTAS_FIELD_NUMBER: builtins.int
+    UNAVAILABLE_FIELD_NUMBER: builtins.int
+    BANNER_FIELD_NUMBER: builtins.int
     policy_version: builtins.str
     """Content hash of the policy."""
+    unavailable: builtins.bool
+    """Use is counted and not told: the policy does not show it, and there are no figures here."""
     @builtins.property
     def limits(self) -> containers.RepeatedCompositeFieldContainer[decision_pb2.LimitStatus]:
         """The figures, in the policy's order."""
@@ -1070,16 +1074,56 @@ class GetUsageResponse(message.Message):
     def quotas(self) -> containers.RepeatedCompositeFieldContainer[QuotaUsage]:
         """The cycles of each quota among them, in the same order."""
 
+    @builtins.property
+    def banner(self) -> Banner:
+        """The banner to show, by the highest percentage among quotas with thresholds; absent while none is due."""
+
     def __init__(
         self,
         *,
         limits: abc.Iterable[decision_pb2.LimitStatus] | None = ...,
         policy_version: builtins.str = ...,
         quotas: abc.Iterable[QuotaUsage] | None = ...,
+        unavailable: builtins.bool = ...,
+        banner: Banner | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = typing.Literal["_banner", b"_banner", "banner", b"banner"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["_banner", b"_banner", "banner", b"banner", "limits", b"limits", "policy_version", b"policy_version", "quotas", b"quotas", "unavailable", b"unavailable"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__banner: _TypeAlias = typing.Literal["banner"]  # noqa: Y015
+    _WhichOneofArgType__banner: _TypeAlias = typing.Literal["_banner", b"_banner"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__banner) -> _WhichOneofReturnType__banner | None: ...
+
+@typing.final
+class Banner(message.Message):
+    """What people are to be shown above the page. The words and levels are the policy's."""
+
+    DESCRIPTOR: descriptor.Descriptor
+
+    PERCENT_FIELD_NUMBER: builtins.int
+    LEVEL_FIELD_NUMBER: builtins.int
+    TEXT_FIELD_NUMBER: builtins.int
+    LIMIT_ID_FIELD_NUMBER: builtins.int
+    percent: builtins.int
+    """The percentage from which it is shown."""
+    level: builtins.str
+    """Its level, such as yellow, amber or red."""
+    text: builtins.str
+    """What it says."""
+    limit_id: builtins.str
+    """The quota that it is about."""
+    def __init__(
+        self,
+        *,
+        percent: builtins.int = ...,
+        level: builtins.str = ...,
+        text: builtins.str = ...,
+        limit_id: builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["limits", b"limits", "policy_version", b"policy_version", "quotas", b"quotas"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = typing.Literal["level", b"level", "limit_id", b"limit_id", "percent", b"percent", "text", b"text"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1115,10 +1159,16 @@ class QuotaUsage(message.Message):
     CURRENT_FIELD_NUMBER: builtins.int
     PAST_FIELD_NUMBER: builtins.int
     PROJECTION_FIELD_NUMBER: builtins.int
+    PERCENT_FIELD_NUMBER: builtins.int
+    BAR_FIELD_NUMBER: builtins.int
     limit_id: builtins.str
     """The quota's id in the policy."""
     meter: builtins.str
     """The meter that it counts."""
+    percent: builtins.int
+    """Settled use in percent of the allowance, rounded down; absent where there is no allowance, or one of 0."""
+    bar: builtins.str
+    """The level of its bar, such as green, amber or red, where the policy has levels for bars."""
     @builtins.property
     def scope(self) -> containers.ScalarMap[builtins.str, builtins.str]:
         """The dimensions that separate its cells, with the request's values."""
@@ -1146,13 +1196,20 @@ class QuotaUsage(message.Message):
         current: CycleUsage | None = ...,
         past: abc.Iterable[CycleUsage] | None = ...,
         projection: Projection | None = ...,
+        percent: builtins.int | None = ...,
+        bar: builtins.str = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = typing.Literal["_projection", b"_projection", "current", b"current", "projection", b"projection"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = typing.Literal["_percent", b"_percent", "_projection", b"_projection", "current", b"current", "percent", b"percent", "projection", b"projection"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["_projection", b"_projection", "current", b"current", "limit_id", b"limit_id", "meter", b"meter", "past", b"past", "projection", b"projection", "scope", b"scope"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = typing.Literal["_percent", b"_percent", "_projection", b"_projection", "bar", b"bar", "current", b"current", "limit_id", b"limit_id", "meter", b"meter", "past", b"past", "percent", b"percent", "projection", b"projection", "scope", b"scope"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__percent: _TypeAlias = typing.Literal["percent"]  # noqa: Y015
+    _WhichOneofArgType__percent: _TypeAlias = typing.Literal["_percent", b"_percent"]  # noqa: Y015
     _WhichOneofReturnType__projection: _TypeAlias = typing.Literal["projection"]  # noqa: Y015
     _WhichOneofArgType__projection: _TypeAlias = typing.Literal["_projection", b"_projection"]  # noqa: Y015
+    @typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__percent) -> _WhichOneofReturnType__percent | None: ...
+    @typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__projection) -> _WhichOneofReturnType__projection | None: ...
 
 @typing.final
@@ -1333,7 +1390,7 @@ class EffectiveLimit(message.Message):
 
     @builtins.property
     def actions(self) -> containers.RepeatedScalarFieldContainer[builtins.str]:
-        """Actions that it applies to; empty for all."""
+        """Actions that it applies to; empty for all, and for a quota of a sampled meter for none."""
 
     @builtins.property
     def terms(self) -> QuotaTerms:

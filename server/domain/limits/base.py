@@ -112,7 +112,8 @@ class Check(NamedTuple):
 
     `place` is the limit's index in the policy's list, `scope` the values of the limit's dimensions in order.
     `amount` must fit below `cap`; `take` is what a grant takes (0 when the policy only asks for room).
-    `settles` tells whether the take follows the reported usage of the limit's meter. A quota has `terms`.
+    `settles` tells whether the take follows the reported usage of the limit's meter. A quota has `terms`; `shown` is
+    its cap as people read it, which differs where its meter is sampled.
     """
 
     place: int
@@ -123,6 +124,7 @@ class Check(NamedTuple):
     cap: int
     settles: bool
     terms: CycleTerms | None = None
+    shown: int = 0
 
 
 class Look(NamedTuple):

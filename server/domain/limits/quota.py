@@ -10,11 +10,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from datetime import UTC, tzinfo
 from enum import IntEnum
+from itertools import accumulate, pairwise
 from typing import ClassVar, Final, NamedTuple
 
 from server.domain.account import Account
 from server.domain.cycle import Cycle, Months, day_of_month
 from server.domain.limits.base import Change, Check, CycleTerms, Ending, Kind, Limit, Look, PlanValues, Taken
+from server.domain.metered import Sampling
 from server.domain.units import MAX_AMOUNT, rounded_up
 
 PAST_CYCLES: Final = 12
@@ -31,7 +33,9 @@ class Quota(Limit):
     Cycles are months: from the day of the account's creation when `anchored`, else calendar months, in `zone`. Above
     the limit `overage` units (None: any number) are billed at `price` millionths of a dollar each. When settled use
     has reached both, the quota is exhausted, and `grace` milliseconds later it is enforced. A settle that reaches one
-    of `thresholds`, in rising percents of the limit, is noted.
+    of `thresholds`, in rising percents of the limit, is noted. Without `hard_stop`, and for accounts with the flag
+    `lifted_by`, nothing is ever refused, whatever was used. With `sampling` it is kept in the base unit of its meter,
+    and `values` are in the unit that people read.
     """
 
     kind: ClassVar[Kind] = Kind.QUOTA
@@ -42,6 +46,8 @@ class Quota(Limit):
     price: PlanValues = NOTHING
     grace: PlanValues = NOTHING
     thresholds: tuple[int, ...] = ()
+    hard_stop: bool = True
+    sampling: Sampling | None = None
 
     def cycle(self, account: Account, now_ms: int) -> Cycle:
         """The account's cycle at `now_ms`."""
@@ -54,12 +60,46 @@ class Quota(Limit):
     def terms(self, account: Account, now_ms: int) -> CycleTerms:
         """What the account is allowed in its cycle at `now_ms`, beside the limit itself."""
         overage = self.overage.of(account.plan)
+        stops = self.hard_stop and not account.flags.get(self.lifted_by)
         return CycleTerms(
             *self.cycle(account, now_ms),
-            overage=MAX_AMOUNT if overage is None else overage,
+            overage=MAX_AMOUNT if overage is None or not stops else overage,
             grace_ms=self.grace.of(account.plan) or 0,
             price=self.price.of(account.plan) or 0,
         )
+
+    def cap(self, value: int | None, terms: CycleTerms) -> int:
+        """A value of the limit in the unit that its cells are kept in."""
+        if value is None:
+            return MAX_AMOUNT
+        return value if self.sampling is None else self.sampling.kept(value, terms.start_ms, terms.end_ms)
+
+    def shown(self, look: Look, terms: CycleTerms, cap: int) -> Look:
+        """Figures in the unit that people read, in which the limit is `cap`."""
+        if self.sampling is None:
+            return look
+        return look._replace(cap=cap, used=self.read(look.used, terms), held=self.read(look.held, terms))
+
+    def readable(self, cycle: "CycleUse") -> "CycleUse":
+        """A cycle in the unit that people read; its parts still add up to what was used."""
+        if self.sampling is None:
+            return cycle
+        sums = accumulate((cycle.within, cycle.overage, cycle.grace, cycle.over_hard), initial=0)
+        parts = [self.read(units, cycle.terms) for units in sums]
+        within, overage, grace, over_hard = [after - before for before, after in pairwise(parts)]
+        return replace(
+            cycle,
+            limit=cycle.limit if cycle.limit == MAX_AMOUNT else self.read(cycle.limit, cycle.terms),
+            within=within,
+            overage=overage,
+            grace=grace,
+            over_hard=over_hard,
+            held=self.read(cycle.held, cycle.terms),
+        )
+
+    def read(self, units: int, terms: CycleTerms) -> int:
+        """Units of a cycle as people read them."""
+        return units if self.sampling is None else self.sampling.read(units, terms.start_ms, terms.end_ms)
 
 
 class QuotaState(IntEnum):
@@ -72,9 +112,10 @@ class QuotaState(IntEnum):
 
 
 class Crossing(NamedTuple):
-    """Settled use reached `percent` of `limit` in the cycle that began at `start_ms`."""
+    """Settled use reached `percent` of `limit` in the cycle from `start_ms` to `end_ms`."""
 
     start_ms: int
+    end_ms: int
     percent: int
     limit: int
     used: int
@@ -153,6 +194,15 @@ class CycleUse:
         elif not self.exhausted_at_ms:
             self.exhausted_at_ms = now_ms
 
+    def take_back(self, units: int) -> None:
+        """Takes away use that a correction found too high, what was counted last first."""
+        for part in ("over_hard", "grace", "overage", "within"):
+            taken = min(units, getattr(self, part))
+            setattr(self, part, getattr(self, part) - taken)
+            units -= taken
+        if self.used < self.bound:
+            self.exhausted_at_ms = 0
+
     def charge(self, units: int, taken_at_ms: int, now_ms: int) -> None:
         """Adds what was delivered under a hold of `taken_at_ms`: grace covers what was admitted while it lasted."""
         before, after = self.used, self.used + units
@@ -173,7 +223,7 @@ class CycleUse:
         for percent in thresholds:
             if percent > self.noted and self.limit < MAX_AMOUNT and self.used >= rounded_up(self.limit * percent, 100):
                 self.noted = percent
-                yield Crossing(self.terms.start_ms, percent, self.limit, self.used)
+                yield Crossing(self.terms.start_ms, self.terms.end_ms, percent, self.limit, self.used)
 
 
 @dataclass(slots=True)
@@ -202,7 +252,9 @@ class QuotaCell:
             fits_when_new = cycle.terms.grace_ms > 0 or check.amount <= cycle.bound
             wait_ms = cycle.terms.end_ms - now_ms if fits_when_new else -1
         used, reset_ms = cycle.used + cycle.held, cycle.terms.end_ms - now_ms
-        return Look(check.cap, used, cycle.held, reset_ms, wait_ms)
+        look = Look(check.cap, used, cycle.held, reset_ms, wait_ms)
+        assert isinstance(check.limit, Quota)
+        return check.limit.shown(look, cycle.terms, check.shown)
 
     def follow(self, now_ms: int) -> None:
         """Nothing: an earlier time finds its own cycle again."""
@@ -234,8 +286,28 @@ class QuotaCell:
         cycle.held -= min(after - before, own) if change.ending is Ending.REPORT else own
         if after > before:
             cycle.charge(after - before, taken.at_ms, change.now_ms)
-            self.crossed += cycle.crossings(limit.thresholds)
+        self.crossed += cycle.crossings(limit.thresholds)
         return 0
+
+    def used_in(self, start_ms: int) -> int:
+        """Units used and held in the cycle that began there."""
+        cycle = self._known(start_ms)
+        return cycle.used + cycle.held if cycle is not None else 0
+
+    def meter(self, check: Check, units: int, now_ms: int, *, over: bool) -> None:
+        """Adds what samples came to, or takes it back, and looks at the thresholds. A cycle that is `over` keeps the
+        terms that it had.
+        """
+        assert check.terms is not None
+        assert isinstance(check.limit, Quota)
+        if not (over and self._known(check.terms.start_ms)):
+            self.take(check._replace(take=0), now_ms)
+        cycle = self._known(check.terms.start_ms) or self.cycles[-1]
+        if units < 0:
+            cycle.take_back(-units)
+        elif units:
+            cycle.charge(units, now_ms, now_ms)
+        self.crossed += cycle.crossings(check.limit.thresholds)
 
     def book(self, check: Check, used: int, now_ms: int) -> None:
         """Adds use that happened elsewhere to the check's cycle; what it crosses, the next settle notes."""

@@ -22,6 +22,7 @@ class QuotaModel(ScopedModel):
     A cycle is a month that begins on the day of the account's creation (`anchored`) or on the 1st (`calendar`), at
     00:00 in `zone`. `overage` units above the limit are served and billed at `price` each; when limit and overage are
     used up, all is served for `grace` more, then nothing. `thresholds` in percent of the limit are noted once each.
+    Without `hard_stop`, and for accounts with the flag `lifted_by`, nothing is ever refused.
     """
 
     kind: Literal["quota"]
@@ -33,6 +34,8 @@ class QuotaModel(ScopedModel):
     price: PlanAmount = 0
     grace: PlanAmount = 0
     thresholds: list[Annotated[int, Field(ge=1, le=100)]] = Field(default_factory=list)
+    hard_stop: bool = True
+    lifted_by: Name | None = None
 
     def compile(self, context: Context, path: Path) -> Quota:
         """The quota, in base units."""
@@ -42,9 +45,18 @@ class QuotaModel(ScopedModel):
             context.reject((*path, "meter"), problem)
         if list(self.thresholds) != sorted(set(self.thresholds)):
             context.reject((*path, "thresholds"), "expected rising percents, each once, such as [80, 100]")
+        if not self.hard_stop and {"overage", "grace"} & self.model_fields_set:
+            context.reject((*path, "hard_stop"), "without a hard stop nothing is refused; leave overage and grace out")
+        if meter.sampling is not None and {"overage", "price", "grace"} & self.model_fields_set:
+            problem = f"{meter.name} is sampled: its quotas have no overage, price or grace; use hard_stop"
+            context.reject((*path, "meter"), problem)
         scope = self.scope_order(context, path)
+        identity = f"{meter.name} {meter.sampling.identity}" if meter.sampling is not None else meter.name
+        rule = self.rule(context, path)
+        if meter.sampling is not None:  # requests take nothing of it; at most they look whether there is room
+            rule["actions"] = frozenset(self.room)
         return Quota(
-            **self.rule(context, path),
+            **rule,
             meter=meter.name,
             scope=scope,
             optional_for=self.optional_actions(context, path),
@@ -56,7 +68,10 @@ class QuotaModel(ScopedModel):
             price=self._limited(context, (*path, "price"), self.price, Unit.MONEY),
             grace=self._limited(context, (*path, "grace"), self.grace, Unit.DURATION),
             thresholds=tuple(self.thresholds),
-            cell=cell_name(self.id, Kind.QUOTA, meter.name, scope),
+            hard_stop=self.hard_stop,
+            lifted_by=self.lifted_by or "",
+            sampling=meter.sampling,
+            cell=cell_name(self.id, Kind.QUOTA, identity, scope),
         )
 
     def _zone(self, context: Context, path: Path) -> tzinfo:

@@ -436,10 +436,10 @@ local function quota_place(raw, start)
   return #raw + 1, false
 end
 
---[[ New raw value, and the thresholds that were crossed: start, percent, limit, used of each.
+--[[ New raw value, and the thresholds that were crossed: start, end, percent, limit, used of each.
 `param` has the start of the cycle that the take belongs to, and the thresholds, a byte each. What was delivered is
 charged in full: up to the limit, up to the overage, and above both to the grace if the hold was made before that
-ended. ]]
+ended. What a correction found too high (`after` below `before`) is taken back, what was counted last first. ]]
 local function quota_finish(raw, ending, live, amount, instant, param, before, after, now)
   if not raw then
     error('CORRUPT a hold of a quota that has no cell')
@@ -454,9 +454,9 @@ local function quota_finish(raw, ending, live, amount, instant, param, before, a
   local own = live and math.max(amount - before, 0) or 0
   held = held - (ending == REPORT and math.min(after - before, own) or own)
   local crossed
+  local bound, used = math.min(limit + overage, QUOTA_MOST), within + billed + graced + over
+  local new = used + after - before
   if after > before then
-    local bound, used = math.min(limit + overage, QUOTA_MOST), within + billed + graced + over
-    local new = used + after - before
     local to_within = math.max(math.min(new, limit) - used, 0)
     local to_billed = math.max(math.min(new, bound) - math.max(used, limit), 0)
     local rest = after - before - to_within - to_billed
@@ -469,15 +469,24 @@ local function quota_finish(raw, ending, live, amount, instant, param, before, a
     if new >= bound and exhausted == 0 then
       exhausted = now
     end
-    for index = 7, #param do
-      -- Reached at that part of the limit, rounded up; split so that no product passes 2^53.
-      local percent, odd = string.byte(param, index), limit % 100
-      local reached_at = (limit - odd) / 100 * percent + math.ceil(odd * percent / 100)
-      if percent > noted and limit < QUOTA_MOST and new >= reached_at then
-        noted = percent
-        crossed = crossed or {}
-        crossed[#crossed + 1] = { start, percent, limit, new }
-      end
+  elseif after < before then
+    local back = before - after
+    over, back = math.max(over - back, 0), math.max(back - over, 0)
+    graced, back = math.max(graced - back, 0), math.max(back - graced, 0)
+    billed, back = math.max(billed - back, 0), math.max(back - billed, 0)
+    within = math.max(within - back, 0)
+    if new < bound then
+      exhausted = 0
+    end
+  end
+  for index = 7, #param do
+    -- Reached at that part of the limit, rounded up; split so that no product passes 2^53.
+    local percent, odd = string.byte(param, index), limit % 100
+    local reached_at = (limit - odd) / 100 * percent + math.ceil(odd * percent / 100)
+    if percent > noted and limit < QUOTA_MOST and new >= reached_at then
+      noted = percent
+      crossed = crossed or {}
+      crossed[#crossed + 1] = { start, stop, percent, limit, new }
     end
   end
   if held < 0 or within + billed + graced + over + held > QUOTA_MOST then
@@ -573,15 +582,16 @@ local function look_at_notes()
   redis.call('ZCARD', noted_key())
 end
 
--- Writes the thresholds that a step crossed: `crossings` has field, start, percent, limit, used of each. The tenant is
--- listed for the webhook by its oldest note that was not told, and whoever watches is woken; a store user who may not
--- PUBLISH only makes watchers slow.
+-- Writes the thresholds that a step crossed: `crossings` has field, start, end, percent, limit, used of each. The
+-- tenant is listed for the webhook by its oldest note that was not told, and whoever watches is woken; a store user who
+-- may not PUBLISH only makes watchers slow.
 local function write_crossings(crossings, now)
   for index = 1, #crossings do
-    local field, start, percent, limit, used = unpack(crossings[index])
+    local field, start, stop, percent, limit, used = unpack(crossings[index])
     redis.call(
       'XADD', tenant_key('note'), 'MAXLEN', '=', MOST_NOTES, '*',
       'kind', 'threshold', 'at', string.format('%.0f', now), 'cell', field, 'cycle', string.format('%.0f', start),
+      'ends', string.format('%.0f', stop),
       'percent', string.format('%.0f', percent), 'limit', string.format('%.0f', limit),
       'used', string.format('%.0f', used)
     )

@@ -10,15 +10,16 @@ local function look_at_notes()
   redis.call('ZCARD', noted_key())
 end
 
--- Writes the thresholds that a step crossed: `crossings` has field, start, percent, limit, used of each. The tenant is
--- listed for the webhook by its oldest note that was not told, and whoever watches is woken; a store user who may not
--- PUBLISH only makes watchers slow.
+-- Writes the thresholds that a step crossed: `crossings` has field, start, end, percent, limit, used of each. The
+-- tenant is listed for the webhook by its oldest note that was not told, and whoever watches is woken; a store user who
+-- may not PUBLISH only makes watchers slow.
 local function write_crossings(crossings, now)
   for index = 1, #crossings do
-    local field, start, percent, limit, used = unpack(crossings[index])
+    local field, start, stop, percent, limit, used = unpack(crossings[index])
     redis.call(
       'XADD', tenant_key('note'), 'MAXLEN', '=', MOST_NOTES, '*',
       'kind', 'threshold', 'at', string.format('%.0f', now), 'cell', field, 'cycle', string.format('%.0f', start),
+      'ends', string.format('%.0f', stop),
       'percent', string.format('%.0f', percent), 'limit', string.format('%.0f', limit),
       'used', string.format('%.0f', used)
     )
