@@ -26,8 +26,10 @@ from server.domain.operation import (
     differing_parts,
     scope_violations,
     text_violations,
+    unknown,
 )
 from server.domain.plan import (
+    ALWAYS_COUNTED,
     Plan,
     Shape,
     Source,
@@ -131,9 +133,11 @@ class QuotaGate:
         final: bool,
         within_s: float,
         scope: Mapping[str, str] = MappingProxyType({}),
+        allocation: str = "",
     ) -> HoldOutcome:
         """Charges what was delivered; when final, gives the rest back and ends the hold. A caller that names
-        dimensions pays a read for them to be compared with the hold's, which never change.
+        dimensions pays a read for them to be compared with the hold's, which never change. What the hold has of counts
+        stands from then on as `allocation`, or under the hold's id.
         """
         policy, ref = self._held(ref, hold_id)
         if isinstance(delivered, Mapping):
@@ -143,12 +147,28 @@ class QuotaGate:
             found = await self._find(ref, hold_id, within_s)
             _must_be_scope(scope, found.hold)
             within_s -= monotonic() - started_s
-        return await self._known(self._engine.settle(ref, hold_id, delivered, final=final, within_s=within_s))
+        if allocation and (bad := text_violations("allocation", allocation)):
+            raise InvalidRequestError(bad)
+        return await self._known(
+            self._engine.settle(ref, hold_id, delivered, final=final, within_s=within_s, allocation=allocation)
+        )
 
     async def release(self, ref: TenantRef, hold_id: str, *, within_s: float) -> HoldOutcome:
         """Gives back what no report has charged and ends the hold."""
         _, ref = self._held(ref, hold_id)
         return await self._known(self._engine.release(ref, hold_id, within_s))
+
+    async def release_allocation(self, ref: TenantRef, name: str, limit_id: str, *, within_s: float) -> bool:
+        """Gives back a standing allocation, of one count alone if its limit is named; whether anything stood."""
+        policy, ref = self.resolve(ref)
+        bad = text_violations("allocation", name, required=True)
+        counts = {limit.id: limit.cell for limit in policy.limits if limit.kind is Kind.COUNT}
+        if limit_id and limit_id not in counts:
+            bad.append(unknown("limit_id", limit_id, policy.name, "count", counts))
+        if bad:
+            raise InvalidRequestError(bad)
+        self.must_trust()
+        return await self._engine.books.release_allocation(ref, name, counts.get(limit_id, ""), within_s)
 
     async def extend(
         self,
@@ -221,7 +241,7 @@ class QuotaGate:
                 if not account.flags.get(limit.unless)
                 and (
                     (value := value_of(limit, account, found.now_ms)).value is not None
-                    or limit.kind in {Kind.BALANCE, Kind.GATE, Kind.QUOTA}
+                    or limit.kind in {*ALWAYS_COUNTED, Kind.GATE}
                 )
             ),
             products=tuple(policy.products.values()),

@@ -7,7 +7,7 @@ there is the answer.
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from time import monotonic
-from typing import Any, Final, NamedTuple, Protocol
+from typing import Any, Final, NamedTuple
 
 from server.domain.account import Account
 from server.domain.errors import (
@@ -51,8 +51,9 @@ from server.engine.faults import (
     too_many_grants,
 )
 from server.engine.notes import note_of
-from server.engine.pipeline import Reply, ScriptSource, Word
+from server.engine.pipeline import StoreCaller, Word
 from server.engine.quota_cells import cycles_of
+from server.engine.redis_books import RedisBooks
 from server.engine.redis_feed import RedisFeed
 from server.engine.replies import fault_of, hold_outcome, unreadable
 from server.engine.scripts import script
@@ -106,21 +107,6 @@ class _Call(NamedTuple):
         return (tenant.cells, tenant.account, tenant.due, tenant.due_index, hold, *self.window_keys)
 
 
-class StoreCaller(Protocol):
-    """What the engine needs of `client.StoreConnection`."""
-
-    def evalsha(
-        self, script: ScriptSource, keys: Sequence[bytes], args: Sequence[Word], timeout_s: float
-    ) -> Awaitable[Reply]:
-        """Runs a script."""
-
-    def call(self, *words: Word, timeout_s: float = 1.0) -> Awaitable[Reply]:
-        """Runs a plain command."""
-
-    async def close(self) -> None:
-        """Drops the connection."""
-
-
 class RedisEngine:
     """Decisions in Redis. `clock` gives milliseconds for tests, or 0 for the store's own clock.
 
@@ -140,6 +126,7 @@ class RedisEngine:
         self._clock = clock
         self._refills = refills
         self._most_cells = most_cells
+        self.books = RedisBooks(self._evalsha)
         self.feed = RedisFeed(self._evalsha, self._plain, clock)
         self.wakes = wakes or Wakes()
 
@@ -202,15 +189,17 @@ class RedisEngine:
         found = await self._plain(within_s, "XRANGE", keys.tenant_keys(ref).notes, begin, "+", "COUNT", count)
         return [note_of(note_id, fields) for note_id, fields in found]
 
-    async def settle(
-        self, ref: TenantRef, hold_id: str, delivered: Delivered, *, final: bool, within_s: float
+    async def settle(  # noqa: PLR0913  # each is a field of the request
+        self, ref: TenantRef, hold_id: str, delivered: Delivered, *, final: bool, within_s: float, allocation: str = ""
     ) -> HoldOutcome:
         """Charges what was delivered. Named items cost one read more: their prices stand in the hold."""
         tenant = keys.tenant_keys(ref)
         started_s = monotonic()
         if isinstance(delivered, tuple):
             delivered = item_totals((await self._hold(ref, hold_id, within_s)), delivered)
-        args = (wire.pack_settle(self._clock(), hold_id, delivered, final=final),)
+        args = [wire.pack_settle(self._clock(), hold_id, delivered, final=final)]
+        if allocation:
+            args.append(allocation.encode())
         left_s = within_s - (monotonic() - started_s)
         reply = await self._run(_Call("settle", tenant, hold_id, args), left_s)
         return hold_outcome("settle", ref, hold_id, reply)
