@@ -30,7 +30,8 @@ class Step(NamedTuple):
     def is_shown_by(self, output: str) -> bool:
         """Whether the output is as in the guide."""
         pattern = re.escape(self.shown.strip()).replace("…", ".*")
-        return not self.shown or re.fullmatch(pattern, output.replace("\r", "").strip(), re.DOTALL) is not None
+        seen = re.sub(r"[ \r]+$", "", output, flags=re.MULTILINE).strip()
+        return not self.shown or re.fullmatch(pattern, seen, re.DOTALL) is not None
 
 
 def steps_of(text: str) -> list[Step]:

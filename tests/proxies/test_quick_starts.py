@@ -4,6 +4,7 @@ import re
 import shutil
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -43,6 +44,14 @@ def test_the_policy_languages_first_commands_work() -> None:
     for command in commands:
         words = [str(ROOT / ".venv/bin/holdgate"), *command.split()[1:]]
         subprocess.run(words, cwd=ROOT, capture_output=True, timeout=60, check=True)  # noqa: S603  # our own words
+
+
+def test_the_image_is_made_of_every_package() -> None:
+    wheel = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["hatch"]["build"]["targets"]["wheel"]
+    copied, let_in = ((ROOT / name).read_text().splitlines() for name in ("Dockerfile", ".dockerignore"))
+    for folder in {package.partition("/")[0] for package in wheel["packages"]}:
+        assert f"COPY {folder} {folder}" in copied
+        assert f"!{folder}" in let_in
 
 
 def test_an_answer_other_than_shown_is_seen() -> None:
