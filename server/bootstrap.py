@@ -5,9 +5,10 @@ import gc
 import os
 import signal
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Final
 
 from server.administration import Administration
@@ -31,6 +32,9 @@ from server.jobs.epoch_watch import EpochWatch
 from server.jobs.periodic import Periodic
 from server.jobs.policy_reload import reload_policies
 from server.jobs.reaper import Reaper
+from server.jobs.webhook.delivery import Webhook
+from server.jobs.webhook.endpoint import Endpoint
+from server.jobs.webhook.message import read_secrets
 from server.logs import DecisionLog, log
 from server.policy.knobs import KnobSource
 from server.policy.store import PolicyStore
@@ -149,6 +153,10 @@ async def running(settings: Settings, hurry: asyncio.Event | None = None) -> Asy
         except ListenError as error:
             raise StartError(str(error)) from error
         await stack.enter_async_context(Periodic("readiness", show_health, READINESS_INTERVAL_S))
+        if settings.webhook_secret_file is not None:
+            keys = webhook_secrets(settings.webhook_secret_file)
+            webhook = Webhook(Endpoint(settings.webhook_url), keys, store.engine, policies)
+            await stack.enter_async_context(webhook)
         app = App(address, store.name, policies, rpc, hurry or asyncio.Event())
         stack.push_async_callback(app.drain, settings.drain_seconds)
         yield app
@@ -179,6 +187,14 @@ def tls_of(settings: Settings) -> TlsFiles | None:
     except TlsError as error:
         raise StartError(str(error)) from error
     return tls
+
+
+def webhook_secrets(path: Path) -> Sequence[bytes]:
+    """The secrets of a file; raises StartError naming the line that is none."""
+    try:
+        return read_secrets(path)
+    except ValueError as error:
+        raise StartError(f"--webhook-secret-file: {error}") from error
 
 
 def load_policies(settings: Settings) -> PolicyStore:
