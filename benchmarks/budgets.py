@@ -46,6 +46,7 @@ BUDGETS: Final = (
     Budget("tombstone_bytes", "memory of a tombstone", 200, " B", "none"),
     Budget("growth_ratio", "Redis CPU per decision, many tenants or holds", 1.3, "", "100 of them"),
     Budget("audit_units_off", "units by which server and callers differ", 0, "", "the callers' books"),
+    Budget("sample_units_off", "units by which samples of use differ from a plain sum", 0, "", "a plain computation"),
 )
 
 

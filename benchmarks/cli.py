@@ -18,6 +18,7 @@ from benchmarks import (
     enforced,
     envoys,
     growth,
+    ingest,
     memory,
     overload,
     redis_cost,
@@ -46,6 +47,7 @@ SECTIONS: Final[Mapping[str, tuple[_Measure, _Show]]] = MappingProxyType(
         "throughput": (lambda folder, effort: throughput.measure(folder, effort.throughput), tables.throughput),
         "workers": (lambda folder, effort: workers.measure(folder, effort.workers), tables.workers),
         "audited": (lambda folder, effort: audited.measure(folder, effort.audit_s), tables.audited),
+        "ingest": (lambda folder, effort: ingest.measure(folder, effort.samples), tables.ingest),
         "growth": (lambda folder, effort: growth.measure(folder, effort.growth, say), tables.growth),
     }
 )

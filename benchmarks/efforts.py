@@ -21,6 +21,7 @@ class Effort:
     workers: Slices
     audit_s: float
     envoy_s: float
+    samples: int
 
     def large(self) -> "Effort":
         """With a million tenants, and holds of one tenant, at the end of the curves."""
@@ -36,6 +37,7 @@ QUICK: Final = Effort(
     workers=Slices(number=4, decisions=1000),
     audit_s=2,
     envoy_s=5,
+    samples=20_000,
 )
 
 FULL: Final = Effort(
@@ -47,4 +49,5 @@ FULL: Final = Effort(
     workers=Slices(number=7, decisions=5000),
     audit_s=15,
     envoy_s=30,
+    samples=100_000,
 )

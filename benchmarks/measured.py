@@ -5,6 +5,7 @@ from typing import Final
 
 from benchmarks.audited import Audited
 from benchmarks.growth import Growth
+from benchmarks.ingest import Ingest
 from benchmarks.memory import Memory
 from benchmarks.redis_cost import RedisCost
 from benchmarks.server_cost import ServerCost
@@ -26,6 +27,7 @@ class Measured:
     throughput: Throughput
     workers: Workers
     audited: Audited
+    ingest: Ingest
 
     def figures(self) -> dict[str, float]:
         """The line at the end of a run: figures by name."""
@@ -47,4 +49,6 @@ class Measured:
             "growth_ratio": round(self.growth.worst, RATIO),
             "workers_ratio": round(self.workers.capacity_ratio, RATIO),
             "audit_units_off": self.audited.units_off,
+            "samples_per_s": round(self.ingest.per_s),
+            "sample_units_off": self.ingest.off,
         }

@@ -25,4 +25,5 @@ def page(found: Measured) -> str:
         hot_ceiling=f"{1e6 / found.throughput.hot.store_us:,.0f}",
         workers=tables.workers(found.workers).text(),
         audited=tables.audited(found.audited).text(),
+        ingest=tables.ingest(found.ingest).text(),
     )

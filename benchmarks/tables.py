@@ -7,6 +7,7 @@ from benchmarks.audited import Audited
 from benchmarks.budgets import BUDGETS
 from benchmarks.envoys import Deadline
 from benchmarks.growth import Growth
+from benchmarks.ingest import Ingest
 from benchmarks.medians import Compared
 from benchmarks.memory import Bytes, Memory
 from benchmarks.overload import Overload
@@ -114,6 +115,14 @@ def audited(found: Audited) -> Table:
     """The load test's audit."""
     row = (f"{found.tenants:,} tenants", f"{found.decisions:,}", f"{found.figures:,}", f"{found.units_off:,}")
     return Table(("of", "decisions", "figures compared", "units off"), [row])
+
+
+def ingest(found: Ingest) -> Table:
+    """Samples of use."""
+    row = (f"{found.samples:,} samples", f"{found.per_s:,.0f}", f"{found.server_us:.1f}", f"{found.store_us:.1f}")
+    return Table(
+        ("of", "samples/s", "server CPU µs per sample", "store CPU µs", "units off"), [(*row, f"{found.off:,}")]
+    )
 
 
 def envoy(found: Deadline) -> Table:

@@ -8,6 +8,7 @@ from benchmarks import cli
 from benchmarks.audited import Audited
 from benchmarks.budgets import BUDGETS
 from benchmarks.growth import Growth, Point
+from benchmarks.ingest import Ingest
 from benchmarks.measured import Measured
 from benchmarks.medians import Compared
 from benchmarks.memory import Bytes, Memory
@@ -35,6 +36,8 @@ KEYS = [
     "growth_ratio",
     "workers_ratio",
     "audit_units_off",
+    "samples_per_s",
+    "sample_units_off",
 ]
 
 
@@ -51,6 +54,7 @@ def sample() -> Measured:
         throughput=Throughput(rate, Half(2500, 1.5, 2.3456, 0.07), rate),
         workers=Workers(rate, rate, 1.8, 1.1),
         audited=Audited(1000, 100, 700, 0),
+        ingest=Ingest(20_000, 12345.6, 30, 8, 0),
     )
 
 
@@ -63,6 +67,7 @@ def test_each_figure_is_the_one_that_its_name_says() -> None:
         *(0.2, 0.1, 0.15, 8.012, 6.5),
         *(20.0, 24.0, 5000, 4.568, 2.346),
         *(900, 390, 190, 1.24, 1.8, 0),
+        *(12346, 0),
     ]
 
 

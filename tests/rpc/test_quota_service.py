@@ -320,3 +320,17 @@ async def test_fields_of_a_later_version_are_ignored(channel: aio.Channel, tenan
     answer = await call(work(tenant, "r-1").SerializeToString() + unknown_field)
     decision = quota_service_pb2.CheckAndReserveResponse.FromString(answer).decision
     assert decision.outcome == decision_pb2.OUTCOME_GRANTED
+
+
+async def test_an_allocation_is_given_back_in_a_batch(quota: QuotaServiceStub, tenant: str) -> None:
+    """Nothing stands here, which is an answer of its own beside that of its neighbour."""
+    give_back = quota_service_pb2.ReleaseAllocationRequest(tenant=tenant, allocation="p1")
+    operations = [
+        quota_service_pb2.Operation(release_allocation=give_back),
+        quota_service_pb2.Operation(check_and_reserve=work(tenant, "r-1")),
+    ]
+    answer = await quota.Batch(quota_service_pb2.BatchRequest(operations=operations))
+    first, second = answer.results
+    assert first.WhichOneof("result") == "release_allocation"
+    assert not first.release_allocation.applied
+    assert second.check_and_reserve.decision.outcome == decision_pb2.OUTCOME_GRANTED
