@@ -44,7 +44,9 @@ from server.domain.policy import Policy
 from server.domain.pricing import price
 from server.engine.base import Engine, Extended, Found, Granted, HoldOutcome, Looked, Refused, Replayed, Stale
 from server.engine.faults import id_reused, no_such_hold
+from server.metrics.metrics import Metrics
 from server.policy.store import PolicyStore
+from server.tally import DecisionCount
 from server.views import EffectiveLimit, LimitsView, UsageView, quota_views
 
 PLANNING_ROUNDS: Final = 4
@@ -68,10 +70,18 @@ Planner: TypeAlias = Callable[[Policy, Operation, Account, int], Plan]
 class QuotaGate:
     """One per process. `trusted` tells whether the store still holds the state that money stands on."""
 
-    def __init__(self, policies: PolicyStore, engine: Engine, *, trusted: Callable[[], str] = lambda: "") -> None:
+    def __init__(
+        self,
+        policies: PolicyStore,
+        engine: Engine,
+        *,
+        trusted: Callable[[], str] = lambda: "",
+        metrics: Metrics | None = None,
+    ) -> None:
         self._policies = policies
         self._engine = engine
         self._why_untrusted = trusted
+        self._count = DecisionCount(metrics or Metrics())
         self._accounts: OrderedDict[TenantRef, Account | None] = OrderedDict()
         self._forms: dict[tuple[object, ...], _Form] = {}
         self._last_seen_ms = 0
@@ -120,7 +130,9 @@ class QuotaGate:
                 case Replayed(now_ms, hold, looks):
                     return _replayed(plan, hold, looks, now_ms)
 
-        return await self._planned(policy, operation, attempt, within_s, planner)
+        decision = await self._planned(policy, operation, attempt, within_s, planner)
+        self._count.decided(policy, operation, decision)
+        return decision
 
     async def settle(  # noqa: PLR0913  # each is a field of the request
         self,
@@ -143,7 +155,10 @@ class QuotaGate:
             found = await self._find(ref, hold_id, within_s)
             _must_be_scope(scope, found.hold)
             within_s -= monotonic() - started_s
-        return await self._known(self._engine.settle(ref, hold_id, delivered, final=final, within_s=within_s))
+        outcome = await self._known(self._engine.settle(ref, hold_id, delivered, final=final, within_s=within_s))
+        if final and outcome.applied:
+            self._count.collected(policy, outcome)
+        return outcome
 
     async def release(self, ref: TenantRef, hold_id: str, *, within_s: float) -> HoldOutcome:
         """Gives back what no report has charged and ends the hold."""

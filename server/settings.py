@@ -11,7 +11,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any, Final, Self
 
-from pydantic import Field, ValidationError, field_validator, model_validator
+from pydantic import Field, ValidationError, ValidationInfo, field_validator, model_validator
 from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
@@ -102,6 +102,9 @@ class Settings(BaseSettings):
     )
     max_cells: int = Field(1000, ge=1, le=100_000, description="most cells (limit and scope) that one tenant may have")
     log_level: LogLevel = Field(LogLevel.INFO, description="least severe events to log: debug, info, warning, error")
+    metrics_address: str = Field(
+        "", description="address and port on which Prometheus may read metrics, such as 127.0.0.1:9464"
+    )
     decision_log_rate: float = Field(
         0.01, ge=0, le=1, description="share of decisions to log as quota.decided, from 0 to 1"
     )
@@ -121,9 +124,11 @@ class Settings(BaseSettings):
             raise ValueError("names no file; expected at least one")
         return value
 
-    @field_validator("listen")
+    @field_validator("listen", "metrics_address")
     @classmethod
-    def _address(cls, value: str) -> str:
+    def _address(cls, value: str, info: ValidationInfo) -> str:
+        if not value and info.field_name != "listen":
+            return value
         host, colon, port = value.rpartition(":")
         if not (colon and host and port.isascii() and port.isdecimal() and int(port) <= _LAST_PORT):
             raise ValueError("expected host:port, such as 127.0.0.1:50051 or [::1]:50051")

@@ -7,7 +7,7 @@ there is the answer.
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from time import monotonic
-from typing import Any, Final, NamedTuple, Protocol
+from typing import Any, Final
 
 from server.domain.account import Account
 from server.domain.errors import (
@@ -35,8 +35,10 @@ from server.engine.base import (
     Refused,
     Replayed,
     Stale,
+    StoreFigures,
     Written,
 )
+from server.engine.census import figures, tenants_due
 from server.engine.faults import (
     balance_too_large,
     grant_is_over,
@@ -49,12 +51,15 @@ from server.engine.faults import (
     too_many_cells,
     too_many_grants,
 )
+from server.engine.hearing import BY_CALL, BY_SWEEPER, Hearing
 from server.engine.notes import note_of
-from server.engine.pipeline import Reply, ScriptSource, Word
+from server.engine.pipeline import Reply, Word
 from server.engine.quota_cells import cycles_of
 from server.engine.replies import fault_of, hold_outcome, unreadable
 from server.engine.scripts import script
+from server.engine.store_calls import Call, Sent, StoreCaller
 from server.engine.store_errors import OutcomeUnknown, StoreError
+from server.metrics.metrics import Metrics
 
 REAP_ROUNDS: Final = 200
 """Times that one call reaps before it gives up; each round ends 50 holds."""
@@ -64,9 +69,6 @@ LOOK_UP_SHARE: Final = 0.25
 
 SWEEP_WITHIN_S: Final = 10.0
 """How long a sweep waits for each answer: nobody waits for a sweep, and a busy store is no reason to give one up."""
-
-SWEEP_BATCH: Final = 512
-"""Index keys that the sweeper looks at in one write."""
 
 TRIM_MOST: Final = 1000
 """Entries that one call drops from a ledger."""
@@ -81,38 +83,6 @@ OVERDUE: Final = 4
 _LookUp = Callable[[], Awaitable[list[Any] | None]]
 
 
-class _Call(NamedTuple):
-    """A script for one tenant and hold, with its arguments and the window keys that it looks at."""
-
-    name: str
-    tenant: keys.TenantKeys
-    hold_id: str
-    args: Sequence[bytes]
-    window_keys: Sequence[bytes] = ()
-
-    @property
-    def keys(self) -> tuple[bytes, ...]:
-        """KEYS, in the order that all scripts share."""
-        tenant = self.tenant
-        hold = tenant.hold(self.hold_id)
-        return (tenant.cells, tenant.account, tenant.due, tenant.due_index, hold, *self.window_keys)
-
-
-class StoreCaller(Protocol):
-    """What the engine needs of `client.StoreConnection`."""
-
-    def evalsha(
-        self, script: ScriptSource, keys: Sequence[bytes], args: Sequence[Word], timeout_s: float
-    ) -> Awaitable[Reply]:
-        """Runs a script."""
-
-    def call(self, *words: Word, timeout_s: float = 1.0) -> Awaitable[Reply]:
-        """Runs a plain command."""
-
-    async def close(self) -> None:
-        """Drops the connection."""
-
-
 class RedisEngine:
     """Decisions in Redis. `clock` gives milliseconds for tests, or 0 for the store's own clock."""
 
@@ -123,11 +93,13 @@ class RedisEngine:
         clock: Callable[[], int] = lambda: 0,
         refills: RefillTerms = no_refills,
         most_cells: int = 1000,
+        metrics: Metrics | None = None,
     ) -> None:
         self._store = store
         self._clock = clock
         self._refills = refills
         self._most_cells = most_cells
+        self._hearing = Hearing(metrics or Metrics())
 
     async def reserve(self, plan: Plan, hold_id: str, within_s: float) -> Granted | Refused | Replayed | Stale:
         """Takes all of the plan's checks or none."""
@@ -141,7 +113,9 @@ class RedisEngine:
             now_ms, _, record = await self._found(plan.operation.ref, hold_id, within_s * LOOK_UP_SHARE)
             return [2, now_ms, record] if record else None
 
-        call = _Call("reserve", tenant, hold_id, args, packed.window_keys)
+        leases = hold_id and plan.leaves_hold and plan.terms.lease_ms
+        heard = self._hearing.opening if leases else self._hearing.of("reserve")
+        call = Call("reserve", tenant, hold_id, args, packed.window_keys, heard)
         reply = await self._run(call, within_s * (1 - LOOK_UP_SHARE), look_up)
         match reply:
             case [1, now_ms, rows]:
@@ -162,7 +136,7 @@ class RedisEngine:
         """The plan's figures."""
         tenant = keys.tenant_keys(plan.operation.ref)
         packed = wire.pack_plan(plan, tenant, self._clock(), self._most_cells)
-        reply = await self._run(_Call("usage", tenant, "", (packed.argument,), packed.window_keys), within_s)
+        reply = await self._run(Call("usage", tenant, "", (packed.argument,), packed.window_keys), within_s)
         match reply:
             case [0, now_ms, rows]:
                 return Looked(now_ms, packed.looks(rows, now_ms))
@@ -174,7 +148,7 @@ class RedisEngine:
         """The plan's figures, and the cycles of its quotas."""
         tenant = keys.tenant_keys(plan.operation.ref)
         packed = wire.pack_plan(plan, tenant, self._clock(), self._most_cells)
-        reply = await self._run(_Call("usage", tenant, "", (packed.argument, b"1"), packed.window_keys), within_s)
+        reply = await self._run(Call("usage", tenant, "", (packed.argument, b"1"), packed.window_keys), within_s)
         match reply:
             case [0, now_ms, rows, *cells]:
                 return Cycles(now_ms, packed.looks(rows, now_ms), tuple(map(cycles_of, cells)))
@@ -198,14 +172,14 @@ class RedisEngine:
             delivered = item_totals((await self._hold(ref, hold_id, within_s)), delivered)
         args = (wire.pack_settle(self._clock(), hold_id, delivered, final=final),)
         left_s = within_s - (monotonic() - started_s)
-        reply = await self._run(_Call("settle", tenant, hold_id, args), left_s)
+        reply = await self._run(Call("settle", tenant, hold_id, args), left_s)
         return hold_outcome("settle", ref, hold_id, reply)
 
     async def release(self, ref: TenantRef, hold_id: str, within_s: float) -> HoldOutcome:
         """Gives back what no report has charged."""
         tenant = keys.tenant_keys(ref)
         args = (sequences.pack([self._clock(), hold_id]),)
-        reply = await self._run(_Call("release", tenant, hold_id, args), within_s)
+        reply = await self._run(Call("release", tenant, hold_id, args), within_s)
         return hold_outcome("release", ref, hold_id, reply)
 
     async def extend(
@@ -222,7 +196,7 @@ class RedisEngine:
             packed = wire.pack_plan(raised, tenant, self._clock(), self._most_cells)
             argument = packed.argument
         args = (argument, wire.pack_extend(hold_id, used, raised, packed, meters))
-        call = _Call("extend", tenant, hold_id, args, packed.window_keys if packed else ())
+        call = Call("extend", tenant, hold_id, args, packed.window_keys if packed else ())
         reply = await self._run(call, within_s - (monotonic() - started_s))
         match reply:
             case [0 | 1 as raised_all, now_ms, record, rows, taken]:
@@ -249,14 +223,14 @@ class RedisEngine:
     async def _found(self, ref: TenantRef, hold_id: str, within_s: float) -> list[Any]:
         """The time, and the records of the account and of the hold."""
         args = (sequences.pack([self._clock()]),)
-        call = _Call("find", keys.tenant_keys(ref), hold_id, args)
-        return await self._evalsha("find", call.keys, args, within_s)
+        call = Call("find", keys.tenant_keys(ref), hold_id, args)
+        return await self._evalsha(Sent("find", call.keys, args), within_s)
 
     async def write_account(self, ref: TenantRef, write: AccountWrite, within_s: float) -> Written | Conflict:
         """Changes an account and its balances in one step."""
         tenant = keys.tenant_keys(ref)
         args = (wire_money.pack_account_write(self._clock(), tenant.member, write),)
-        reply = await self._run(_Call("account", tenant, "", args, (tenant.ids,)), within_s)
+        reply = await self._run(Call("account", tenant, "", args, (tenant.ids,)), within_s)
         match reply:
             case [1 | 2 as outcome, record, results]:
                 changed = dict(zip(write.grants, wire_money.results_of(results), strict=True))
@@ -303,17 +277,17 @@ class RedisEngine:
 
     async def trim_ledger(self, ref: TenantRef, through: int, within_s: float) -> int:
         """Drops entries, some at a time."""
-        call = _Call("trim", keys.tenant_keys(ref), "", (sequences.pack([through, TRIM_MOST]),))
+        call = Call("trim", keys.tenant_keys(ref), "", (sequences.pack([through, TRIM_MOST]),))
         dropped, more = 0, True
         while more:
-            more, count = await self._evalsha(call.name, call.keys, call.args, within_s)
+            more, count = await self._evalsha(Sent(call.name, call.keys, call.args), within_s)
             dropped += count
         return dropped
 
     async def audit(self, ref: TenantRef, cells: Sequence[str], within_s: float) -> Audit:
         """Balances with what stands behind them."""
         args = (sequences.pack([self._clock(), *cells]),)
-        call = _Call("audit", keys.tenant_keys(ref), "", args)
+        call = Call("audit", keys.tenant_keys(ref), "", args)
         _, now_ms, last, whole, balances = await self._run(call, within_s)
         states = wire_money.balance_states(balances, whole=bool(whole))
         return Audit(now_ms, last, dict(zip(cells, states, strict=True)))
@@ -322,7 +296,7 @@ class RedisEngine:
         """Writes totals over what was seen."""
         values = [v for cell, right in totals.items() for v in (cell, seen.balances[cell].cell, *right)]
         args = (sequences.pack([self._clock(), *values]),)
-        reply = await self._run(_Call("repair", keys.tenant_keys(ref), "", args), within_s)
+        reply = await self._run(Call("repair", keys.tenant_keys(ref), "", args), within_s)
         return bool(reply[0])
 
     async def sweep(self) -> int:
@@ -331,35 +305,36 @@ class RedisEngine:
         A tenant whose state cannot be read is passed over; when all others are swept, its CorruptStateError comes.
         """
         now_ms = self._clock() or await self._store_time_ms()
-        index = list(keys.index_keys())
         expired = 0
         corrupt: CorruptStateError | None = None
-        for start in range(0, len(index), SWEEP_BATCH):
-            batch = index[start : start + SWEEP_BATCH]
-            calls = [
-                self._store.call("ZRANGEBYSCORE", key, "-inf", now_ms, "LIMIT", 0, 100, timeout_s=SWEEP_WITHIN_S)
-                for key in batch
-            ]
-            answers = await asyncio.gather(*calls, return_exceptions=True)
-            for answer in answers:
-                if isinstance(answer, StoreError):
-                    raise fault_of("sweep", answer) from answer
-                if isinstance(answer, BaseException):
-                    raise answer
-                for member in answer:
-                    try:
-                        expired += await self._reap(keys.tenant_keys(keys.tenant_of(member)), SWEEP_WITHIN_S)
-                    except CorruptStateError as error:
-                        corrupt = error
-                    except InvalidRequestError:
-                        continue  # of a policy that this server does not have: another one sweeps it
+        try:
+            async for member in tenants_due(self._ask, now_ms):
+                try:
+                    expired += await self._reap(keys.tenant_keys(keys.tenant_of(member)), SWEEP_WITHIN_S, BY_SWEEPER)
+                except CorruptStateError as error:
+                    corrupt = error
+                except InvalidRequestError:
+                    continue  # of a policy that this server does not have: another one sweeps it
+        except StoreError as error:
+            raise fault_of("sweep", error) from error
         if corrupt is not None:
             raise corrupt
         return expired
 
+    async def figures(self) -> StoreFigures:
+        """Figures of all tenants together."""
+        try:
+            return await figures(self._ask)
+        except StoreError as error:
+            raise fault_of("figures", error) from error
+
     async def close(self) -> None:
         """Drops the connection."""
         await self._store.close()
+
+    def _ask(self, *words: Word) -> Awaitable[Reply]:
+        """A plain command that no caller waits for."""
+        return self._store.call(*words, timeout_s=SWEEP_WITHIN_S)
 
     async def _store_time_ms(self) -> int:
         seconds, micros = await self._plain(SWEEP_WITHIN_S, "TIME")
@@ -371,14 +346,14 @@ class RedisEngine:
             raise no_such_hold(ref, hold_id)
         return hold
 
-    async def _reap(self, tenant: keys.TenantKeys, within_s: float) -> int:
+    async def _reap(self, tenant: keys.TenantKeys, within_s: float, by: str) -> int:
         expired = 0
         terms = wire_money.RefillsAt()
         for _ in range(REAP_ROUNDS):
             args = (wire_money.pack_reap(self._clock(), SWEEP_MOST, tenant.member, terms),)
-            more, _, count, *wanted = await self._evalsha(
-                "reap", (tenant.cells, tenant.account, tenant.due, tenant.due_index), args, within_s
-            )
+            all_keys = (tenant.cells, tenant.account, tenant.due, tenant.due_index)
+            sent = Sent("reap", all_keys, args, self._hearing.reaping(by))
+            more, _, count, *wanted = await self._evalsha(sent, within_s)
             expired += count
             if wanted:
                 terms = self._terms(keys.tenant_of(tenant.member), *wanted)
@@ -390,29 +365,25 @@ class RedisEngine:
         account = records.account_of(record) or Account(plan="")
         return wire_money.RefillsAt(at_ms, account.version, self._refills(ref, account, at_ms))
 
-    async def _run(self, call: _Call, within_s: float, look_up: _LookUp | None = None) -> list[Any]:
+    async def _run(self, call: Call, within_s: float, look_up: _LookUp | None = None) -> list[Any]:
         """Runs a script; while it answers that holds are overdue, reaps and asks again."""
         loop = asyncio.get_running_loop()
         ends_at_s = loop.time() + within_s
+        sent = Sent(call.name, call.keys, call.args, call.heard)
         while (left_s := ends_at_s - loop.time()) > 0:
-            reply = await self._evalsha(call.name, call.keys, call.args, left_s, look_up)
+            reply = await self._evalsha(sent, left_s, look_up)
             if reply[0] != OVERDUE:
                 return reply
-            await self._reap(call.tenant, left_s)
+            await self._reap(call.tenant, left_s, BY_CALL)
         whose = call.tenant.member.decode()
         message = f"{call.name}: no time was left for tenant {whose!r}, whose holds are overdue or whose store is slow"
         raise StoreUnavailableError(message)
 
-    async def _evalsha(
-        self,
-        name: str,
-        all_keys: Sequence[bytes],
-        args: Sequence[bytes],
-        within_s: float,
-        look_up: _LookUp | None = None,
-    ) -> list[Any]:
+    async def _evalsha(self, sent: Sent, within_s: float, look_up: _LookUp | None = None) -> list[Any]:
+        name = sent.name
+        heard = sent.heard or self._hearing.of(name)
         try:
-            reply: list[Any] = await self._store.evalsha(script(name), all_keys, args, within_s)
+            reply: list[Any] = await self._store.evalsha(script(name), sent.keys, sent.args, within_s, heard)
         except OutcomeUnknown as error:
             known = await look_up() if look_up is not None else None
             if known is not None:
