@@ -19,6 +19,7 @@ from server.engine.base import Engine
 from server.engine.client import StoreConnection
 from server.engine.embedded import EmbeddedStore
 from server.engine.epoch import EpochGuard, memory_path
+from server.engine.guarded_store import GuardedStore
 from server.engine.memory_engine import MemoryEngine
 from server.engine.pipeline import StoreCall
 from server.engine.redis_engine import RedisEngine
@@ -275,7 +276,8 @@ async def _connected(settings: Settings, url: str, refills: RefillTerms, metrics
 
     connection = StoreConnection(url, on_connect=(check, watch.on_connect))
     clock = Clock(lambda: 0)
-    engine = RedisEngine(connection, clock=clock, refills=refills, most_cells=settings.max_cells, metrics=metrics)
+    guarded = GuardedStore(connection)
+    engine = RedisEngine(guarded, clock=clock, refills=refills, most_cells=settings.max_cells, metrics=metrics)
     pulse = StorePulse(lambda within_s: connection.call("PING", timeout_s=within_s))
     name = str(address)
     try:

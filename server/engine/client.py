@@ -68,6 +68,11 @@ class StoreConnection:
         """Whether calls are being sent; false while connecting, checking and backing off."""
         return self._pipeline is not None
 
+    @property
+    def silent_s(self) -> float:
+        """For how long the store has owed an answer and sent nothing, in seconds; 0 while it owes none."""
+        return 0.0 if self._pipeline is None else self._pipeline.silent_s
+
     async def connect(self) -> None:
         """Start keeping the connection and wait for the attempt under way.
 

@@ -61,7 +61,8 @@ class Hearing:
     def _settled(self, reply: Reply) -> None:
         if reply[0] == 1 and reply[2] != State.ACTIVE and reply[2] != State.EXPIRED:
             self._metrics.holds_ended.add(_ENDINGS[State(reply[2])])
-            self._metrics.settle_lag.took((reply[1] - reply[4]) / _MS_PER_S)
+            if isinstance(reply[4], int):  # a hold's record may be corrupt where the settle did not look
+                self._metrics.settle_lag.took((reply[1] - reply[4]) / _MS_PER_S)
 
     def _released(self, reply: Reply) -> None:
         if reply[0] == 1:

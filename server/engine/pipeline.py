@@ -9,6 +9,7 @@ with `asyncio.timeout` around each call 6.6, with redis.asyncio 31.
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections import deque
 from collections.abc import Callable
 from math import inf
@@ -20,6 +21,8 @@ from server.engine.store_errors import OutcomeUnknown, StoreError, StoreUnavaila
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable
+
+log = logging.getLogger(__name__)
 
 Reply: TypeAlias = Any
 """A RESP2 reply: `bytes`, `int`, `None` or a list of replies. Whoever decodes it knows which."""
@@ -114,6 +117,11 @@ class Pipeline(asyncio.Protocol):
         """A plain caller on this connection, for the handshake and the checks before it is put to use."""
         return lambda *words: self.send(words, timeout_s)
 
+    @property
+    def silent_s(self) -> float:
+        """For how long the store has owed an answer and sent nothing, in seconds; 0 while it owes none."""
+        return self._loop.time() - self._owing_since() if self._line else 0.0
+
     def abort(self, why: str, reason: str = "connection_lost") -> None:
         """Drop the socket; every call in flight ends with `OutcomeUnknown`, unsent ones as not executed."""
         if not self.lost:
@@ -171,7 +179,10 @@ class Pipeline(asyncio.Protocol):
                 entry = line.popleft()
                 future, heard = entry[0], entry[5]
                 if heard is not None and not isinstance(reply, StoreError):
-                    heard(reply, self._heard_at - entry[1] + entry[2])
+                    try:
+                        heard(reply, self._heard_at - entry[1] + entry[2])
+                    except Exception:
+                        log.exception("a reply was not understood by who counts it")
                 if future.done():
                     continue
                 if isinstance(reply, StoreError):
@@ -245,9 +256,13 @@ class Pipeline(asyncio.Protocol):
                 future.set_exception(OutcomeUnknown(text, reason="timeout"))
             elif deadline < soonest:
                 soonest = deadline
-        _, deadline, timeout_s, *_ = self._line[0]
-        stuck_at = max(self._heard_at, deadline - timeout_s) + max(STALL_S, STALL_TIMEOUTS * shortest_s)
+        stuck_at = self._owing_since() + max(STALL_S, STALL_TIMEOUTS * shortest_s)
         if stuck_at <= now:
             self.abort("the store stopped answering", "timeout")
         else:
             self._arm(max(min(soonest, stuck_at), now + GRAIN_S))
+
+    def _owing_since(self) -> float:
+        """When the store began to owe the answer that is next (loop time), or was heard from last."""
+        _, deadline, timeout_s, *_ = self._line[0]
+        return max(self._heard_at, deadline - timeout_s)
