@@ -26,6 +26,7 @@ from server.engine.redis_engine import RedisEngine
 from server.engine.store_address import StoreAddress
 from server.engine.store_checks import check_store
 from server.engine.store_errors import StoreError
+from server.engine.wakes import StoreWakes
 from server.gate import QuotaGate
 from server.jobs import epoch_watch, store_pulse
 from server.jobs import vitals as vitals_job
@@ -276,9 +277,16 @@ async def _connected(settings: Settings, url: str, refills: RefillTerms, metrics
 
     connection = StoreConnection(url, on_connect=(check, watch.on_connect))
     clock = Clock(lambda: 0)
-    guarded = GuardedStore(connection)
-    engine = RedisEngine(guarded, clock=clock, refills=refills, most_cells=settings.max_cells, metrics=metrics)
+    wakes = StoreWakes(url)
     pulse = StorePulse(lambda within_s: connection.call("PING", timeout_s=within_s))
+    engine = RedisEngine(
+        GuardedStore(connection),
+        clock=clock,
+        refills=refills,
+        most_cells=settings.max_cells,
+        wakes=wakes,
+        metrics=metrics,
+    )
     name = str(address)
     try:
         await connection.connect()
@@ -297,6 +305,7 @@ async def _connected(settings: Settings, url: str, refills: RefillTerms, metrics
                 why_untrusted=watch.why_untrusted,
             )
     finally:
+        await wakes.close()
         await engine.close()
 
 

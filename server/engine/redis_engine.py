@@ -56,10 +56,12 @@ from server.engine.hearing import BY_CALL, BY_SWEEPER, Hearing
 from server.engine.notes import note_of
 from server.engine.pipeline import Reply, Word
 from server.engine.quota_cells import cycles_of
+from server.engine.redis_feed import RedisFeed
 from server.engine.replies import fault_of, hold_outcome, unreadable
 from server.engine.scripts import script
 from server.engine.store_calls import Call, Sent, StoreCaller
 from server.engine.store_errors import OutcomeUnknown, StoreError
+from server.engine.wakes import Wakes
 from server.metrics.metrics import Metrics
 
 REAP_ROUNDS: Final = 200
@@ -90,15 +92,19 @@ _LookUp = Callable[[], Awaitable[list[Any] | None]]
 
 
 class RedisEngine:
-    """Decisions in Redis. `clock` gives milliseconds for tests, or 0 for the store's own clock."""
+    """Decisions in Redis. `clock` gives milliseconds for tests, or 0 for the store's own clock.
 
-    def __init__(
+    `wakes` hears what this store publishes; without it nobody is woken.
+    """
+
+    def __init__(  # noqa: PLR0913  # each is a part that the server puts together
         self,
         store: StoreCaller,
         *,
         clock: Callable[[], int] = lambda: 0,
         refills: RefillTerms = no_refills,
         most_cells: int = 1000,
+        wakes: Wakes | None = None,
         metrics: Metrics | None = None,
     ) -> None:
         self._store = store
@@ -106,6 +112,8 @@ class RedisEngine:
         self._refills = refills
         self._most_cells = most_cells
         self._hearing = Hearing(metrics or Metrics())
+        self.feed = RedisFeed(lambda *sent: self._evalsha(Sent(*sent[:3]), sent[3]), self._plain, clock)
+        self.wakes = wakes or Wakes()
 
     async def reserve(self, plan: Plan, hold_id: str, within_s: float) -> Granted | Refused | Replayed | Stale:
         """Takes all of the plan's checks or none."""
