@@ -19,10 +19,10 @@ from server.engine.base import Engine
 from server.engine.client import StoreConnection
 from server.engine.embedded import EmbeddedStore
 from server.engine.epoch import EpochGuard, memory_path
+from server.engine.fallback_engine import FallbackEngine
 from server.engine.guarded_store import GuardedStore
 from server.engine.memory_engine import MemoryEngine
 from server.engine.pipeline import StoreCall
-from server.engine.redis_engine import RedisEngine
 from server.engine.store_address import StoreAddress
 from server.engine.store_checks import check_store
 from server.engine.store_errors import StoreError
@@ -35,7 +35,7 @@ from server.jobs.periodic import Periodic
 from server.jobs.policy_reload import reload_policies
 from server.jobs.reaper import Reaper
 from server.jobs.store_pulse import StorePulse
-from server.jobs.vitals import Census, Vitals
+from server.jobs.vitals import Census, Signs, Vitals
 from server.logs import DecisionLog, log
 from server.metrics.book import Book, book_of
 from server.metrics.metrics import Metrics
@@ -59,6 +59,9 @@ from server.settings import Transport as TransportName
 
 READINESS_INTERVAL_S: Final = 0.2
 """How soon health follows the store."""
+
+BOOKING_INTERVAL_S: Final = 0.2
+"""How soon grants that were made without the store are booked once it is back."""
 
 SWEEPER: Final = "holdgate.sweeper"
 """Health by this name tells whether overdue holds of idle tenants are swept up in time."""
@@ -94,6 +97,7 @@ class OpenStore:
     """An engine with what stands behind it.
 
     `name` is for people; `ready` whether decisions can be made now; `why_untrusted` as `QuotaGate` wants it.
+    `without` tells whether decisions are made without the store, and how many of these it has not heard of yet.
     """
 
     name: str
@@ -101,6 +105,7 @@ class OpenStore:
     clock: Clock
     ready: Callable[[], bool]
     why_untrusted: Callable[[], str]
+    without: Callable[[], tuple[bool, int]] = lambda: (False, 0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,7 +174,7 @@ async def running(
             await rpc.set_serving(serving=store_up)
             await rpc.set_health(SWEEPER, serving=reaper.keeps_up)
             await rpc.set_health(POLICY, serving=not policies.rejected)
-            vitals.show(store_up=store_up, sweeper_up=reaper.keeps_up, in_flight=calls.in_flight)
+            vitals.show(Signs(store_up, *store.without(), reaper.keeps_up, calls.in_flight))
 
         try:
             address = await rpc.start()
@@ -229,11 +234,12 @@ async def shown_metrics(address: str) -> AsyncIterator[tuple[Path | None, str]]:
         yield None, ""
         return
     with TemporaryDirectory(prefix="holdgate-metrics-") as folder:
-        try:
-            async with listener(Path(folder), address) as taken:
-                yield Path(folder), taken
-        except OSError as error:
-            raise StartError(f"cannot show metrics on {address}: {error}") from error
+        async with AsyncExitStack() as stack:
+            try:
+                taken = await stack.enter_async_context(listener(Path(folder), address))
+            except OSError as error:
+                raise StartError(f"cannot show metrics on {address}: {error}") from error
+            yield Path(folder), taken
 
 
 @asynccontextmanager
@@ -279,8 +285,10 @@ async def _connected(settings: Settings, url: str, refills: RefillTerms, metrics
     clock = Clock(lambda: 0)
     wakes = StoreWakes(url)
     pulse = StorePulse(lambda within_s: connection.call("PING", timeout_s=within_s))
-    engine = RedisEngine(
-        GuardedStore(connection),
+    guarded = GuardedStore(connection)
+    engine = FallbackEngine(
+        guarded,
+        share=settings.outage_share,
         clock=clock,
         refills=refills,
         most_cells=settings.max_cells,
@@ -296,6 +304,7 @@ async def _connected(settings: Settings, url: str, refills: RefillTerms, metrics
         async with (
             Periodic("epoch", watch.verify, epoch_watch.INTERVAL_S),
             Periodic("pulse", pulse.feel, store_pulse.INTERVAL_S),
+            Periodic("booking", engine.book, BOOKING_INTERVAL_S),
         ):
             yield OpenStore(
                 name,
@@ -303,6 +312,7 @@ async def _connected(settings: Settings, url: str, refills: RefillTerms, metrics
                 clock,
                 ready=lambda: connection.connected and pulse.beats and not watch.why_untrusted(),
                 why_untrusted=watch.why_untrusted,
+                without=lambda: (guarded.is_open, engine.unbooked),
             )
     finally:
         await wakes.close()

@@ -2,7 +2,7 @@
 
 import zlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import IntEnum
 from typing import Any, Final, NamedTuple
 
@@ -38,7 +38,8 @@ FIGURES_KEY: Final = "plan.figures_key"
 class CheckForm(NamedTuple):
     """A limit with state as it applies to every request of one shape: all of a `Check` but the amount.
 
-    `meter` is the amount's place in the shape's names, or -1 for a `fixed` amount; `asks_room` takes nothing.
+    `meter` is the amount's place in the shape's names, or -1 for a `fixed` amount; `asks_room` takes nothing; `forced`
+    takes whether it fits or not.
     """
 
     place: int
@@ -50,12 +51,14 @@ class CheckForm(NamedTuple):
     fixed: int
     asks_room: bool
     terms: CycleTerms | None = None
+    forced: bool = False
 
     def check(self, units: Sequence[int]) -> Check:
         """The check of a request with these units, by the shape's names."""
         amount = self.fixed if self.meter < 0 else units[self.meter]
         take = 0 if self.asks_room else amount
-        return Check(self.place, self.limit, self.scope, amount, take, self.cap, self.settles, self.terms)
+        asked = 0 if self.forced else amount
+        return Check(self.place, self.limit, self.scope, asked, take, self.cap, self.settles, self.terms)
 
 
 class GuardForm(NamedTuple):
@@ -94,6 +97,11 @@ class Shape:
     gated: bool
     closed: bool
     memo: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def forced(self) -> bool:
+        """Whether its plans take without asking whether they fit."""
+        return any(check.forced for check in self.checks)
 
     @property
     def figures_key(self) -> bytes:
@@ -208,6 +216,13 @@ class Plan(NamedTuple):
         return self.shape.closed
 
 
+def forced(plan: Plan) -> Plan:
+    """The plan of what has happened already: it takes what the given one would, whether it fits or not."""
+    shape = plan.shape
+    checks = tuple(check._replace(forced=True) for check in shape.checks)
+    return plan._replace(shape=replace(shape, checks=checks, guards=(), gates=(), gated=False, memo={}))
+
+
 class Source(IntEnum):
     """Where a limit's value came from."""
 
@@ -312,7 +327,7 @@ def make_shape(policy: Policy, operation: Operation, names: tuple[str, ...], acc
         gates=tuple(gates),
         checks=tuple(checks),
         gated=any(not gate.look.fits and not gate.limit.shadow for gate in gates),
-        closed=any(form.limit.kind in {Kind.BALANCE, Kind.QUOTA} for form in checks),
+        closed=any(form.limit.is_closed for form in checks),
     )
 
 
@@ -346,7 +361,7 @@ def usage_plan(policy: Policy, operation: Operation, account: Account, now_ms: i
         gates=(),
         checks=tuple(checks),
         gated=False,
-        closed=any(form.limit.kind in {Kind.BALANCE, Kind.QUOTA} for form in checks),
+        closed=any(form.limit.is_closed for form in checks),
     )
     return Plan(shape, operation, account, ())
 

@@ -22,11 +22,15 @@ from server.engine.wakes import Wakes
 
 
 class Granted(NamedTuple):
-    """Everything was taken; `looks` in the order of `plan.checks`. The lease's end is 0 without a lease."""
+    """Everything was taken; `looks` in the order of `plan.checks`. The lease's end is 0 without a lease.
+
+    `degraded`: from this process's allowance, as the store is gone; there are no looks.
+    """
 
     now_ms: int
     looks: tuple[Look, ...]
     lease_ends_at_ms: int
+    degraded: bool = False
 
 
 class Refused(NamedTuple):
@@ -45,6 +49,7 @@ class Replayed(NamedTuple):
     now_ms: int
     hold: HoldView
     looks: tuple[Look, ...]
+    degraded: bool = False
 
 
 class Stale(NamedTuple):
@@ -76,6 +81,7 @@ class Extended(NamedTuple):
     hold: HoldView
     looks: tuple[Look, ...]
     raised: bool
+    degraded: bool = False
 
 
 class Found(NamedTuple):

@@ -201,11 +201,24 @@ class ShapeForm:
         return values
 
 
+class ForcedForm(ShapeForm):
+    """The form of a shape that takes without asking: an amount of 0 always fits."""
+
+    __slots__ = ()
+
+    def plan_values(self, now_ms: int, version: int, units: Sequence[int]) -> list[object]:
+        """The plan's argument."""
+        values = super().plan_values(now_ms, version, units)
+        for amount in range(len(values) - CHECK_SIZE * len(self.checks) + 1, len(values), CHECK_SIZE):
+            values[amount] = 0
+        return values
+
+
 def form_of(shape: Shape, most_cells: int) -> ShapeForm:
     """The shape's form, made at its first use."""
     form = shape.memo.get(SHAPE)
     if form is None:
-        form = shape.memo[SHAPE] = ShapeForm(shape, most_cells)
+        form = shape.memo[SHAPE] = (ForcedForm if shape.forced else ShapeForm)(shape, most_cells)
     return cast("ShapeForm", form)
 
 

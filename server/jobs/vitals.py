@@ -1,6 +1,6 @@
 """Keeps the gauges true: what the process is, rather than what it did."""
 
-from typing import Final
+from typing import Final, NamedTuple
 
 from server.engine.base import Engine
 from server.metrics.metrics import Metrics
@@ -8,6 +8,16 @@ from server.policy.store import PolicyStore
 
 CENSUS_INTERVAL_S: Final = 10.0
 """Between two looks at what the store has of all tenants."""
+
+
+class Signs(NamedTuple):
+    """What a process is at one instant."""
+
+    store_up: bool
+    degraded: bool
+    bookings_waiting: int
+    sweeper_up: bool
+    in_flight: int
 
 
 class Vitals:
@@ -18,12 +28,14 @@ class Vitals:
         self._policies = policies
         metrics.processes.set(1)
 
-    def show(self, *, store_up: bool, sweeper_up: bool, in_flight: int) -> None:
+    def show(self, signs: Signs) -> None:
         """The process and its policies as they are now."""
         metrics, policies = self._metrics, self._policies
-        metrics.store_up.set(store_up)
-        metrics.sweeper_up.set(sweeper_up)
-        metrics.in_flight.set(in_flight)
+        metrics.store_up.set(signs.store_up)
+        metrics.degraded_now.set(signs.degraded)
+        metrics.bookings_waiting.set(signs.bookings_waiting)
+        metrics.sweeper_up.set(signs.sweeper_up)
+        metrics.in_flight.set(signs.in_flight)
         metrics.policy_rejected.set(bool(policies.rejected))
         metrics.policy_loaded.set(int(policies.loaded_at_s))
         metrics.policy_info.clear()

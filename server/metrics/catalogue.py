@@ -69,8 +69,16 @@ REFUSALS: Final = Metric(
 SHADOW_REFUSALS: Final = Metric(
     "shadow_refusals", "Decisions that a shadow limit would have refused.", ("policy", "limit")
 )
-DEGRADED: Final = Metric("degraded_decisions", "Decisions made without the store.", ("policy", "outcome"))
+DEGRADED: Final = Metric(
+    "degraded_decisions",
+    "Requests that came while the store was gone: granted from this server's share, or denied a decision.",
+    ("policy", "outcome"),
+)
 DEGRADED_NOW: Final = Metric("degraded", "Processes that decide without the store now.", across=Across.SUM)
+BOOKINGS: Final = Metric(
+    "bookings", "Grants made without the store that were booked when it was back: made, or lost.", ("outcome",)
+)
+BOOKINGS_WAITING: Final = Metric("bookings_waiting", "Grants made without the store, to be booked.", across=Across.SUM)
 QUEUE_WAIT: Final = Metric(
     "queue_wait_seconds", "Waiting of requests that a queue let through.", ("policy", "limit"), bounds_us=SLOW_US
 )

@@ -26,6 +26,8 @@ class Metrics:
         self.shadow_refusals: Final = counter(known.SHADOW_REFUSALS)
         self.degraded: Final = counter(known.DEGRADED)
         self.degraded_now: Final = gauge(known.DEGRADED_NOW)
+        self.bookings: Final = counter(known.BOOKINGS)
+        self.bookings_waiting: Final = gauge(known.BOOKINGS_WAITING)
         self.queue_wait: Final = histogram(known.QUEUE_WAIT)
         self.holds_opened: Final = counter(known.HOLDS_OPENED)
         self.holds_ended: Final = counter(known.HOLDS_ENDED)
