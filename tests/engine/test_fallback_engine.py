@@ -93,7 +93,8 @@ async def grants(tenant: Tenant, count: int, tokens: int = 0) -> list[bool]:
     """Which of so many requests are granted."""
     granted = []
     for number in range(count):
-        plan = tenant.plan(f"h{number}", scope={}, tokens=tokens)
+        name = f"h{number}"
+        plan = tenant.plan(name, scope={}, tokens=tokens) if tokens else tenant.plan(name, scope={})
         try:
             answer = await tenant.engine.reserve(plan, plan.operation.request_id, WITHIN_S)
         except StoreUnavailableError:
