@@ -26,15 +26,14 @@ from server.domain.operation import (
     differing_parts,
     scope_violations,
     text_violations,
+    unknown,
 )
 from server.domain.plan import (
+    ALWAYS_COUNTED,
     Plan,
-    Shape,
     Source,
     account_or_default,
-    cycle_anchors,
     make_plan,
-    make_shape,
     terms_of,
     usage_plan,
     value_of,
@@ -43,6 +42,7 @@ from server.domain.policy import Policy
 from server.domain.pricing import price
 from server.engine.base import Engine, Extended, Found, Granted, HoldOutcome, Looked, Refused, Replayed, Stale
 from server.engine.faults import id_reused, no_such_hold
+from server.forms import Form
 from server.metrics.metrics import Metrics
 from server.policy.store import PolicyStore
 from server.tally import DecisionCount
@@ -57,8 +57,6 @@ ACCOUNTS_CACHED: Final = 100_000
 FORMS_CACHED: Final = 10_000
 """Forms of requests kept by this process; made anew when there are more."""
 
-SHAPES_CACHED: Final = 1_000
-"""Shapes kept of one form."""
 
 _Answer = TypeVar("_Answer")
 
@@ -82,7 +80,7 @@ class QuotaGate:
         self._why_untrusted = trusted
         self._count = DecisionCount(metrics or Metrics())
         self._accounts: OrderedDict[TenantRef, Account | None] = OrderedDict()
-        self._forms: dict[tuple[object, ...], _Form] = {}
+        self._forms: dict[tuple[object, ...], Form] = {}
         self._last_seen_ms = 0
 
     def resolve(self, ref: TenantRef) -> tuple[Policy, TenantRef]:
@@ -143,9 +141,11 @@ class QuotaGate:
         final: bool,
         within_s: float,
         scope: Mapping[str, str] = MappingProxyType({}),
+        allocation: str = "",
     ) -> HoldOutcome:
         """Charges what was delivered; when final, gives the rest back and ends the hold. A caller that names
-        dimensions pays a read for them to be compared with the hold's, which never change.
+        dimensions pays a read for them to be compared with the hold's, which never change. What the hold has of counts
+        stands from then on as `allocation`, or under the hold's id.
         """
         policy, ref = self._held(ref, hold_id)
         if isinstance(delivered, Mapping):
@@ -155,7 +155,11 @@ class QuotaGate:
             found = await self._find(ref, hold_id, within_s)
             _must_be_scope(scope, found.hold)
             within_s -= monotonic() - started_s
-        outcome = await self._known(self._engine.settle(ref, hold_id, delivered, final=final, within_s=within_s))
+        if allocation and (bad := text_violations("allocation", allocation)):
+            raise InvalidRequestError(bad)
+        outcome = await self._known(
+            self._engine.settle(ref, hold_id, delivered, final=final, within_s=within_s, allocation=allocation)
+        )
         if final and outcome.applied:
             self._count.collected(policy, outcome)
         return outcome
@@ -164,6 +168,18 @@ class QuotaGate:
         """Gives back what no report has charged and ends the hold."""
         _, ref = self._held(ref, hold_id)
         return await self._known(self._engine.release(ref, hold_id, within_s))
+
+    async def release_allocation(self, ref: TenantRef, name: str, limit_id: str, *, within_s: float) -> bool:
+        """Gives back a standing allocation, of one count alone if its limit is named; whether anything stood."""
+        policy, ref = self.resolve(ref)
+        bad = text_violations("allocation", name, required=True)
+        counts = {limit.id: limit.cell for limit in policy.limits if limit.kind is Kind.COUNT}
+        if limit_id and limit_id not in counts:
+            bad.append(unknown("limit_id", limit_id, policy.name, "count", counts))
+        if bad:
+            raise InvalidRequestError(bad)
+        self.must_trust()
+        return await self._engine.books.release_allocation(ref, name, counts.get(limit_id, ""), within_s)
 
     async def extend(
         self,
@@ -236,7 +252,7 @@ class QuotaGate:
                 if not account.flags.get(limit.unless)
                 and (
                     (value := value_of(limit, account, found.now_ms)).value is not None
-                    or limit.kind in {Kind.BALANCE, Kind.GATE, Kind.QUOTA}
+                    or limit.kind in {*ALWAYS_COUNTED, Kind.GATE}
                 )
             ),
             products=tuple(policy.products.values()),
@@ -267,7 +283,7 @@ class QuotaGate:
         operation.validate(policy)
         if len(self._forms) >= FORMS_CACHED:
             self._forms.clear()
-        form = self._forms[key] = _Form(tuple(operation.amounts))
+        form = self._forms[key] = Form(tuple(operation.amounts))
         return policy, operation, form.plan
 
     def _held(self, ref: TenantRef, hold_id: str) -> tuple[Policy, TenantRef]:
@@ -342,28 +358,6 @@ class QuotaGate:
         self._accounts.move_to_end(ref)
         if len(self._accounts) > ACCOUNTS_CACHED:
             self._accounts.popitem(last=False)
-
-
-class _Form:
-    """Valid requests that differ in tenant, id and units alone: for each kind of account, the shape of their plans.
-
-    `names` are those of the amounts.
-    """
-
-    def __init__(self, names: tuple[str, ...]) -> None:
-        self._names = names
-        self._shapes: dict[tuple[object, ...], Shape] = {}
-
-    def plan(self, policy: Policy, operation: Operation, account: Account, now_ms: int) -> Plan:
-        """The operation's plan."""
-        anchors = cycle_anchors(policy, account) if policy.anchor_zones else ()
-        key = (account.plan, account.overrides, account.flags_key, anchors)
-        shape = self._shapes.get(key)
-        if shape is None or not shape.valid_from_ms <= now_ms < shape.valid_until_ms:
-            if len(self._shapes) >= SHAPES_CACHED:
-                self._shapes.clear()
-            shape = self._shapes[key] = make_shape(policy, operation, self._names, account, now_ms)
-        return Plan(shape, operation, account, tuple(operation.amounts.values()))
 
 
 def _must_be_amounts(field: str, amounts: Mapping[str, int], policy: Policy) -> None:

@@ -18,6 +18,8 @@ NEVER: Final = 2**53 - 1
 SLOTS: Final = 4
 BALANCE: Final = 5
 QUOTA: Final = 6
+COUNT: Final = 7
+COUNT_SIZE: Final = 15
 BALANCE_FIELDS: Final = ("granted", "reversed", "charged", "held", "expired", "uncollected", "debt")
 TOTALS_SIZE: Final = 7 * len(BALANCE_FIELDS)
 QUOTA_SIZES: Final = (6, 7, 7, 7, 6, 7, 7, 7, 7, 7, 7, 6, 1)
@@ -83,8 +85,8 @@ class StoredHold:
             reported = max(self.meters[meter - 1][2], 0) if meter else 0
             beyond = max(reported - base, 0)
             charged = beyond if last else min(beyond, amount)
-            if kind in {SLOTS, BALANCE, QUOTA}:
-                yield kind, field, amount if kind == SLOTS else max(amount - charged, 0)
+            if kind in {SLOTS, BALANCE, QUOTA, COUNT}:
+                yield kind, field, amount if kind in {SLOTS, COUNT} else max(amount - charged, 0)
 
 
 def is_balance(raw: bytes) -> bool:
@@ -129,7 +131,14 @@ def kind_of(raw: bytes) -> int:
     """The kind of limit that a standing cell belongs to, by its form."""
     if is_balance(raw):
         return BALANCE
+    if len(raw) == COUNT_SIZE and raw[:1] == b"n":
+        return COUNT
     return QUOTA if len(raw) >= sum(QUOTA_SIZES) else SLOTS
+
+
+def standing_in(raw: bytes) -> int:
+    """Units that stand in a count's cell."""
+    return int.from_bytes(raw[1:8], "big")
 
 
 def held_in(raw: bytes) -> int:
@@ -139,6 +148,8 @@ def held_in(raw: bytes) -> int:
             return balance_of(raw)["held"]
         case 6:
             return sum(cycle["held"] for cycle in cycles_in(raw))
+        case 7:
+            return int.from_bytes(raw[8:], "big")
         case _:
             return int(raw)
 
@@ -170,6 +181,8 @@ def _broken_in_tenant(state: Snapshot, prefix: bytes) -> Iterator[str]:
     yield from _broken_index_of_notes(state, prefix)
 
     yield from _broken_cells(prefix, cells, live.values())
+    allocations: dict[bytes, bytes] = state.get(prefix + b"alloc", (b"", {}, False))[1]  # type: ignore[assignment]  # a hash
+    yield from _broken_counts(prefix, cells, allocations)
     schedules: dict[bytes, bytes] = state.get(prefix + b"grants", (b"", {}, False))[1]  # type: ignore[assignment]  # a hash
     yield from _broken_schedules(prefix, cells, due, schedules)
     ledger: list[Any] = state.get(prefix + b"ledger", (b"", [], False))[1]  # type: ignore[assignment]  # a stream
@@ -193,6 +206,20 @@ def _broken_cells(prefix: bytes, cells: dict[bytes, bytes], live: Iterable[Store
             yield f"{prefix!r}: cell {field!r} {wrong}"
     if any(expected.values()):
         yield f"{prefix!r}: live holds took {expected} from cells that do not exist"
+
+
+def _broken_counts(prefix: bytes, cells: dict[bytes, bytes], allocations: dict[bytes, bytes]) -> Iterator[str]:
+    """What stands in each count is the sum over the allocations."""
+    expected: Counter[bytes] = Counter()
+    for raw in allocations.values():
+        unpacker = msgpack.Unpacker(raw=True)
+        unpacker.feed(raw)
+        values = list(unpacker)
+        expected.update(dict(zip(values[::2], values[1::2], strict=True)))
+    counts = {field: standing_in(raw) for field, raw in cells.items() if kind_of(raw) == COUNT}
+    for field in expected.keys() | counts.keys():
+        if expected[field] != counts.get(field, 0):
+            yield f"{prefix!r}: {counts.get(field, 0)} stand in {field!r}, and {expected[field]} by name"
 
 
 def _wrong_in(kind: int, raw: bytes) -> str:
@@ -293,7 +320,7 @@ def leaks(state: Snapshot) -> list[str]:
     left: list[str] = []
     for key, (kind, content, has_ttl) in state.items():
         name = key.rpartition(b"}:")[2]
-        if name in {b"acct", b"ids", b"ledger", b"trimmed", b"grants", b"note", b"noted", b"told"} or (
+        if name in {b"acct", b"ids", b"ledger", b"trimmed", b"grants", b"note", b"noted", b"told", b"alloc"} or (
             has_ttl and name[:2] in {b"h:", b"w:"}
         ):
             continue

@@ -10,7 +10,6 @@ from server.domain.account import Account
 from server.domain.cycle import day_of_month
 from server.domain.errors import AccountNotFoundError, InvalidRequestError
 from server.domain.hold import HoldNote
-from server.domain.limits.balance import Balance
 from server.domain.limits.base import Check, CycleTerms, Kind, Limit, Look
 from server.domain.limits.gate import Gate
 from server.domain.limits.quota import Quota
@@ -33,6 +32,14 @@ FINGERPRINT: Final = "plan.fingerprint"
 
 FIGURES_KEY: Final = "plan.figures_key"
 """Where a shape's memo has its figures key."""
+
+
+ALWAYS_COUNTED: Final = frozenset({Kind.BALANCE, Kind.QUOTA, Kind.COUNT})
+"""Kinds that count whether or not there is a limit: money or an allowance stands behind them."""
+
+
+PLACES: Final = frozenset({Kind.SLOTS, Kind.COUNT})
+"""Kinds of which a request takes one place, whatever it reports, unless it asks for more."""
 
 
 class CheckForm(NamedTuple):
@@ -249,6 +256,8 @@ def value_of(limit: Limit, account: Account, now_ms: int) -> Value:
                 return Value(override.value, Source.OVERRIDE, until_ms=override.expires_at_ms)
             from_ms = max(from_ms, override.expires_at_ms)
     source = Source.POLICY if limit.values.by_plan is None else Source.PLAN
+    if limit.kind is Kind.COUNT and account.flags.get(limit.lifted_by):
+        return Value(None, source, from_ms=from_ms)
     return Value(limit.values.of(account.plan), source, from_ms=from_ms)
 
 
@@ -292,7 +301,7 @@ def make_shape(policy: Policy, operation: Operation, names: tuple[str, ...], acc
             continue
         value = value_of(limit, account, now_ms)
         from_ms, until_ms = max(from_ms, value.from_ms), min(until_ms, value.until_ms)
-        if value.value is None and not isinstance(limit, (Balance, Quota)):
+        if value.value is None and limit.kind not in ALWAYS_COUNTED:
             continue
         terms = terms_of(limit, account, now_ms)
         if terms is not None:
@@ -308,7 +317,7 @@ def make_shape(policy: Policy, operation: Operation, names: tuple[str, ...], acc
                 limit=limit,
                 scope=_scope_values(limit, operation.scope),
                 cap=MAX_AMOUNT if value.value is None else value.value,
-                settles=limit.kind is not Kind.SLOTS and limit.meter in kept,
+                settles=limit.kind not in PLACES and limit.meter in kept,
                 meter=meter if room is None else -1,
                 fixed=fixed if room is None else room,
                 asks_room=room is not None,
@@ -340,7 +349,7 @@ def usage_plan(policy: Policy, operation: Operation, account: Account, now_ms: i
             continue
         value = value_of(limit, account, now_ms)
         from_ms, until_ms = max(from_ms, value.from_ms), min(until_ms, value.until_ms)
-        if value.value is None and not isinstance(limit, (Balance, Quota)):
+        if value.value is None and limit.kind not in ALWAYS_COUNTED:
             continue
         terms = terms_of(limit, account, now_ms)
         if terms is not None:
@@ -390,7 +399,7 @@ def _amount(policy: Policy, limit: Limit, names: tuple[str, ...]) -> tuple[int, 
     """Where the units of the limit's meter come from: their place among the names, or -1 and a fixed amount."""
     if limit.meter in names:
         return names.index(limit.meter), 0
-    return -1, 1 if limit.kind is Kind.SLOTS else policy.meters[limit.meter].per_request
+    return -1, 1 if limit.kind in PLACES else policy.meters[limit.meter].per_request
 
 
 def _scope_values(limit: Limit, scope: Mapping[str, str]) -> tuple[str, ...]:

@@ -17,6 +17,7 @@ from server.domain.plan import CheckForm, Plan
 from server.domain.reconcile import BalanceState
 from server.domain.refill import Refill
 from server.domain.units import FOREVER_MS
+from server.engine.books import Books
 from server.engine.feed import Feed
 from server.engine.wakes import Wakes
 
@@ -100,6 +101,14 @@ class HoldOutcome(NamedTuple):
     meters: Mapping[str, MeterTotals]
 
 
+class AllocationImport(NamedTuple):
+    """An allocation that was made elsewhere: `check` names the count's cell."""
+
+    check: CheckForm
+    name: str
+    units: int
+
+
 class CycleImport(NamedTuple):
     """Use of a quota in one cycle that happened elsewhere: `check` names the cell and has limit and terms."""
 
@@ -115,8 +124,8 @@ class AccountWrite:
     record alone. `grants` adds units by balance cell, of this source and expiry; units below 0 are taken back.
     `balances` has the policy's limit of each cell; without it a balance is one sum, has no ledger and no debt.
     `refills` make the schedule of balances that have none; with `raises` they also top up at once, once per plan and
-    cycle. `uses` books use of quotas. `write_id` makes it idempotent, with `fingerprint` telling equal content; empty
-    for a write that only the version guards. `cause` is for the ledger.
+    cycle. `uses` books use of quotas, `allocations` makes allocations stand. `write_id` makes it idempotent, with
+    `fingerprint` telling equal content; empty for a write that only the version guards. `cause` is for the ledger.
     """
 
     account: Account | None = None
@@ -129,6 +138,7 @@ class AccountWrite:
     raises: bool = False
     cause: Cause = Cause.OPENING
     uses: tuple[CycleImport, ...] = ()
+    allocations: tuple[AllocationImport, ...] = ()
     write_id: str = ""
     fingerprint: bytes = b""
 
@@ -169,6 +179,10 @@ class Engine(Protocol):
     """Atomic decisions. `within_s` bounds each call: past it StoreUnavailableError, never a half-taken state."""
 
     @property
+    def books(self) -> Books:
+        """What callers tell of what exists."""
+
+    @property
     def feed(self) -> Feed:
         """How far notes have been told to the webhook."""
 
@@ -188,10 +202,12 @@ class Engine(Protocol):
     async def notes(self, ref: TenantRef, after: str, count: int, within_s: float) -> Sequence[Note]:
         """At most `count` notes behind the one of id `after` (empty: from the start), the oldest first."""
 
-    async def settle(
-        self, ref: TenantRef, hold_id: str, delivered: Delivered, *, final: bool, within_s: float
+    async def settle(  # noqa: PLR0913  # each is a field of the request
+        self, ref: TenantRef, hold_id: str, delivered: Delivered, *, final: bool, within_s: float, allocation: str = ""
     ) -> HoldOutcome:
-        """Charges what was delivered; when final, gives the rest back and ends the hold."""
+        """Charges what was delivered; when final, gives the rest back and ends the hold, and what it has of counts
+        stands from then on as `allocation` (empty: under the hold's id).
+        """
 
     async def release(self, ref: TenantRef, hold_id: str, within_s: float) -> HoldOutcome:
         """Gives back what no report has charged and ends the hold."""

@@ -99,16 +99,16 @@ class FallbackEngine(RedisEngine):
                     raise
         return self._grant(plan, hold_id)
 
-    async def settle(
-        self, ref: TenantRef, hold_id: str, delivered: Delivered, *, final: bool, within_s: float
+    async def settle(  # noqa: PLR0913  # each is a field of the request
+        self, ref: TenantRef, hold_id: str, delivered: Delivered, *, final: bool, within_s: float, allocation: str = ""
     ) -> HoldOutcome:
-        """As with the store; what is to be booked is noted here."""
+        """As with the store; what is to be booked is noted here. Counts are closed, so nothing of them waits here."""
         if self._holds and (known := await self._local(ref, hold_id, within_s)):
             outcome = known.settle(delivered, final=final)
             if final:
                 self._allowance.free(known.plan, hold_id)
             return outcome
-        return await super().settle(ref, hold_id, delivered, final=final, within_s=within_s)
+        return await super().settle(ref, hold_id, delivered, final=final, within_s=within_s, allocation=allocation)
 
     async def release(self, ref: TenantRef, hold_id: str, within_s: float) -> HoldOutcome:
         """As with the store; what is to be booked is noted here."""

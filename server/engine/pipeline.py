@@ -20,7 +20,7 @@ import hiredis
 from server.engine.store_errors import OutcomeUnknown, StoreError, StoreUnavailable, error_from_reply
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable
+    from collections.abc import Awaitable, Sequence
 
 log = logging.getLogger(__name__)
 
@@ -52,6 +52,27 @@ class ScriptSource(Protocol):
 
 Heard: TypeAlias = Callable[[Reply, float], None]
 """Gets a reply that is no error, and the seconds that it took; also when nobody waits for it any more."""
+
+
+class StoreCaller(Protocol):
+    """What the engine needs of `client.StoreConnection`."""
+
+    def evalsha(
+        self,
+        script: ScriptSource,
+        keys: Sequence[bytes],
+        args: Sequence[Word],
+        timeout_s: float,
+        heard: Heard | None = None,
+    ) -> Awaitable[Reply]:
+        """Runs a script; `heard` gets its reply, whether or not anybody still waits for it."""
+
+    def call(self, *words: Word, timeout_s: float = 1.0) -> Awaitable[Reply]:
+        """Runs a plain command."""
+
+    async def close(self) -> None:
+        """Drops the connection."""
+
 
 _Entry: TypeAlias = "tuple[asyncio.Future[Reply], float, float, tuple[Word, ...], ScriptSource | None, Heard | None]"
 """A call in the line: future, deadline (loop time), timeout (s), words, the script when it is an EVALSHA, who hears."""

@@ -54,12 +54,13 @@ from server.engine.faults import (
 )
 from server.engine.hearing import BY_CALL, BY_SWEEPER, Hearing
 from server.engine.notes import note_of
-from server.engine.pipeline import Reply, Word
+from server.engine.pipeline import Reply, StoreCaller, Word
 from server.engine.quota_cells import cycles_of
+from server.engine.redis_books import RedisBooks
 from server.engine.redis_feed import RedisFeed
 from server.engine.replies import fault_of, hold_outcome, unreadable
 from server.engine.scripts import script
-from server.engine.store_calls import Call, Sent, StoreCaller
+from server.engine.store_calls import Call, Sent
 from server.engine.store_errors import OutcomeUnknown, StoreError
 from server.engine.wakes import Wakes
 from server.metrics.metrics import Metrics
@@ -112,7 +113,8 @@ class RedisEngine:
         self._refills = refills
         self._most_cells = most_cells
         self._hearing = Hearing(metrics or Metrics())
-        self.feed = RedisFeed(lambda *sent: self._evalsha(Sent(*sent[:3]), sent[3]), self._plain, clock)
+        self.books = RedisBooks(self._call_script)
+        self.feed = RedisFeed(self._call_script, self._plain, clock)
         self.wakes = wakes or Wakes()
 
     async def reserve(self, plan: Plan, hold_id: str, within_s: float) -> Granted | Refused | Replayed | Stale:
@@ -176,15 +178,17 @@ class RedisEngine:
         found = await self._plain(within_s, "XRANGE", keys.tenant_keys(ref).notes, begin, "+", "COUNT", count)
         return [note_of(note_id, fields) for note_id, fields in found]
 
-    async def settle(
-        self, ref: TenantRef, hold_id: str, delivered: Delivered, *, final: bool, within_s: float
+    async def settle(  # noqa: PLR0913  # each is a field of the request
+        self, ref: TenantRef, hold_id: str, delivered: Delivered, *, final: bool, within_s: float, allocation: str = ""
     ) -> HoldOutcome:
         """Charges what was delivered. Named items cost one read more: their prices stand in the hold."""
         tenant = keys.tenant_keys(ref)
         started_s = monotonic()
         if isinstance(delivered, tuple):
             delivered = item_totals((await self._hold(ref, hold_id, within_s)), delivered)
-        args = (wire.pack_settle(self._clock(), hold_id, delivered, final=final),)
+        args = [wire.pack_settle(self._clock(), hold_id, delivered, final=final)]
+        if allocation:
+            args.append(allocation.encode())
         left_s = within_s - (monotonic() - started_s)
         reply = await self._run(Call("settle", tenant, hold_id, args), left_s)
         return hold_outcome("settle", ref, hold_id, reply)
@@ -412,6 +416,11 @@ class RedisEngine:
         except StoreError as error:
             raise fault_of(name, error) from error
         return reply
+
+    async def _call_script(
+        self, name: str, all_keys: Sequence[bytes], args: Sequence[bytes], within_s: float
+    ) -> list[Any]:
+        return await self._evalsha(Sent(name, all_keys, args), within_s)
 
     async def _plain(self, within_s: float, *words: Word) -> Any:  # noqa: ANN401  # whatever the command answers
         try:

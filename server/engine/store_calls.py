@@ -1,10 +1,10 @@
-"""What the engine sends, and what it needs of a connection to send it."""
+"""What the engine sends."""
 
-from collections.abc import Awaitable, Sequence
-from typing import NamedTuple, Protocol
+from collections.abc import Sequence
+from typing import NamedTuple
 
 from server.engine import keys
-from server.engine.pipeline import Heard, Reply, ScriptSource, Word
+from server.engine.pipeline import Heard
 
 
 class Call(NamedTuple):
@@ -32,23 +32,3 @@ class Sent(NamedTuple):
     keys: Sequence[bytes]
     args: Sequence[bytes]
     heard: Heard | None = None
-
-
-class StoreCaller(Protocol):
-    """What the engine needs of `client.StoreConnection`."""
-
-    def evalsha(
-        self,
-        script: ScriptSource,
-        keys: Sequence[bytes],
-        args: Sequence[Word],
-        timeout_s: float,
-        heard: Heard | None = None,
-    ) -> Awaitable[Reply]:
-        """Runs a script; `heard` gets its reply, whether or not anybody still waits for it."""
-
-    def call(self, *words: Word, timeout_s: float = 1.0) -> Awaitable[Reply]:
-        """Runs a plain command."""
-
-    async def close(self) -> None:
-        """Drops the connection."""

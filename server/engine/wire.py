@@ -61,11 +61,17 @@ def _quota_look(check: CheckForm, row: list[int], taken: int, now_ms: int) -> Lo
     return Look(check.cap, used + taken, held + taken, cast("CycleTerms", check.terms).end_ms - now_ms, wait_ms)
 
 
+def _count_look(check: CheckForm, row: list[int], taken: int, _now_ms: int) -> Look:
+    used, held, wait_ms = row
+    return Look(check.cap, used + taken, held + taken, -1, wait_ms)
+
+
 _LOOKS: Final[Mapping[Kind, _ToLook]] = {
     Kind.WINDOW: _window_look,
     Kind.SLOTS: _slots_look,
     Kind.BALANCE: _balance_look,
     Kind.QUOTA: _quota_look,
+    Kind.COUNT: _count_look,
 }
 """What a kind's two numbers mean (`check_all` in `lua/include/checks.lua`), once `taken` units are added to them."""
 

@@ -24,7 +24,7 @@ from hypothesis.stateful import (
 from server.domain.account import Account
 from server.domain.errors import HoldgateError, InvalidRequestError
 from server.domain.hold import TRANSITIONS, Delivered, HoldView, State
-from server.domain.limits import Balance, Limit, Quota
+from server.domain.limits import Balance, Count, Limit, Quota
 from server.domain.operation import Operation, TenantRef
 from server.domain.plan import Plan, make_plan, usage_plan
 from server.engine import keys
@@ -170,6 +170,26 @@ class EnginesAgree(RuleBasedStateMachine):
         final: bool,  # noqa: FBT001  # drawn
     ) -> None:
         self.ask(lambda engine: engine.settle(self.ref(name), hold_id, delivered, final=final, within_s=WITHIN_S))
+
+    @rule(
+        name=draw_.tenant_names,
+        hold_id=draw_.hold_ids,
+        delivered=draw_.delivered,
+        allocation=st.sampled_from(draw_.NAMES),
+    )
+    def settle_as(self, name: str, hold_id: str, delivered: Delivered, allocation: str) -> None:
+        ref = self.ref(name)
+        self.ask(
+            lambda engine: engine.settle(ref, hold_id, delivered, final=True, within_s=WITHIN_S, allocation=allocation)
+        )
+
+    @rule(name=draw_.tenant_names, allocation=st.sampled_from((*draw_.NAMES, *draw_.HOLD_IDS)), data=st.data())
+    def give_back(self, name: str, allocation: str, data: st.DataObject) -> None:
+        counts = [limit.cell for limit in self.policy.limits if isinstance(limit, Count)]
+        cell = data.draw(st.sampled_from(["", *counts]))
+        self.ask(
+            lambda engine: engine.books.release_allocation(self.ref(name), allocation, cell, WITHIN_S), repeatable=False
+        )
 
     @rule(name=draw_.tenant_names, hold_id=draw_.hold_ids)
     def release(self, name: str, hold_id: str) -> None:

@@ -16,6 +16,7 @@ class Kind(IntEnum):
     SLOTS = 4
     BALANCE = 5
     QUOTA = 6
+    COUNT = 7
 
 
 class Posture(StrEnum):
@@ -27,7 +28,7 @@ class Posture(StrEnum):
     """Whatever it applies to waits for the store."""
 
 
-CLOSED_KINDS: Final = frozenset({Kind.BALANCE, Kind.QUOTA})
+CLOSED_KINDS: Final = frozenset({Kind.BALANCE, Kind.QUOTA, Kind.COUNT})
 """Those behind which money or an allowance stands: closed unless the policy says otherwise."""
 
 
@@ -56,7 +57,8 @@ class Limit:
     scope and window length, so that changing one of those starts a new cell and changing a value does not. Actions in
     `optional_for` need not name the scope's dimensions, and then do not fall under the rule. For an action in `room`
     the rule looks whether so many units would fit, and takes nothing. `unless` is a flag; the rule is not for accounts
-    that have it. `posture` None is that of its kind.
+    that have it. `lifted_by` is a flag, too: accounts that have it are counted, and never refused. `posture` None is
+    that of its kind.
     """
 
     kind: ClassVar[Kind]
@@ -73,6 +75,7 @@ class Limit:
     room: Mapping[str, int] = field(default_factory=lambda: MappingProxyType({}))
     shadow: bool = False
     unless: str = ""
+    lifted_by: str = ""
     cell: str = ""
     posture: Posture | None = None
 
