@@ -7,11 +7,9 @@ import struct
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 import msgpack
-
-from tests.stores import RunningStore
 
 ACTIVE: Final = 1
 NEVER: Final = 2**53 - 1
@@ -30,6 +28,14 @@ QUOTA_FIELDS: Final = (
 METERS_AT: Final = 9
 TAKE_SIZE: Final = 9
 
+
+class Commanded(Protocol):
+    """A store, real or simulated, that runs commands past every client under test."""
+
+    def command(self, *words: bytes | str | int) -> Any:  # noqa: ANN401  # whatever the command answers
+        """A command's reply."""
+
+
 Snapshot = dict[bytes, tuple[bytes, object, bool]]
 """Per key: type, content in an order that does not depend on its encoding, whether it has a TTL."""
 
@@ -43,7 +49,7 @@ READ: Final = {
 }
 
 
-def snapshot(store: RunningStore) -> Snapshot:
+def snapshot(store: Commanded) -> Snapshot:
     """Everything in the store."""
     state: Snapshot = {}
     for key in sorted(store.command("KEYS", "*")):
@@ -60,6 +66,7 @@ class StoredHold:
     """A hold's record, as far as the rules need it."""
 
     state: int
+    created: int
     lease_end: int
     meters: list[tuple[bytes, int, int, int]]
     takes: list[tuple[Any, ...]]
@@ -74,6 +81,7 @@ class StoredHold:
         assert len(takes) == values[meters_end] * TAKE_SIZE
         return cls(
             state=values[0],
+            created=values[1],
             lease_end=values[1] + values[2],
             meters=[tuple(values[at : at + 4]) for at in range(METERS_AT + 1, meters_end, 4)],
             takes=[tuple(takes[at : at + TAKE_SIZE]) for at in range(0, len(takes), TAKE_SIZE)],

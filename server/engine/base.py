@@ -160,7 +160,7 @@ class Conflict(NamedTuple):
 
 
 class Audit(NamedTuple):
-    """Balances by cell, and the last sequence of the ledger at that instant."""
+    """Balances by cell, and the sequence of the ledger's last entry (0 where none is left) at that instant."""
 
     now_ms: int
     last_sequence: int

@@ -260,7 +260,8 @@ class MemoryEngine:
     async def audit(self, ref: TenantRef, cells: Sequence[str], within_s: float) -> Audit:
         """Balances with what stands behind them."""
         tenant, now_ms = self._enter(ref)
-        return Audit(now_ms, tenant.sequence, {cell: tenant.balance_state(cell) for cell in cells})
+        last = tenant.ledger[-1].sequence if tenant.ledger else 0
+        return Audit(now_ms, last, {cell: tenant.balance_state(cell) for cell in cells})
 
     async def repair(self, ref: TenantRef, totals: Mapping[str, Totals], seen: Audit, within_s: float) -> bool:
         """Sets totals."""

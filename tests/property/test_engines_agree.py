@@ -22,7 +22,6 @@ from hypothesis.stateful import (
 )
 
 from server.domain.account import Account
-from server.domain.errors import HoldgateError, InvalidRequestError
 from server.domain.hold import TRANSITIONS, Delivered, HoldView, State
 from server.domain.limits import Balance, Count, Limit, Quota
 from server.domain.operation import Operation, TenantRef
@@ -33,6 +32,7 @@ from server.engine.client import StoreConnection
 from server.engine.memory_engine import MemoryEngine
 from server.engine.redis_engine import RedisEngine
 from tests.conftest import MOST_CELLS, REAL_STORES
+from tests.engine_answers import Fault, answer_of
 from tests.policies_for_tests import HOUR_MS, policy
 from tests.policies_for_tests import TERMS as SHORT_LIVED
 from tests.property import strategies as draw_
@@ -358,21 +358,6 @@ class EnginesAgree(RuleBasedStateMachine):
         for engine in self.engines:
             self.loop.run_until_complete(engine.sweep())
         assert leaks(snapshot(self.store)) == []
-
-
-class Fault(tuple[Any, ...]):
-    """An error as an answer: its class and all that a caller can branch on."""
-
-    __slots__ = ()
-
-
-async def answer_of(operation: Awaitable[Any]) -> Any:  # noqa: ANN401  # whatever the engine answers
-    try:
-        return await operation
-    except InvalidRequestError as error:
-        return Fault((type(error), error.violations))
-    except HoldgateError as error:
-        return Fault((type(error), dict(error.metadata)))
 
 
 def any_overdue(state: Snapshot, now_ms: int) -> bool:
