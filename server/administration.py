@@ -18,6 +18,7 @@ from server.domain.hold import HoldView
 from server.domain.ledger import Cause
 from server.domain.limits import Balance
 from server.domain.operation import TenantRef, amount_violations, text_violations, unknown
+from server.domain.plan import account_or_default
 from server.domain.policy import Policy
 from server.domain.refill import refills_of
 from server.domain.units import MAX_AMOUNT
@@ -85,7 +86,8 @@ class Administration:
             ),
             version=expected_version + 1,
         )
-        given = cells_of(policy, "opening", _opening(policy, account.plan, opening))
+        plan = account_or_default(policy, ref, record, found.now_ms).plan
+        given = cells_of(policy, "opening", _opening(policy, plan, opening))
         write = AccountWrite(
             account=record,
             expected_version=expected_version,
@@ -133,7 +135,8 @@ class Administration:
         account = None
         if found.account is None:
             account = replace(row.account, created_at_ms=row.account.created_at_ms or found.now_ms, version=1)
-        uses = imported_uses(policy, found.account or account or row.account, row.usage, found.now_ms)
+        owner = account_or_default(policy, ref, found.account or account or row.account, found.now_ms)
+        uses = imported_uses(policy, owner, row.usage, found.now_ms)
         write = AccountWrite(
             account=account,
             expected_version=0,
@@ -199,8 +202,7 @@ class Administration:
 def _must_fit(account: Account, policy: Policy, **amounts: Mapping[str, int]) -> None:
     """Raises with every field of an account, and of amounts by field name, that the policy does not know."""
     bad: list[FieldViolation] = []
-    if account.plan not in policy.plans:
-        bad.append(unknown("account.plan", account.plan, policy.name, "plan", dict.fromkeys(policy.plans)))
+    bad += _plan_violations(account, policy)
     limits = {limit.id: limit for limit in policy.limits}
     for index, override in enumerate(account.overrides):
         if override.limit_id not in limits:
@@ -216,6 +218,24 @@ def _must_fit(account: Account, policy: Policy, **amounts: Mapping[str, int]) ->
         bad += amount_violations(field, units, policy)
     if bad:
         raise InvalidRequestError(bad)
+
+
+def _plan_violations(account: Account, policy: Policy) -> list[FieldViolation]:
+    """What is wrong with an account's plan, or, where the policy has tiers, with its tier."""
+    plans, tier = dict.fromkeys(policy.plans), account.tier_override
+    bad: list[FieldViolation] = []
+    if policy.tiers is not None:
+        if account.plan:
+            text = "must be empty: the tier follows from purchases; set tier_override to give a higher one"
+            bad.append(FieldViolation("account.plan", text))
+        if tier is not None and tier.plan not in plans:
+            bad.append(unknown("account.tier_override.tier", tier.plan, policy.name, "tier", plans))
+        return bad
+    if account.plan not in plans:
+        bad.append(unknown("account.plan", account.plan, policy.name, "plan", plans))
+    if tier is not None:
+        bad.append(FieldViolation("account.tier_override", f"must be absent: policy {policy.name!r} has no tiers"))
+    return bad
 
 
 def _content(row: ImportRow) -> object:

@@ -27,7 +27,7 @@ from server.engine.store_address import StoreAddress
 from server.engine.store_checks import check_store
 from server.engine.store_errors import StoreError
 from server.engine.wakes import StoreWakes
-from server.gate import QuotaGate
+from server.front_gate import FrontGate
 from server.jobs import epoch_watch, store_pulse
 from server.jobs import vitals as vitals_job
 from server.jobs.epoch_watch import EpochWatch
@@ -152,7 +152,7 @@ async def running(
             book = books and book_of(books, 0)
         metrics = Metrics(Book(book))
         store = await stack.enter_async_context(open_store(settings, policies.refills, metrics))
-        gate = QuotaGate(policies, store.engine, trusted=store.why_untrusted, metrics=metrics)
+        gate = FrontGate(policies, store.engine, trusted=store.why_untrusted, metrics=metrics)
         transport, calls = transport_of(settings), CountCalls(metrics)
         transport.add_route(authorize.PATH, authorize.Authorize(gate, settings.store_timeout_s))
         rpc = RpcServer(

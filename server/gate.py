@@ -5,8 +5,9 @@ from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Mapping
 from time import monotonic
 from types import MappingProxyType
-from typing import Final, TypeAlias, TypeVar
+from typing import Final, TypeVar
 
+from server.domain import timed as timing
 from server.domain.account import Account
 from server.domain.decision import Decision, Lease, LimitResults, grant, refuse
 from server.domain.errors import (
@@ -40,12 +41,21 @@ from server.domain.plan import (
 )
 from server.domain.policy import Policy
 from server.domain.pricing import price
-from server.engine.base import Engine, Extended, Found, Granted, HoldOutcome, Looked, Refused, Replayed, Stale
+from server.engine.base import (
+    Engine,
+    Extended,
+    Found,
+    Granted,
+    HoldOutcome,
+    Looked,
+    Overtaken,
+    Refused,
+    Replayed,
+    Stale,
+)
 from server.engine.faults import id_reused, no_such_hold
-from server.forms import Form
-from server.metrics.metrics import Metrics
+from server.forms import Forms, Planner
 from server.policy.store import PolicyStore
-from server.tally import DecisionCount
 from server.views import EffectiveLimit, LimitsView, UsageView, quota_views
 
 PLANNING_ROUNDS: Final = 4
@@ -54,33 +64,18 @@ PLANNING_ROUNDS: Final = 4
 ACCOUNTS_CACHED: Final = 100_000
 """Accounts kept by this process; the script checks the version, so a stale one costs a round trip, never more."""
 
-FORMS_CACHED: Final = 10_000
-"""Forms of requests kept by this process; made anew when there are more."""
-
-
 _Answer = TypeVar("_Answer")
-
-Planner: TypeAlias = Callable[[Policy, Operation, Account, int], Plan]
-"""Plans an operation for an account at a time, in milliseconds."""
 
 
 class QuotaGate:
     """One per process. `trusted` tells whether the store still holds the state that money stands on."""
 
-    def __init__(
-        self,
-        policies: PolicyStore,
-        engine: Engine,
-        *,
-        trusted: Callable[[], str] = lambda: "",
-        metrics: Metrics | None = None,
-    ) -> None:
+    def __init__(self, policies: PolicyStore, engine: Engine, *, trusted: Callable[[], str] = lambda: "") -> None:
         self._policies = policies
         self._engine = engine
         self._why_untrusted = trusted
-        self._count = DecisionCount(metrics or Metrics())
         self._accounts: OrderedDict[TenantRef, Account | None] = OrderedDict()
-        self._forms: dict[tuple[object, ...], Form] = {}
+        self._forms = Forms()
         self._last_seen_ms = 0
 
     def resolve(self, ref: TenantRef) -> tuple[Policy, TenantRef]:
@@ -98,11 +93,7 @@ class QuotaGate:
     async def hold(self, ref: TenantRef, hold_id: str, *, within_s: float) -> HoldView:
         """A hold as stored; raises HoldNotFoundError."""
         _, ref = self._held(ref, hold_id)
-        found = await self._find(ref, hold_id, within_s)
-        if found.hold is None:
-            self.must_trust()
-            raise no_such_hold(ref, hold_id)
-        return found.hold
+        return (await self._must_find(ref, hold_id, within_s))[0]
 
     async def check_and_reserve(self, operation: Operation, *, within_s: float) -> Decision:
         """Takes everything that the operation needs, or nothing."""
@@ -128,9 +119,7 @@ class QuotaGate:
                 case Replayed() as known:
                     return _replayed(plan, known)
 
-        decision = await self._planned(policy, operation, attempt, within_s, planner)
-        self._count.decided(policy, operation, decision)
-        return decision
+        return await self._planned(policy, operation, attempt, within_s, planner)
 
     async def settle(  # noqa: PLR0913  # each is a field of the request
         self,
@@ -153,16 +142,19 @@ class QuotaGate:
         if scope:
             started_s = monotonic()
             found = await self._find(ref, hold_id, within_s)
+            if policy.catalog is not None:
+                scope = policy.catalog.resolved(scope)
             _must_be_scope(scope, found.hold)
             within_s -= monotonic() - started_s
+        if delivered is None and final and policy.is_timed:
+            hold, now_ms = await self._must_find(ref, hold_id, within_s)
+            if (timed := timing.terms_of(policy, hold)) is not None:
+                delivered = timing.use_of(hold, timed, now_ms, hold.note.started_at_ms)
         if allocation and (bad := text_violations("allocation", allocation)):
             raise InvalidRequestError(bad)
-        outcome = await self._known(
+        return await self._known(
             self._engine.settle(ref, hold_id, delivered, final=final, within_s=within_s, allocation=allocation)
         )
-        if final and outcome.applied:
-            self._count.collected(policy, outcome)
-        return outcome
 
     async def release(self, ref: TenantRef, hold_id: str, *, within_s: float) -> HoldOutcome:
         """Gives back what no report has charged and ends the hold."""
@@ -181,7 +173,7 @@ class QuotaGate:
         self.must_trust()
         return await self._engine.books.release_allocation(ref, name, counts.get(limit_id, ""), within_s)
 
-    async def extend(
+    async def extend(  # noqa: PLR0913  # each is a field of the request
         self,
         ref: TenantRef,
         hold_id: str,
@@ -189,21 +181,32 @@ class QuotaGate:
         amounts: Mapping[str, int],
         *,
         within_s: float,
+        connection: str = "",
     ) -> Decision:
-        """Renews the lease, reports totals, raises amounts."""
+        """Renews the lease, reports totals, raises amounts. Of a hold whose time is paid the first one starts it, on
+        this `connection`, and each reports the time that has passed.
+        """
         policy, ref = self._held(ref, hold_id)
         _must_be_amounts("used", used, policy)
         _must_be_amounts("amounts", amounts, policy)
+        if bad := text_violations("connection", connection):
+            raise InvalidRequestError(bad)
         started_s = monotonic()
-        found = await self._find(ref, hold_id, within_s)
-        if found.hold is None:
-            self.must_trust()
-            raise no_such_hold(ref, hold_id)
-        operation = _operation_of(ref, found.hold.note, amounts, policy)
+        hold, now_ms = await self._must_find(ref, hold_id, within_s)
+        operation = _operation_of(ref, hold.note, amounts, policy)
+        timed = timing.terms_of(policy, hold)
+        if timed is None and connection:
+            raise InvalidRequestError.of("connection", f"hold {hold_id!r} has no time that a connection would start")
 
         async def attempt(plan: Plan, left_s: float) -> Decision | Stale:
+            nonlocal hold, now_ms
             self._must_trust_for(plan)
-            answer = await self._engine.extend(ref, hold_id, used, plan if amounts else None, left_s)
+            start, reports = timing.contact(hold, timed, connection, now_ms) if timed is not None else (None, {})
+            raised = plan if amounts else None
+            answer = await self._engine.extend(ref, hold_id, {**used, **reports}, raised, left_s, start=start)
+            if isinstance(answer, Overtaken):
+                hold, now_ms = await self._must_find(ref, hold_id, left_s)
+                return Stale(now_ms, self._accounts.get(ref))
             return answer if isinstance(answer, Stale) else _extended(plan, answer)
 
         return await self._planned(policy, operation, attempt, within_s - (monotonic() - started_s))
@@ -228,6 +231,8 @@ class QuotaGate:
         bad = scope_violations(scope, policy)
         if bad:
             raise InvalidRequestError(bad)
+        if policy.catalog is not None:
+            scope = policy.catalog.resolved(scope)
         operation = Operation(ref=ref, action="", scope=scope)
 
         async def attempt(plan: Plan, left_s: float) -> UsageView | Stale:
@@ -243,7 +248,7 @@ class QuotaGate:
         """Which limits apply to the tenant and where their values came from."""
         policy, ref = self.resolve(ref)
         found = await self._find(ref, "", within_s)
-        account = account_or_default(policy, ref, found.account)
+        account = account_or_default(policy, ref, found.account, found.now_ms)
         return LimitsView(
             plan=account.plan,
             limits=tuple(
@@ -257,6 +262,7 @@ class QuotaGate:
             ),
             products=tuple(policy.products.values()),
             policy_version=policy.version,
+            totals=_totals(policy, account, found.now_ms),
         )
 
     def must_trust(self) -> None:
@@ -268,23 +274,11 @@ class QuotaGate:
         """Drops a cached account after this process changed it."""
         self._accounts.pop(ref, None)
 
-    def _prepared(self, operation: Operation) -> "tuple[Policy, Operation, Planner]":
+    def _prepared(self, operation: Operation) -> tuple[Policy, Operation, Planner]:
         """The policy, the validated operation, and what plans it."""
         policy, ref = self.resolve(operation.ref)
-        operation = operation.of(ref)
-        if operation.items:
-            operation.validate(policy)
-            return policy, operation, make_plan
-        key = (policy.version, operation.action, *operation.scope.items(), *operation.amounts)
-        form = self._forms.get(key)
-        if form is not None:
-            operation.validate_values(policy)
-            return policy, operation, form.plan
-        operation.validate(policy)
-        if len(self._forms) >= FORMS_CACHED:
-            self._forms.clear()
-        form = self._forms[key] = Form(tuple(operation.amounts))
-        return policy, operation, form.plan
+        operation, planner = self._forms.prepared(policy, operation.of(ref))
+        return policy, operation, planner
 
     def _held(self, ref: TenantRef, hold_id: str) -> tuple[Policy, TenantRef]:
         policy, ref = self.resolve(ref)
@@ -321,7 +315,7 @@ class QuotaGate:
         operation: Operation,
         attempt: Callable[[Plan, float], Awaitable[_Answer | Stale]],
         within_s: float,
-        planner: "Planner" = make_plan,
+        planner: Planner = make_plan,
     ) -> _Answer:
         """Plans with the account as cached, and again with what the store says until the two agree.
 
@@ -336,7 +330,7 @@ class QuotaGate:
                 if policy.default_plan is None:  # else the engine may go on without the store
                     raise
         for _ in range(PLANNING_ROUNDS):
-            account = account_or_default(policy, ref, self._accounts.get(ref))
+            account = account_or_default(policy, ref, self._accounts.get(ref), self._last_seen_ms)
             left_s = within_s - (monotonic() - started_s)
             if left_s <= 0:
                 raise StoreUnavailableError("the store is slow: no time was left to decide; nothing was done, retry")
@@ -346,6 +340,14 @@ class QuotaGate:
             self._remember(ref, answer.account, answer.now_ms)
         message = f"account {ref.tenant!r} changed {PLANNING_ROUNDS} times while the request was planned; retry"
         raise AccountChangedError(message)
+
+    async def _must_find(self, ref: TenantRef, hold_id: str, within_s: float) -> tuple[HoldView, int]:
+        """The hold and the time; raises HoldNotFoundError."""
+        found = await self._find(ref, hold_id, within_s)
+        if found.hold is None:
+            self.must_trust()
+            raise no_such_hold(ref, hold_id)
+        return found.hold, found.now_ms
 
     async def _find(self, ref: TenantRef, hold_id: str, within_s: float) -> Found:
         found = await self._engine.find(ref, hold_id, within_s)
@@ -358,6 +360,15 @@ class QuotaGate:
         self._accounts.move_to_end(ref)
         if len(self._accounts) > ACCOUNTS_CACHED:
             self._accounts.popitem(last=False)
+
+
+def _totals(policy: Policy, account: Account, now_ms: int) -> dict[str, int]:
+    """The figures for show: of each, the largest value of its limits."""
+    limits = {limit.id: limit for limit in policy.limits}
+    return {
+        name: max(value_of(limits[each], account, now_ms).value or 0 for each in of)
+        for name, of in policy.totals.items()
+    }
 
 
 def _must_be_amounts(field: str, amounts: Mapping[str, int], policy: Policy) -> None:

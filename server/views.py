@@ -1,7 +1,7 @@
 """What the gate tells of a tenant beside decisions: figures, cycles, limits."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from server.domain.decision import LimitResult
 from server.domain.limits.base import CycleTerms, Limit
@@ -56,6 +56,7 @@ class LimitsView:
     limits: tuple[EffectiveLimit, ...]
     products: tuple[Product, ...]
     policy_version: str
+    totals: Mapping[str, int] = field(default_factory=dict)
 
 
 def quota_views(plan: Plan, answer: Cycles) -> list[QuotaView]:

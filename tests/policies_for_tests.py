@@ -68,6 +68,7 @@ def slots(  # noqa: PLR0913  # each is a field of the limit
     *,
     scope: tuple[str, ...] = (),
     typical_ms: int = 0,
+    measured: bool = False,
     shadow: bool = False,
     room: int | None = None,
 ) -> Slots:
@@ -80,6 +81,7 @@ def slots(  # noqa: PLR0913  # each is a field of the limit
         values=values(limit),
         scope=scope,
         typical_ms=typical_ms,
+        measured=measured,
         shadow=shadow,
         room={"work": room} if room else {},
         cell=f"{limit_id}~s",

@@ -139,6 +139,8 @@ def kind_of(raw: bytes) -> int:
     """The kind of limit that a standing cell belongs to, by its form."""
     if is_balance(raw):
         return BALANCE
+    if raw.partition(b";")[0].isdigit():
+        return SLOTS
     if len(raw) == COUNT_SIZE and raw[:1] == b"n":
         return COUNT
     return QUOTA if len(raw) >= sum(QUOTA_SIZES) else SLOTS
@@ -159,7 +161,12 @@ def held_in(raw: bytes) -> int:
         case 7:
             return int.from_bytes(raw[8:], "big")
         case _:
-            return int(raw)
+            return int(raw.partition(b";")[0])
+
+
+def jobs_in(raw: bytes) -> int:
+    """How many jobs of a pool were measured."""
+    return raw.partition(b";")[2][6:7][0] if b";" in raw else 0
 
 
 def broken_rules(state: Snapshot) -> list[str]:
@@ -237,7 +244,7 @@ def _wrong_in(kind: int, raw: bytes) -> str:
     if kind == QUOTA:
         starts = [cycle["start"] for cycle in cycles_in(raw)]
         return "" if starts == sorted(set(starts), reverse=True) else f"has its cycles out of order: {starts}"
-    return "is an empty pool and should be gone" if kind == SLOTS and int(raw) <= 0 else ""
+    return "is an empty pool and should be gone" if kind == SLOTS and held_in(raw) <= 0 and not jobs_in(raw) else ""
 
 
 def _broken_due_times(
@@ -337,7 +344,7 @@ def leaks(state: Snapshot) -> list[str]:
                 f"{key!r} has {field!r}"
                 for field, raw in content.items()  # type: ignore[attr-defined]  # a hash is a dict
                 if (field == b"due" and key.removesuffix(b"cells") + b"grants" not in state)
-                or (field not in {b"v", b"due"} and (kind_of(raw) == SLOTS or held_in(raw)))
+                or (field not in {b"v", b"due"} and (held_in(raw) or (kind_of(raw) == SLOTS and not jobs_in(raw))))
             ]
             continue
         if kind == b"zset" and _waits_for_grants(state, key, list(content)):  # type: ignore[call-overload]  # same

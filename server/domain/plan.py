@@ -195,12 +195,16 @@ class Plan(NamedTuple):
         """What a hold remembers of the request."""
         shape = self.shape
         prices = {item.id: price(item, self.operation, shape.policy) for item in self.operation.items}
-        return HoldNote(shape.action, shape.policy.version, shape.scope, prices)
+        timed_ms = self.terms.longest_ms if self.terms.timed is not None else 0
+        return HoldNote(shape.action, shape.policy.version, shape.scope, prices, timed_ms)
 
     @property
     def terms(self) -> HoldTerms:
-        """How long what this action takes is kept."""
-        return self.policy.actions[self.shape.action].hold
+        """How long what this action takes is kept; where its time is paid, no longer than was asked for."""
+        terms = self.policy.actions[self.shape.action].hold
+        if terms.timed is None:
+            return terms
+        return replace(terms, longest_ms=min(self.amounts.get(terms.timed.by, terms.longest_ms), terms.longest_ms))
 
     @property
     def guarded(self) -> bool:
@@ -261,13 +265,15 @@ def value_of(limit: Limit, account: Account, now_ms: int) -> Value:
     return Value(limit.values.of(account.plan), source, from_ms=from_ms)
 
 
-def account_or_default(policy: Policy, ref: TenantRef, account: Account | None) -> Account:
-    """The tenant's account, or the policy's default plan for a tenant without one."""
+def account_or_default(policy: Policy, ref: TenantRef, account: Account | None, now_ms: int = 0) -> Account:
+    """The tenant's account, or the policy's default plan for a tenant without one; on its tier where there are any."""
     if account is None:
         if policy.default_plan is None:
             text = f"no account {ref.tenant!r} in policy {policy.name!r}; create it with AdminService.PutAccount"
             raise AccountNotFoundError(text)
         return Account(plan=policy.default_plan)
+    if policy.tiers is not None and not account.plan:
+        return account.on(policy.tiers.of(account, now_ms).plan)
     if account.plan not in policy.plans:
         text = (
             f"account {ref.tenant!r} is on plan {account.plan!r}, which policy {policy.name!r} lacks; "
@@ -288,7 +294,7 @@ def make_shape(policy: Policy, operation: Operation, names: tuple[str, ...], acc
     """What all requests share that differ from the operation in amounts alone."""
     measured = {meter for item in operation.items for meter in item.quantity} - set(operation.amounts)
     kept = _kept_meters(policy, names, measured)
-    from_ms, until_ms = 0, FOREVER_MS
+    from_ms, until_ms = plan_span(policy, account, now_ms)
     guards: list[GuardForm] = []
     gates: list[Stateless] = []
     checks: list[CheckForm] = []
@@ -343,7 +349,7 @@ def make_shape(policy: Policy, operation: Operation, names: tuple[str, ...], acc
 def usage_plan(policy: Policy, operation: Operation, account: Account, now_ms: int) -> Plan:
     """A look at every limit with state whose dimensions are named, for whatever action; asks for nothing."""
     checks: list[CheckForm] = []
-    from_ms, until_ms = 0, FOREVER_MS
+    from_ms, until_ms = plan_span(policy, account, now_ms)
     for place, limit in enumerate(policy.limits):
         if limit.kind in {Kind.GUARD, Kind.GATE} or any(name not in operation.scope for name in limit.scope):
             continue
@@ -373,6 +379,14 @@ def usage_plan(policy: Policy, operation: Operation, account: Account, now_ms: i
         closed=any(form.limit.is_closed for form in checks),
     )
     return Plan(shape, operation, account, ())
+
+
+def plan_span(policy: Policy, account: Account, now_ms: int) -> tuple[int, int]:
+    """From when to when (exclusive) the account's plan is the one that it has at `now_ms`."""
+    if policy.tiers is None or account.tier_override is None:
+        return 0, FOREVER_MS
+    tier = policy.tiers.of(account, now_ms)
+    return tier.from_ms, tier.until_ms
 
 
 def cycle_anchors(policy: Policy, account: Account) -> tuple[int, ...]:

@@ -16,6 +16,7 @@ from server.domain.operation import TenantRef
 from server.domain.plan import CheckForm, Plan
 from server.domain.reconcile import BalanceState
 from server.domain.refill import Refill
+from server.domain.timed import Start
 from server.domain.units import FOREVER_MS
 from server.engine.books import Books
 from server.engine.feed import Feed
@@ -83,6 +84,10 @@ class Extended(NamedTuple):
     looks: tuple[Look, ...]
     raised: bool
     degraded: bool = False
+
+
+class Overtaken(NamedTuple):
+    """Another Extend started the hold meanwhile: look at it again."""
 
 
 class Found(NamedTuple):
@@ -212,10 +217,19 @@ class Engine(Protocol):
     async def release(self, ref: TenantRef, hold_id: str, within_s: float) -> HoldOutcome:
         """Gives back what no report has charged and ends the hold."""
 
-    async def extend(
-        self, ref: TenantRef, hold_id: str, used: Mapping[str, int], raised: Plan | None, within_s: float
-    ) -> Extended | Stale:
-        """Renews the lease, reports totals, and raises to the amounts of `raised` where that fits."""
+    async def extend(  # noqa: PLR0913  # each is a field of the request
+        self,
+        ref: TenantRef,
+        hold_id: str,
+        used: Mapping[str, int],
+        raised: Plan | None,
+        within_s: float,
+        *,
+        start: Start | None = None,
+    ) -> Extended | Stale | Overtaken:
+        """Renews the lease, reports totals, and raises to the amounts of `raised` where that fits. `start` is what the
+        first one makes of a hold whose time is paid, if nobody was faster.
+        """
 
     async def find(self, ref: TenantRef, hold_id: str, within_s: float) -> Found:
         """The account and, for a non-empty id, the hold."""

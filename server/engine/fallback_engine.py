@@ -17,7 +17,8 @@ from server.domain.hold import Delivered, State
 from server.domain.operation import TenantRef, differing_parts
 from server.domain.plan import Plan, account_or_default, forced, make_plan
 from server.domain.refill import RefillTerms, no_refills
-from server.engine.base import Extended, Found, Granted, HoldOutcome, Refused, Replayed, Stale
+from server.domain.timed import Start
+from server.engine.base import Extended, Found, Granted, HoldOutcome, Overtaken, Refused, Replayed, Stale
 from server.engine.faults import id_reused
 from server.engine.guarded_store import GuardedStore
 from server.engine.local_allowance import Allowance
@@ -117,16 +118,23 @@ class FallbackEngine(RedisEngine):
             return known.release()
         return await super().release(ref, hold_id, within_s)
 
-    async def extend(
-        self, ref: TenantRef, hold_id: str, used: Mapping[str, int], raised: Plan | None, within_s: float
-    ) -> Extended | Stale:
+    async def extend(  # noqa: PLR0913  # each is a field of the request
+        self,
+        ref: TenantRef,
+        hold_id: str,
+        used: Mapping[str, int],
+        raised: Plan | None,
+        within_s: float,
+        *,
+        start: Start | None = None,
+    ) -> Extended | Stale | Overtaken:
         """As with the store; what is to be booked is noted here."""
         if self._holds and (known := await self._local(ref, hold_id, within_s)):
             now_ms = self._local_clock()
             known.extend(used, raised, now_ms)
             self._allowance.renew(known.plan, hold_id, known.lease_ends_at_ms)
             return Extended(now_ms, known.view(), (), raised=True, degraded=True)
-        return await super().extend(ref, hold_id, used, raised, within_s)
+        return await super().extend(ref, hold_id, used, raised, within_s, start=start)
 
     async def find(self, ref: TenantRef, hold_id: str, within_s: float) -> Found:
         """As with the store; a hold that is to be booked is known here."""
@@ -245,6 +253,6 @@ class FallbackEngine(RedisEngine):
                     raise id_reused(hold.hold_id, differs)
             if not isinstance(answer, Stale):
                 return
-            account = account_or_default(plan.policy, operation.ref, answer.account)
+            account = account_or_default(plan.policy, operation.ref, answer.account, answer.now_ms)
             plan = make_plan(plan.policy, operation, account, answer.now_ms)
         raise StoreUnavailableError(f"the account of hold {hold.hold_id!r} kept changing while it was booked")

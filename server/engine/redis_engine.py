@@ -21,6 +21,7 @@ from server.domain.note import Note
 from server.domain.operation import TenantRef
 from server.domain.plan import Plan
 from server.domain.refill import RefillTerms, no_refills
+from server.domain.timed import Start
 from server.engine import keys, records, sequences, wire, wire_money
 from server.engine.audits import audited
 from server.engine.base import (
@@ -33,6 +34,7 @@ from server.engine.base import (
     Granted,
     HoldOutcome,
     Looked,
+    Overtaken,
     Refused,
     Replayed,
     Stale,
@@ -54,13 +56,13 @@ from server.engine.faults import (
 )
 from server.engine.hearing import BY_CALL, BY_SWEEPER, Hearing
 from server.engine.notes import note_of
-from server.engine.pipeline import Reply, StoreCaller, Word
+from server.engine.pipeline import Heard, Reply, StoreCaller, Word
 from server.engine.quota_cells import cycles_of
 from server.engine.redis_books import RedisBooks
 from server.engine.redis_feed import RedisFeed
 from server.engine.replies import fault_of, hold_outcome, unreadable
 from server.engine.scripts import script
-from server.engine.store_calls import Call, Sent
+from server.engine.store_calls import ScriptCall
 from server.engine.store_errors import OutcomeUnknown, StoreError
 from server.engine.wakes import Wakes
 from server.metrics.metrics import Metrics
@@ -113,8 +115,8 @@ class RedisEngine:
         self._refills = refills
         self._most_cells = most_cells
         self._hearing = Hearing(metrics or Metrics())
-        self.books = RedisBooks(self._call_script)
-        self.feed = RedisFeed(self._call_script, self._plain, clock)
+        self.books = RedisBooks(self._evalsha)
+        self.feed = RedisFeed(self._evalsha, self._plain, clock)
         self.wakes = wakes or Wakes()
 
     async def reserve(self, plan: Plan, hold_id: str, within_s: float) -> Granted | Refused | Replayed | Stale:
@@ -131,11 +133,11 @@ class RedisEngine:
 
         leases = hold_id and plan.leaves_hold and plan.terms.lease_ms
         heard = self._hearing.opening if leases else self._hearing.of("reserve")
-        call = Call("reserve", tenant, hold_id, args, packed.window_keys, heard)
+        call = ScriptCall("reserve", tenant, hold_id, args, packed.window_keys, heard)
         reply = await self._run(call, within_s * (1 - LOOK_UP_SHARE), look_up)
         match reply:
             case [1, now_ms, rows]:
-                lease_end = now_ms + plan.terms.lease_ms if hold_id and plan.leaves_hold else 0
+                lease_end = now_ms + plan.terms.granted_ms if hold_id and plan.leaves_hold else 0
                 return Granted(now_ms, packed.looks(rows, now_ms, packed.form.taken(plan.units)), lease_end)
             case [0, now_ms, rows]:
                 return Refused(now_ms, packed.looks(rows, now_ms))
@@ -152,7 +154,7 @@ class RedisEngine:
         """The plan's figures."""
         tenant = keys.tenant_keys(plan.operation.ref)
         packed = wire.pack_plan(plan, tenant, self._clock(), self._most_cells)
-        reply = await self._run(Call("usage", tenant, "", (packed.argument,), packed.window_keys), within_s)
+        reply = await self._run(ScriptCall("usage", tenant, "", (packed.argument,), packed.window_keys), within_s)
         match reply:
             case [0, now_ms, rows]:
                 return Looked(now_ms, packed.looks(rows, now_ms))
@@ -164,7 +166,7 @@ class RedisEngine:
         """The plan's figures, and the cycles of its quotas."""
         tenant = keys.tenant_keys(plan.operation.ref)
         packed = wire.pack_plan(plan, tenant, self._clock(), self._most_cells)
-        reply = await self._run(Call("usage", tenant, "", (packed.argument, b"1"), packed.window_keys), within_s)
+        reply = await self._run(ScriptCall("usage", tenant, "", (packed.argument, b"1"), packed.window_keys), within_s)
         match reply:
             case [0, now_ms, rows, *cells]:
                 return Cycles(now_ms, packed.looks(rows, now_ms), tuple(map(cycles_of, cells)))
@@ -190,19 +192,26 @@ class RedisEngine:
         if allocation:
             args.append(allocation.encode())
         left_s = within_s - (monotonic() - started_s)
-        reply = await self._run(Call("settle", tenant, hold_id, args), left_s)
+        reply = await self._run(ScriptCall("settle", tenant, hold_id, args), left_s)
         return hold_outcome("settle", ref, hold_id, reply)
 
     async def release(self, ref: TenantRef, hold_id: str, within_s: float) -> HoldOutcome:
         """Gives back what no report has charged."""
         tenant = keys.tenant_keys(ref)
         args = (sequences.pack([self._clock(), hold_id]),)
-        reply = await self._run(Call("release", tenant, hold_id, args), within_s)
+        reply = await self._run(ScriptCall("release", tenant, hold_id, args), within_s)
         return hold_outcome("release", ref, hold_id, reply)
 
-    async def extend(
-        self, ref: TenantRef, hold_id: str, used: Mapping[str, int], raised: Plan | None, within_s: float
-    ) -> Extended | Stale:
+    async def extend(  # noqa: PLR0913  # each is a field of the request
+        self,
+        ref: TenantRef,
+        hold_id: str,
+        used: Mapping[str, int],
+        raised: Plan | None,
+        within_s: float,
+        *,
+        start: Start | None = None,
+    ) -> Extended | Stale | Overtaken:
         """Renews the lease, reports totals, and raises amounts where that fits."""
         tenant = keys.tenant_keys(ref)
         meters: Sequence[str] = ()
@@ -213,8 +222,10 @@ class RedisEngine:
             meters = tuple((await self._hold(ref, hold_id, within_s)).meters)
             packed = wire.pack_plan(raised, tenant, self._clock(), self._most_cells)
             argument = packed.argument
-        args = (argument, wire.pack_extend(hold_id, used, raised, packed, meters))
-        call = Call("extend", tenant, hold_id, args, packed.window_keys if packed else ())
+        args = [argument, wire.pack_extend(hold_id, used, raised, packed, meters)]
+        if start is not None:
+            args.append(wire.pack_start(start, tenant))
+        call = ScriptCall("extend", tenant, hold_id, args, packed.window_keys if packed else ())
         reply = await self._run(call, within_s - (monotonic() - started_s))
         match reply:
             case [0 | 1 as raised_all, now_ms, record, rows, taken]:
@@ -222,6 +233,8 @@ class RedisEngine:
                 return Extended(now_ms, records.hold_of(hold_id, record), looks, bool(raised_all))
             case [3, now_ms, record]:
                 return Stale(now_ms, records.account_of(record))
+            case [9, _]:
+                return Overtaken()
             case [5, _, record]:
                 raise not_active(records.hold_of(hold_id, record))
             case [6, _]:
@@ -241,14 +254,14 @@ class RedisEngine:
     async def _found(self, ref: TenantRef, hold_id: str, within_s: float) -> list[Any]:
         """The time, and the records of the account and of the hold."""
         args = (sequences.pack([self._clock()]),)
-        call = Call("find", keys.tenant_keys(ref), hold_id, args)
-        return await self._evalsha(Sent("find", call.keys, args), within_s)
+        call = ScriptCall("find", keys.tenant_keys(ref), hold_id, args)
+        return await self._evalsha("find", call.keys, args, within_s)
 
     async def write_account(self, ref: TenantRef, write: AccountWrite, within_s: float) -> Written | Conflict:
         """Changes an account and its balances in one step."""
         tenant = keys.tenant_keys(ref)
         args = (wire_money.pack_account_write(self._clock(), tenant.member, write),)
-        reply = await self._run(Call("account", tenant, "", args, (tenant.ids,)), within_s)
+        reply = await self._run(ScriptCall("account", tenant, "", args, (tenant.ids,)), within_s)
         match reply:
             case [1 | 2 as outcome, record, results]:
                 changed = dict(zip(write.grants, wire_money.results_of(results), strict=True))
@@ -295,10 +308,10 @@ class RedisEngine:
 
     async def trim_ledger(self, ref: TenantRef, through: int, within_s: float) -> int:
         """Drops entries, some at a time."""
-        call = Call("trim", keys.tenant_keys(ref), "", (sequences.pack([through, TRIM_MOST]),))
+        call = ScriptCall("trim", keys.tenant_keys(ref), "", (sequences.pack([through, TRIM_MOST]),))
         dropped, more = 0, True
         while more:
-            more, count = await self._evalsha(Sent(call.name, call.keys, call.args), within_s)
+            more, count = await self._evalsha(call.name, call.keys, call.args, within_s)
             dropped += count
         return dropped
 
@@ -308,7 +321,7 @@ class RedisEngine:
 
         async def page(passed_over: int) -> list[Any]:
             args = (sequences.pack([self._clock(), passed_over, *cells]),)
-            return await self._run(Call("audit", tenant, "", args), within_s)
+            return await self._run(ScriptCall("audit", tenant, "", args), within_s)
 
         return await audited(cells, page)
 
@@ -316,7 +329,7 @@ class RedisEngine:
         """Writes totals over what was seen."""
         values = [v for cell, right in totals.items() for v in (cell, seen.balances[cell].cell, *right)]
         args = (sequences.pack([self._clock(), *values]),)
-        reply = await self._run(Call("repair", keys.tenant_keys(ref), "", args), within_s)
+        reply = await self._run(ScriptCall("repair", keys.tenant_keys(ref), "", args), within_s)
         return bool(reply[0])
 
     async def sweep(self) -> int:
@@ -373,8 +386,8 @@ class RedisEngine:
         for _ in range(REAP_ROUNDS):
             args = (wire_money.pack_reap(self._clock(), SWEEP_MOST, tenant.member, terms),)
             all_keys = (tenant.cells, tenant.account, tenant.due, tenant.due_index)
-            sent = Sent("reap", all_keys, args, self._hearing.reaping(by))
-            more, _, count, *wanted = await self._evalsha(sent, ends_at_s - monotonic())
+            left_s, heard = ends_at_s - monotonic(), self._hearing.reaping(by)
+            more, _, count, *wanted = await self._evalsha("reap", all_keys, args, left_s, heard=heard)
             expired += count
             if wanted:
                 terms = self._terms(keys.tenant_of(tenant.member), *wanted)
@@ -386,15 +399,14 @@ class RedisEngine:
         account = records.account_of(record) or Account(plan="")
         return wire_money.RefillsAt(at_ms, account.version, self._refills(ref, account, at_ms))
 
-    async def _run(self, call: Call, within_s: float, look_up: _LookUp | None = None) -> list[Any]:
+    async def _run(self, call: ScriptCall, within_s: float, look_up: _LookUp | None = None) -> list[Any]:
         """Runs a script; while it answers that holds are overdue, reaps and asks again."""
         loop = asyncio.get_running_loop()
         ends_at_s = loop.time() + within_s
-        sent = Sent(call.name, call.keys, call.args, call.heard)
         whose = call.tenant.member.decode()
         vain = 0
         while (left_s := ends_at_s - loop.time()) > 0:
-            reply = await self._evalsha(sent, left_s, look_up)
+            reply = await self._evalsha(call.name, call.keys, call.args, left_s, look_up, call.heard)
             if reply[0] != OVERDUE:
                 return reply
             vain = 0 if await self._reap(call.tenant, left_s, BY_CALL) else vain + 1
@@ -403,11 +415,18 @@ class RedisEngine:
         message = f"{call.name}: no time was left for tenant {whose!r}, whose holds are overdue or whose store is slow"
         raise StoreUnavailableError(message)
 
-    async def _evalsha(self, sent: Sent, within_s: float, look_up: _LookUp | None = None) -> list[Any]:
-        name = sent.name
-        heard = sent.heard or self._hearing.of(name)
+    async def _evalsha(  # noqa: PLR0913, PLR0917  # all that a script's call has
+        self,
+        name: str,
+        all_keys: Sequence[bytes],
+        args: Sequence[bytes],
+        within_s: float,
+        look_up: _LookUp | None = None,
+        heard: Heard | None = None,
+    ) -> list[Any]:
+        heard = heard or self._hearing.of(name)
         try:
-            reply: list[Any] = await self._store.evalsha(script(name), sent.keys, sent.args, within_s, heard)
+            reply: list[Any] = await self._store.evalsha(script(name), all_keys, args, within_s, heard)
         except OutcomeUnknown as error:
             known = await look_up() if look_up is not None else None
             if known is not None:
@@ -416,11 +435,6 @@ class RedisEngine:
         except StoreError as error:
             raise fault_of(name, error) from error
         return reply
-
-    async def _call_script(
-        self, name: str, all_keys: Sequence[bytes], args: Sequence[bytes], within_s: float
-    ) -> list[Any]:
-        return await self._evalsha(Sent(name, all_keys, args), within_s)
 
     async def _plain(self, within_s: float, *words: Word) -> Any:  # noqa: ANN401  # whatever the command answers
         try:

@@ -1,4 +1,4 @@
-"""What the engine sends."""
+"""A script as the engine calls it."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -7,8 +7,11 @@ from server.engine import keys
 from server.engine.pipeline import Heard
 
 
-class Call(NamedTuple):
-    """A script for one tenant and hold, with its arguments and the window keys that it looks at."""
+class ScriptCall(NamedTuple):
+    """A script for one tenant and hold, with its arguments and the window keys that it looks at.
+
+    `heard` counts its replies where that depends on more than its name.
+    """
 
     name: str
     tenant: keys.TenantKeys
@@ -23,12 +26,3 @@ class Call(NamedTuple):
         tenant = self.tenant
         hold = tenant.hold(self.hold_id)
         return (tenant.cells, tenant.account, tenant.due, tenant.due_index, hold, *self.window_keys)
-
-
-class Sent(NamedTuple):
-    """A script as it is sent, and what counts its replies, where that depends on more than its name."""
-
-    name: str
-    keys: Sequence[bytes]
-    args: Sequence[bytes]
-    heard: Heard | None = None

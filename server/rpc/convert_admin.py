@@ -6,7 +6,7 @@ from typing import Final
 from quota.v1 import admin_service_pb2
 
 from server.administration import ImportResult, ImportRow
-from server.domain.account import Account, Override
+from server.domain.account import Account, Override, TierOverride
 from server.domain.errors import FieldViolation, InvalidRequestError
 from server.domain.hold import HoldView
 from server.domain.operation import TenantRef
@@ -37,6 +37,7 @@ def account(request: admin_service_pb2.PutAccountRequest | admin_service_pb2.Imp
         flags=dict(message.flags),
         overrides=tuple(_override(override) for override in message.overrides),
         lifetime_purchased_usd_micros=message.lifetime_purchased_usd_micros,
+        tier_override=_tier_override(message.tier_override) if message.HasField("tier_override") else None,
     )
 
 
@@ -51,6 +52,7 @@ def _account_violations(message: admin_service_pb2.Account) -> list[FieldViolati
     bad += _range_violations("account.lifetime_purchased_usd_micros", message.lifetime_purchased_usd_micros)
     for place, override in enumerate(message.overrides[:MAX_OVERRIDES]):
         bad += _range_violations(f"account.overrides[{place}].expires_at_ms", override.expires_at_ms)
+    bad += _range_violations("account.tier_override.expires_at_ms", message.tier_override.expires_at_ms)
     return bad
 
 
@@ -63,6 +65,11 @@ def _range_violations(field: str, value: int) -> list[FieldViolation]:
 def _override(message: admin_service_pb2.Override) -> Override:
     expires_at_ms = message.expires_at_ms if message.HasField("expires_at_ms") else FOREVER_MS
     return Override(message.limit_id, message.value, expires_at_ms)
+
+
+def _tier_override(message: admin_service_pb2.TierOverride) -> TierOverride:
+    expires_at_ms = message.expires_at_ms if message.HasField("expires_at_ms") else FOREVER_MS
+    return TierOverride(message.tier, expires_at_ms)
 
 
 def expected_version(request: admin_service_pb2.PutAccountRequest) -> int:
@@ -103,6 +110,10 @@ def _imported_allocations(allocations: Iterable[admin_service_pb2.ImportedAlloca
 
 def account_message(value: Account) -> admin_service_pb2.Account:
     """The record as it travels."""
+    tier, override = value.tier_override, None
+    if tier is not None:
+        expires_at_ms = None if tier.expires_at_ms == FOREVER_MS else tier.expires_at_ms
+        override = admin_service_pb2.TierOverride(tier=tier.plan, expires_at_ms=expires_at_ms)
     return admin_service_pb2.Account(
         plan=value.plan,
         created_at_ms=value.created_at_ms,
@@ -117,6 +128,7 @@ def account_message(value: Account) -> admin_service_pb2.Account:
         ],
         lifetime_purchased_usd_micros=value.lifetime_purchased_usd_micros,
         version=value.version,
+        tier_override=override,
     )
 
 

@@ -96,6 +96,7 @@ class QuotaService(quota_service_pb2_grpc.QuotaServiceServicer):
             dict(request.used),
             dict(request.amounts),
             within_s=within_s,
+            connection=request.connection,
         )
         convert.fill_decision(response.decision, decision)
 
@@ -132,6 +133,7 @@ class QuotaService(quota_service_pb2_grpc.QuotaServiceServicer):
             limits=[convert.effective_limit(limit) for limit in view.limits],
             prices=convert.product_prices(view.products),
             policy_version=view.policy_version,
+            totals=view.totals,
         )
 
     @answering

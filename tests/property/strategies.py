@@ -54,11 +54,20 @@ windows: st.SearchStrategy[Limit] = st.builds(
     st.tuples(st.booleans(), st.booleans(), st.sampled_from([False, False, False, True])),
 )
 pools: st.SearchStrategy[Limit] = st.builds(
-    lambda meter, scope, cap, shadow: slots(f"s-{meter}-{'-'.join(scope)}", cap, meter, scope=scope, shadow=shadow),
+    lambda meter, scope, cap, shadow, jobs: slots(
+        f"s-{meter}-{'-'.join(scope)}-{jobs[0]}-{jobs[1]:d}",
+        cap,
+        meter,
+        scope=scope,
+        shadow=shadow,
+        typical_ms=jobs[0],
+        measured=jobs[1],
+    ),
     st.sampled_from(["", "frames"]),
     st.sampled_from([(), ("model",)]),
     caps,
     st.booleans(),
+    st.sampled_from([(0, False), (0, False), (9000, False), (MINUTE_MS, True)]),
 )
 balances: st.SearchStrategy[Limit] = st.builds(
     lambda meter, shadow, debt: balance(f"b-{meter}", meter, shadow=shadow, debt=debt),

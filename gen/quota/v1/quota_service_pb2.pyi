@@ -781,12 +781,18 @@ class ExtendRequest(message.Message):
     HOLD_ID_FIELD_NUMBER: builtins.int
     USED_FIELD_NUMBER: builtins.int
     AMOUNTS_FIELD_NUMBER: builtins.int
+    CONNECTION_FIELD_NUMBER: builtins.int
     policy: builtins.str
     """As in CheckAndReserveRequest."""
     tenant: builtins.str
     """The hold's tenant. Required."""
     hold_id: builtins.str
     """The hold. Required."""
+    connection: builtins.str
+    """Of a hold whose time is paid (a realtime session): the caller's name for the connection that uses it. The first
+    Extend starts the hold's time and binds it to this connection; FAILED_PRECONDITION for another one. Empty: not
+    compared. INVALID_ARGUMENT for a hold whose time is not paid.
+    """
     @builtins.property
     def used(self) -> containers.ScalarMap[builtins.str, builtins.int]:
         """Cumulative totals reported with the renewal, as in a Settle that is not final."""
@@ -805,10 +811,11 @@ class ExtendRequest(message.Message):
         hold_id: builtins.str = ...,
         used: abc.Mapping[builtins.str, builtins.int] | None = ...,
         amounts: abc.Mapping[builtins.str, builtins.int] | None = ...,
+        connection: builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["amounts", b"amounts", "hold_id", b"hold_id", "policy", b"policy", "tenant", b"tenant", "used", b"used"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = typing.Literal["amounts", b"amounts", "connection", b"connection", "hold_id", b"hold_id", "policy", b"policy", "tenant", b"tenant", "used", b"used"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1412,12 +1419,33 @@ class GetLimitsResponse(message.Message):
 
     DESCRIPTOR: descriptor.Descriptor
 
+    @typing.final
+    class TotalsEntry(message.Message):
+        DESCRIPTOR: descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: builtins.int
+        VALUE_FIELD_NUMBER: builtins.int
+        key: builtins.str
+        value: builtins.int
+        def __init__(
+            self,
+            *,
+            key: builtins.str = ...,
+            value: builtins.int = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
     PLAN_FIELD_NUMBER: builtins.int
     LIMITS_FIELD_NUMBER: builtins.int
     PRICES_FIELD_NUMBER: builtins.int
     POLICY_VERSION_FIELD_NUMBER: builtins.int
+    TOTALS_FIELD_NUMBER: builtins.int
     plan: builtins.str
-    """The account's plan."""
+    """The account's plan; where the policy has tiers, the tier that it has now."""
     policy_version: builtins.str
     """Content hash of the policy."""
     @builtins.property
@@ -1428,6 +1456,10 @@ class GetLimitsResponse(message.Message):
     def prices(self) -> containers.RepeatedCompositeFieldContainer[ProductPrice]:
         """The price list: what one block of each product costs."""
 
+    @builtins.property
+    def totals(self) -> containers.ScalarMap[builtins.str, builtins.int]:
+        """Figures for show that limit nothing: the largest of some limits' values, by the policy's name for it."""
+
     def __init__(
         self,
         *,
@@ -1435,10 +1467,11 @@ class GetLimitsResponse(message.Message):
         limits: abc.Iterable[EffectiveLimit] | None = ...,
         prices: abc.Iterable[ProductPrice] | None = ...,
         policy_version: builtins.str = ...,
+        totals: abc.Mapping[builtins.str, builtins.int] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["limits", b"limits", "plan", b"plan", "policy_version", b"policy_version", "prices", b"prices"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = typing.Literal["limits", b"limits", "plan", b"plan", "policy_version", b"policy_version", "prices", b"prices", "totals", b"totals"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

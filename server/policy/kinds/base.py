@@ -10,6 +10,7 @@ from pydantic import Field
 
 from server.domain.limits.base import Kind, Limit, Posture
 from server.domain.policy import Unit
+from server.domain.templates import Template
 from server.policy.context import Context
 from server.policy.document import Path, shown
 from server.policy.fields import Fills
@@ -50,6 +51,10 @@ class LimitModel(Model, ABC):
     def compile(self, context: Context, path: Path) -> Limit:
         """The limit; problems are noted in the context."""
 
+    def codes(self) -> tuple[str, ...]:
+        """The codes that it may refuse with."""
+        return (self.refuse,)
+
     @abstractmethod
     def fills(self, context: Context) -> Fills:
         """The template fields that a refusal by this limit can fill, beside those of every refusal."""
@@ -57,6 +62,18 @@ class LimitModel(Model, ABC):
     def dimensions(self) -> frozenset[str]:
         """The dimensions that every request has which this limit can refuse."""
         return frozenset(self.when) - {_ACTION}
+
+    def _label(self, context: Context, path: Path) -> str:
+        """The name in messages; its fields are dimensions that separate the limit's cells."""
+        label = self.label or self.id
+        try:
+            unknown = sorted(Template.parse(label).fields - set(getattr(self, "scope", ())))
+        except ValueError as error:
+            context.reject(path, str(error))
+            return label
+        if unknown:
+            context.reject(path, f"{{{unknown[0]}}} is no dimension of the limit's scope; a label names no others")
+        return label
 
     def rule(self, context: Context, path: Path) -> Rule:
         """What all kinds share, compiled."""
@@ -66,7 +83,7 @@ class LimitModel(Model, ABC):
             context.expect_known((*path, "when", _ACTION), actions, context.actions, "action")
         return Rule(
             id=self.id,
-            label=self.label or self.id,
+            label=self._label(context, (*path, "label")),
             refuse=self.refuse,
             actions=None if actions is None else frozenset(actions),
             when={name: frozenset(allowed) for name, allowed in self.when.items() if name != _ACTION},

@@ -1,20 +1,22 @@
 #!lua
 --[[ Renews a hold's lease; may report usage; may raise amounts where the raise fits.
 
-Keys   1 cells (hash)  2 account (string)  3 due (sorted set)  4 unused
+Keys   1 cells (hash)  2 account (string)  3 due (sorted set)  4 index of tenants by due (sorted set)
        5 hold (string)  6.. windows (hash), one per scope of the raise, in the plan's order
 Args   1 plan (checks.lua); with no checks when nothing is raised. Amounts are the new totals
        2 msgpack sequence: hold id, raises (1 or 0), gated (1: a guard or gate refuses a raise), number of reports,
          per report: meter, total; number of raised totals, per total: meter, total; then per check: meter (by its
          number in the hold; 0: follows no report), scope, hold param
+       3 when it starts a hold whose time is paid, a msgpack sequence: the note that the hold must have, its new note,
+         its longest end, tenant's member in the index
 Reply  {1, now, hold, rows, taken} renewed and raised, or no raise was asked for, and then there are no rows;
        {0, now, hold, rows, taken} renewed, and the raise does not fit; {3, now, account} planned for another version
        or time; {4, now} holds are overdue: call reap, then ask again; {5, now, hold} not active;
        {6, now} no such hold; {7, now, meter} the hold has no such
-       meter; {8, now, hold} raised more often than a record can hold. rows: as in reserve.lua; taken: msgpack sequence
-       of what each check took.
-Writes the report as a phase complete in itself; then due, hold, cells, windows. A hold that is missing from the due set
-       is put back there.
+       meter; {8, now, hold} raised more often than a record can hold; {9, now} another one started the hold. rows: as
+       in reserve.lua; taken: msgpack sequence of what each check took.
+Writes the report as a phase complete in itself; then due, hold, cells, windows; cells.due and index when it starts. A
+       hold that is missing from the due set is put back there.
 Example {1, 1773144000000, <1,...>, <>, <>} ]]
 -- The one clock of a script: the store's own time in milliseconds, or what a test passes (0 asks the store).
 local function clock(given)
@@ -148,15 +150,84 @@ local function window_finish(raw, ending, taken, instant, param, before, after, 
     .. string.sub(raw, at + WINDOW_ENTRY, tail - 1)
     .. struct.pack('>I7I6', total, first)
 end
---[[ slots: a pool of concurrent places. Twin of server/domain/limits/slots.py. A cell is a decimal count; an
-empty pool has no cell. Whose place it is stands in the holds; overdue ones are given back before anybody looks. ]]
+--[[ slots: a pool of concurrent places. Twin of server/domain/limits/slots.py. A cell is a decimal count; an empty pool
+has no cell. Whose place it is stands in the holds; overdue ones are given back before anybody looks.
+
+Where jobs have a usual length, behind the count stand ';', the average length of recent jobs in ms (6 bytes), how many
+that is an average of (1), and when the jobs in the pool began (6 each, at most 64). ]]
+local POOL, POOL_SIZE, START_SIZE, STARTS_KEPT = '>I6I1', 7, 6, 64
+local JOBS_AVERAGED, JOBS_ENOUGH = 16, 8
 
 local function slots_taken(raw)
-  local taken = tonumber(raw)
+  local taken = tonumber(raw) or tonumber(string.match(raw, '^(%d+);'))
   if not taken or taken < 0 or taken >= 9007199254740992 or taken % 1 ~= 0 then
     error('CORRUPT a slots cell')
   end
   return taken
+end
+
+-- Places taken, average length of jobs, of how many, and the beginnings.
+local function pool_read(raw)
+  if not raw then
+    return 0, 0, 0, ''
+  end
+  local taken, at = slots_taken(raw), string.find(raw, ';', 1, true)
+  if not at then
+    return taken, 0, 0, ''
+  end
+  local starts = #raw - at - POOL_SIZE
+  if starts < 0 or starts % START_SIZE ~= 0 then
+    error('CORRUPT a slots cell of ' .. #raw .. ' bytes')
+  end
+  local mean, jobs = struct.unpack(POOL, raw, at + 1)
+  return taken, mean, jobs, string.sub(raw, at + 1 + POOL_SIZE)
+end
+
+local function pool_packed(taken, mean, jobs, starts)
+  return string.format('%.0f', taken) .. ';' .. struct.pack(POOL, mean, jobs) .. starts
+end
+
+-- As the other looks (checks.lua): places taken, 0, when the oldest job ends if it takes as long as is usual, and the
+-- new value. `param` has whether jobs are measured, and how long one takes otherwise.
+local function pool_check(raw, now, amount, take, cap, param)
+  local taken, mean, jobs, starts = pool_read(raw)
+  if amount > 0 and taken + amount > cap then
+    local measured, typical = struct.unpack('>I1I6', param)
+    if measured == 1 and jobs >= JOBS_ENOUGH then
+      typical = mean
+    end
+    local oldest = now
+    for at = 1, #starts, START_SIZE do
+      oldest = math.min(oldest, (struct.unpack('>I6', starts, at)))
+    end
+    return taken, 0, math.max(oldest + typical - now, 1)
+  end
+  if not take then
+    return taken, 0, 0
+  end
+  if #starts < STARTS_KEPT * START_SIZE then
+    starts = starts .. struct.pack('>I6', now)
+  end
+  return taken, 0, 0, pool_packed(taken + take, mean, jobs, starts)
+end
+
+-- The value without the places of a hold that began at `start`; nil where nothing is left to remember. `param` begins
+-- with whether jobs are measured.
+local function pool_finish(raw, ending, amount, start, param, now)
+  local taken, mean, jobs, starts = pool_read(raw)
+  local packed = struct.pack('>I6', start)
+  for at = 1, #starts, START_SIZE do
+    if string.sub(starts, at, at + START_SIZE - 1) == packed then
+      starts = string.sub(starts, 1, at - 1) .. string.sub(starts, at + START_SIZE)
+      break
+    end
+  end
+  if string.byte(param) == 1 and (ending == SETTLE or ending == RELEASE) then
+    jobs = math.min(jobs + 1, JOBS_AVERAGED)
+    mean = mean + math.floor((math.max(now - start, 0) - mean) / jobs)
+  end
+  taken = math.max(taken - amount, 0)
+  return (taken > 0 or jobs > 0) and pool_packed(taken, mean, jobs, starts) or nil
 end
 --[[ balance: prepaid units. Twin of server/domain/limits/balance.py. A cell is seven running totals of 7 bytes:
 granted, reversed, charged, held, expired, uncollected, debt. Behind them stand its grants, where the policy keeps them
@@ -597,8 +668,12 @@ local function finish(key, id, hold, at, ending, state, after, now, name)
         new = raw
         if live and ending ~= REPORT and raw then
           -- Places are freed when the hold ends, however it ends.
-          local left = slots_taken(raw) - amount
-          new = left > 0 and string.format('%.0f', left)
+          if param ~= 0 then
+            new = pool_finish(raw, ending, amount, created + hold[take + 5], param, now)
+          else
+            local left = slots_taken(raw) - amount
+            new = left > 0 and string.format('%.0f', left)
+          end
         end
       elseif kind == 5 then
         local moved
@@ -933,6 +1008,8 @@ local function check_all(plan, standing, now)
       -- The kinds that keep state, by their number in domain/limits/base.py.
       if kind == 3 then
         own, other, wait, new, renew = window_check(raw, now, plan[at + 1], plan[at + 2], plan[at + 3], plan[at + 4])
+      elseif kind == 4 and plan[at + 4] ~= 0 then
+        own, other, wait, new = pool_check(raw, now, plan[at + 1], plan[at + 2], plan[at + 3], plan[at + 4])
       elseif kind == 4 then
         local taken, take = raw and slots_taken(raw) or 0, plan[at + 2]
         own, other, wait = taken, 0, 0
@@ -1046,6 +1123,10 @@ if hold[2] + hold[3] <= now then
     redis.call('ZADD', KEYS[3], string.format('%.0f', hold[2] + hold[3]), id)
   end
   return { 4, now }
+end
+local start = ARGV[3] and { cmsgpack.unpack(ARGV[3]) }
+if start and hold[9] ~= start[1] then
+  return { 9, now }
 end
 if raises and not is_current(plan, head[1], now) then
   return { 3, now, redis.call('GET', KEYS[2]) or '' }
@@ -1178,6 +1259,9 @@ if higher then
     return { 8, now, raw }
   end
 end
+if start then
+  redis.call('ZSCORE', KEYS[4], start[4])
+end
 if reports then
   finish(KEYS[5], id, hold, takes_at, REPORT, ACTIVE, totals, now)
   if higher then
@@ -1211,13 +1295,21 @@ if higher and fits then
     hold[meter * METER_SIZE + RESERVED] = math.max(total, hold[meter * METER_SIZE + RESERVED])
   end
 end
-hold[3] = math.max(hold[3], math.min(now - hold[2] + hold[7], hold[4]))
+if start then
+  hold[9], hold[4] = start[2], start[3] - hold[2]
+  hold[3] = math.min(now - hold[2] + hold[7], hold[4])
+else
+  hold[3] = math.max(hold[3], math.min(now - hold[2] + hold[7], hold[4]))
+end
 local record = cmsgpack.pack(unpack(hold))
 
 local due = string.format('%.0f', hold[2] + hold[3])
 redis.call('ZADD', KEYS[3], due, id)
-if not listed and not (head[2] and tonumber(head[2]) <= tonumber(due)) then
+if (start or not listed) and not (head[2] and tonumber(head[2]) <= tonumber(due)) then
   redis.call('HSET', KEYS[1], 'due', due)
+  if start then
+    redis.call('ZADD', KEYS[4], due, start[4])
+  end
 end
 redis.call('SET', KEYS[5], record)
 if fits then

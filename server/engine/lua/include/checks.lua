@@ -1,5 +1,6 @@
 --@include window
---@include slots_taken
+--@include endings
+--@include pool
 --@include balance
 --@include quota
 --@include count
@@ -50,6 +51,8 @@ local function check_all(plan, standing, now)
       -- The kinds that keep state, by their number in domain/limits/base.py.
       if kind == 3 then
         own, other, wait, new, renew = window_check(raw, now, plan[at + 1], plan[at + 2], plan[at + 3], plan[at + 4])
+      elseif kind == 4 and plan[at + 4] ~= 0 then
+        own, other, wait, new = pool_check(raw, now, plan[at + 1], plan[at + 2], plan[at + 3], plan[at + 4])
       elseif kind == 4 then
         local taken, take = raw and slots_taken(raw) or 0, plan[at + 2]
         own, other, wait = taken, 0, 0

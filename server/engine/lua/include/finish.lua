@@ -2,7 +2,7 @@
 --@include hold
 --@include endings
 --@include window_finish
---@include slots_taken
+--@include pool
 --@include balance_finish
 --@include quota_finish
 --@include count_finish
@@ -67,8 +67,12 @@ local function finish(key, id, hold, at, ending, state, after, now, name)
         new = raw
         if live and ending ~= REPORT and raw then
           -- Places are freed when the hold ends, however it ends.
-          local left = slots_taken(raw) - amount
-          new = left > 0 and string.format('%.0f', left)
+          if param ~= 0 then
+            new = pool_finish(raw, ending, amount, created + hold[take + 5], param, now)
+          else
+            local left = slots_taken(raw) - amount
+            new = left > 0 and string.format('%.0f', left)
+          end
         end
       elseif kind == 5 then
         local moved
