@@ -5,7 +5,7 @@ import gc
 import os
 import signal
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -36,6 +36,9 @@ from server.jobs.policy_reload import reload_policies
 from server.jobs.reaper import Reaper
 from server.jobs.store_pulse import StorePulse
 from server.jobs.vitals import Census, Signs, Vitals
+from server.jobs.webhook.delivery import Webhook
+from server.jobs.webhook.endpoint import Endpoint
+from server.jobs.webhook.message import read_secrets
 from server.logs import DecisionLog, log
 from server.metrics.book import Book, book_of
 from server.metrics.metrics import Metrics
@@ -184,6 +187,10 @@ async def running(
         if book is not None and book == book_of(book.parent, 0):
             census = Census(metrics, store.engine)
             await stack.enter_async_context(Periodic("census", census.take, vitals_job.CENSUS_INTERVAL_S))
+        if settings.webhook_secret_file is not None:
+            keys = webhook_secrets(settings.webhook_secret_file)
+            webhook = Webhook(Endpoint(settings.webhook_url), keys, store.engine, policies)
+            await stack.enter_async_context(webhook)
         app = App(address, store.name, policies, metrics, metrics_address, rpc, hurry or asyncio.Event())
         stack.push_async_callback(app.drain, settings.drain_seconds)
         yield app
@@ -214,6 +221,14 @@ def tls_of(settings: Settings) -> TlsFiles | None:
     except TlsError as error:
         raise StartError(str(error)) from error
     return tls
+
+
+def webhook_secrets(path: Path) -> Sequence[bytes]:
+    """The secrets of a file; raises StartError naming the line that is none."""
+    try:
+        return read_secrets(path)
+    except ValueError as error:
+        raise StartError(f"--webhook-secret-file: {error}") from error
 
 
 def load_policies(settings: Settings) -> PolicyStore:

@@ -10,6 +10,7 @@ from collections.abc import Collection, Mapping
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any, Final, Self
+from urllib.parse import urlsplit
 
 from pydantic import Field, ValidationError, ValidationInfo, field_validator, model_validator
 from pydantic.fields import FieldInfo
@@ -107,6 +108,12 @@ class Settings(BaseSettings):
         2.0, ge=0, le=300, description="how long calls are still taken after SIGTERM while health says NOT_SERVING"
     )
     max_cells: int = Field(1000, ge=1, le=100_000, description="most cells (limit and scope) that one tenant may have")
+    webhook_url: str = Field(
+        "", description="http or https URL that is told each notification, signed; needs --webhook-secret-file"
+    )
+    webhook_secret_file: Path | None = Field(
+        None, description="file of the secrets to sign with, one to a line: whsec_ and 24 to 64 bytes in base64"
+    )
     log_level: LogLevel = Field(LogLevel.INFO, description="least severe events to log: debug, info, warning, error")
     metrics_address: str = Field(
         "", description="address and port on which Prometheus may read metrics, such as 127.0.0.1:9464"
@@ -154,6 +161,20 @@ class Settings(BaseSettings):
             raise ValueError("TLS needs both --tls-cert and --tls-key")
         if self.tls_client_ca and not self.tls_cert:
             raise ValueError("--tls-client-ca needs --tls-cert and --tls-key: without TLS nobody shows a certificate")
+        return self
+
+    @field_validator("webhook_url")
+    @classmethod
+    def _endpoint(cls, value: str) -> str:
+        url = urlsplit(value)
+        if value and not (url.scheme in {"http", "https"} and url.hostname and url.username is None):
+            raise ValueError("expected a URL such as https://example.com/hooks/quota, without a user in it")
+        return value
+
+    @model_validator(mode="after")
+    def _webhook_is_whole(self) -> Self:
+        if bool(self.webhook_url) != bool(self.webhook_secret_file):
+            raise ValueError("a webhook needs both --webhook-url and --webhook-secret-file")
         return self
 
     @model_validator(mode="after")

@@ -116,7 +116,7 @@ class RedisEngine:
         self._most_cells = most_cells
         self._hearing = Hearing(metrics or Metrics())
         self.books = RedisBooks(self._evalsha)
-        self.feed = RedisFeed(self._evalsha, self._plain, clock)
+        self.feed = RedisFeed(self._evalsha, store, clock)
         self.wakes = wakes or Wakes()
 
     async def reserve(self, plan: Plan, hold_id: str, within_s: float) -> Granted | Refused | Replayed | Stale:
