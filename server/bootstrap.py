@@ -233,7 +233,7 @@ def tls_of(settings: Settings) -> TlsFiles | None:
 
 @asynccontextmanager
 async def served_page(
-    settings: Settings, gate: QuotaGate, administration: Administration, policies: PolicyStore
+    settings: Settings, gate: FrontGate, administration: Administration, policies: PolicyStore
 ) -> AsyncIterator[str]:
     """The usage page on its address, which has the port that was taken."""
     try:
