@@ -1,11 +1,12 @@
 """Puts something around every method of every service, whichever transport serves it."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, Final, TypeAlias, cast
 
 import grpc
 from grpc import aio
 
+from server.rpc.load import Load
 from server.rpc.transports.base import Route, Transport
 
 Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
@@ -22,6 +23,10 @@ class LayeredTransport:
         self._transport: Final = transport
         # Generated code needs no more of a server than its two methods to add handlers.
         self.server: Final = cast("aio.Server", _Registrar(transport.server, layers))
+
+    def bound(self, paths: Collection[str], load: Load) -> None:
+        """Takes calls of these methods only while the load has room for them."""
+        self._transport.bound(paths, load)
 
     def add_route(self, path: str, route: Route) -> None:
         """Serves plain HTTP at this path, where the transport can; without layers."""
