@@ -10,7 +10,7 @@ from server.views import QuotaView
 def bar(view: QuotaView) -> Html:
     """A quota's bar: used, held, and where the cycle is projected to end; nothing where there is no allowance."""
     cycle = view.current
-    percent = percent_of(cycle.used, cycle.limit)
+    percent = view.percent
     if percent is None:
         return Html("")
     told = f"{percent}%: {cycle.used:,} of {cycle.limit:,} {view.limit.meter} used, {cycle.held:,} held"

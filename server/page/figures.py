@@ -12,6 +12,7 @@ from server.domain.hold import HoldView
 from server.domain.ledger import LedgerEntry
 from server.domain.limits.quota import Quota
 from server.domain.operation import TenantRef
+from server.domain.policy import BannerRule
 from server.domain.units import MAX_AMOUNT
 from server.gate import QuotaGate
 from server.views import EffectiveLimit, QuotaView
@@ -64,10 +65,16 @@ class TenantFigures:
     more_holds: bool
     ledger: Sequence[LedgerEntry]
     limit_ids: Mapping[str, str]
+    available: bool = True
+    worded: bool = False
+    banner: BannerRule | None = None
+    """Whether use is shown at all; whether the policy has banners of its own, and the one of them that is due."""
 
     @property
     def notice(self) -> Notice | None:
-        """What the banner tells; None while no quota has reached a threshold."""
+        """What the banner tells where the policy has no words for it; None while no quota has reached a threshold."""
+        if self.worded:
+            return None
         reached = [notice for view in self.quotas if (notice := _notice(view)) is not None]
         return max(reached, key=lambda notice: notice.percent, default=None)
 
@@ -81,7 +88,7 @@ async def tenant_figures(
     gate: QuotaGate, administration: Administration, ref: TenantRef, scope: Mapping[str, str], within_s: float
 ) -> TenantFigures:
     """Asks for everything at once; raises a HoldgateError."""
-    _, ref = gate.resolve(ref)
+    policy, ref = gate.resolve(ref)
     accounting = administration.accounting
     usage, limits, (holds, next_hold), ledger = await asyncio.gather(
         gate.usage(ref, scope, within_s=within_s),
@@ -102,6 +109,9 @@ async def tenant_figures(
         more_holds=bool(next_hold),
         ledger=ledger,
         limit_ids=accounting.limit_ids(ref),
+        available=usage.available,
+        worded=bool(policy.usage.banners),
+        banner=usage.banner[0] if usage.banner is not None else None,
     )
 
 
@@ -118,8 +128,8 @@ def colour_of(percent: int) -> Colour:
 
 
 def _notice(view: QuotaView) -> Notice | None:
-    percent = percent_of(view.current.used, view.current.limit)
-    if percent is None or not isinstance(view.limit, Quota):
+    percent = view.percent
+    if percent is None:
         return None
     reached = [threshold for threshold in view.limit.thresholds if threshold <= percent]
     return Notice(view, percent, reached[-1]) if reached else None

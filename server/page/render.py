@@ -8,9 +8,10 @@ from server.domain.hold import HoldView
 from server.domain.ledger import LedgerEntry
 from server.domain.limits.quota import QuotaState
 from server.domain.plan import Source
+from server.domain.policy import BannerRule
 from server.domain.units import MAX_AMOUNT
 from server.page.bars import bar, small_bar
-from server.page.figures import Notice, TenantFigures, percent_of
+from server.page.figures import Notice, TenantFigures
 from server.page.html import Content, Html, document, joined, tag
 from server.views import QuotaView
 
@@ -75,8 +76,10 @@ def tenant(figures: TenantFigures) -> Html:
     about = f"policy {figures.ref.policy} {figures.policy_version} · plan {figures.plan} · as of {at(figures.now_ms)}"
     return joined(
         [_banner(figures.notice)] if figures.notice is not None else [],
+        [_worded(figures.banner)] if figures.banner is not None else [],
         tag("h1", figures.ref.tenant),
         tag("p", about, class_="quiet"),
+        [] if figures.available else tag("p", "Coming soon: use is counted, and not shown yet.", class_="quiet"),
         _section("quotas", "Allowances", [tag("div", map(_quota, figures.quotas), class_="cards")], figures.quotas),
         _section("limits", "Limits", [_limits(figures)], figures.other_results),
         _section("holds", "Open holds", [_holds(figures)], figures.holds),
@@ -100,9 +103,14 @@ def _banner(notice: Notice) -> Html:
     )
 
 
+def _worded(banner: BannerRule) -> Html:
+    """A banner in the policy's words; its level has a colour where it is one of ours."""
+    return tag("p", banner.text, class_=f"banner {banner.level}", role="alert")
+
+
 def _quota(view: QuotaView) -> Html:
     cycle, meter = view.current, view.limit.meter
-    percent = percent_of(cycle.used, cycle.limit)
+    percent = view.percent
     share = [tag("span", f"{percent}%", class_="percent")] if percent is not None else []
     title = tag("h3", _name(view), share)
     of = f" of {cycle.limit:,}" if cycle.limit < MAX_AMOUNT else ""
