@@ -17,12 +17,14 @@ from server.engine.base import Engine
 from server.engine.client import StoreConnection
 from server.engine.embedded import EmbeddedStore
 from server.engine.epoch import EpochGuard, memory_path
+from server.engine.guarded_store import GuardedStore
 from server.engine.memory_engine import MemoryEngine
 from server.engine.pipeline import StoreCall
 from server.engine.redis_engine import RedisEngine
 from server.engine.store_address import StoreAddress
 from server.engine.store_checks import check_store
 from server.engine.store_errors import StoreError
+from server.engine.wakes import StoreWakes
 from server.gate import QuotaGate
 from server.jobs import epoch_watch
 from server.jobs.epoch_watch import EpochWatch
@@ -225,7 +227,10 @@ async def _connected(settings: Settings, url: str, refills: RefillTerms) -> Asyn
 
     connection = StoreConnection(url, on_connect=(check, watch.on_connect))
     clock = Clock(lambda: 0)
-    engine = RedisEngine(connection, clock=clock, refills=refills, most_cells=settings.max_cells)
+    wakes = StoreWakes(url)
+    engine = RedisEngine(
+        GuardedStore(connection), clock=clock, refills=refills, most_cells=settings.max_cells, wakes=wakes
+    )
     name = str(address)
     try:
         await connection.connect()
@@ -241,6 +246,7 @@ async def _connected(settings: Settings, url: str, refills: RefillTerms) -> Asyn
                 why_untrusted=watch.why_untrusted,
             )
     finally:
+        await wakes.close()
         await engine.close()
 
 

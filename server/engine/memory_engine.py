@@ -5,6 +5,7 @@ last change, so each is atomic.
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import NamedTuple
 
 from server.domain.account import Account
@@ -43,10 +44,12 @@ from server.engine.faults import (
     too_many_cells,
     unfit,
 )
+from server.engine.memory_feed import MemoryFeed
 from server.engine.memory_money import begin_refills, change_grants, grant_units, is_ledgered, joined_draws, must_fit
 from server.engine.memory_quotas import book_uses, cycles_of, joins, note_crossings
 from server.engine.memory_tenant import CellName, Hold, Take, Tenant, balance_of
 from server.engine.memory_totals import is_new, named_totals, unnamed
+from server.engine.wakes import Wakes
 
 
 class _Step(NamedTuple):
@@ -65,11 +68,13 @@ class MemoryEngine:
         self._refills = refills
         self._most_cells = most_cells
         self._tenants: dict[TenantRef, Tenant] = {}
+        self.feed = MemoryFeed(self._tenants, clock)
+        self.wakes = Wakes()
 
     def _enter(self, ref: TenantRef) -> tuple[Tenant, int]:
         """The tenant with all done that time has made due, in its order, and the time."""
         now_ms = self._clock()
-        tenant = self._tenants.setdefault(ref, Tenant())
+        tenant = self._tenants.setdefault(ref, Tenant(noted=partial(self.wakes.wake, ref)))
         while (due := _first_due(tenant)) and due[0] <= now_ms:
             if hold_id := due[1]:
                 _finish(tenant, tenant.holds[hold_id], _Step(Ending.EXPIRE, State.EXPIRED, {}), now_ms)
@@ -294,7 +299,7 @@ class MemoryEngine:
     async def notes(self, ref: TenantRef, after: str, count: int, within_s: float) -> Sequence[Note]:
         """Notes, the oldest first."""
         notes = self._tenants.get(ref, Tenant()).notes
-        return [note for note in notes if int(note.note_id) > int(after or 0)][:count]
+        return [note for note in notes if int(note.note_id) > int(after.partition("-")[0] or 0)][:count]
 
     async def sweep(self) -> int:
         """Expires overdue holds of all tenants."""
@@ -407,7 +412,7 @@ def _finish(tenant: Tenant, hold: Hold, step: _Step, now_ms: int) -> None:
         uncollected = cell.finish(take.taken, change, take.limit)
         if isinstance(cell, BalanceCell) and is_ledgered(take.limit) and cell.totals.moved != totals_before.moved:
             tenant.moved(now_ms, Cause(ending), hold.hold_id, take.name[0], totals_before)
-        note_crossings(tenant.notes, cell, take.name, now_ms)
+        note_crossings(tenant, cell, take.name, now_ms)
         if uncollected:
             meter = hold.meters[take.meter]
             hold.meters[take.meter] = meter._replace(uncollected=meter.uncollected + uncollected)

@@ -106,6 +106,11 @@ class Pipeline(asyncio.Protocol):
         """A plain caller on this connection, for the handshake and the checks before it is put to use."""
         return lambda *words: self.send(words, timeout_s)
 
+    @property
+    def silent_s(self) -> float:
+        """For how long the store has owed an answer and sent nothing, in seconds; 0 while it owes none."""
+        return self._loop.time() - self._owing_since() if self._line else 0.0
+
     def abort(self, why: str, reason: str = "connection_lost") -> None:
         """Drop the socket; every call in flight ends with `OutcomeUnknown`, unsent ones as not executed."""
         if not self.lost:
@@ -158,8 +163,8 @@ class Pipeline(asyncio.Protocol):
         try:
             while (reply := next_reply()) is not _NO_REPLY_YET:
                 if not line:
-                    self._unasked(reply)
-                    break
+                    self.unasked(reply)
+                    continue
                 entry = line.popleft()
                 future = entry[0]
                 if future.done():
@@ -204,7 +209,7 @@ class Pipeline(asyncio.Protocol):
         else:
             future.set_exception(error)
 
-    def _unasked(self, reply: Reply) -> None:
+    def unasked(self, reply: Reply) -> None:
         """A store without a free connection says so at once; after anything else, answers could go astray."""
         if isinstance(reply, StoreError):
             self.abort(f"the store refused the connection: {reply}")
@@ -235,9 +240,13 @@ class Pipeline(asyncio.Protocol):
                 future.set_exception(OutcomeUnknown(text, reason="timeout"))
             elif deadline < soonest:
                 soonest = deadline
-        _, deadline, timeout_s, *_ = self._line[0]
-        stuck_at = max(self._heard_at, deadline - timeout_s) + max(STALL_S, STALL_TIMEOUTS * shortest_s)
+        stuck_at = self._owing_since() + max(STALL_S, STALL_TIMEOUTS * shortest_s)
         if stuck_at <= now:
             self.abort("the store stopped answering", "timeout")
         else:
             self._arm(max(min(soonest, stuck_at), now + GRAIN_S))
+
+    def _owing_since(self) -> float:
+        """When the store began to owe the answer that is next (loop time), or was heard from last."""
+        _, deadline, timeout_s, *_ = self._line[0]
+        return max(self._heard_at, deadline - timeout_s)

@@ -22,6 +22,7 @@ from server.domain.operation import TenantRef
 from server.domain.plan import Plan
 from server.domain.refill import RefillTerms, no_refills
 from server.engine import keys, records, sequences, wire, wire_money
+from server.engine.audits import audited
 from server.engine.base import (
     AccountWrite,
     Audit,
@@ -52,12 +53,19 @@ from server.engine.faults import (
 from server.engine.notes import note_of
 from server.engine.pipeline import Reply, ScriptSource, Word
 from server.engine.quota_cells import cycles_of
+from server.engine.redis_feed import RedisFeed
 from server.engine.replies import fault_of, hold_outcome, unreadable
 from server.engine.scripts import script
 from server.engine.store_errors import OutcomeUnknown, StoreError
+from server.engine.wakes import Wakes
 
 REAP_ROUNDS: Final = 200
 """Times that one call reaps before it gives up; each round ends 50 holds."""
+
+VAIN_REAPS: Final = 20
+"""Reaps in a row that end nothing before what is overdue is taken for something that no reap finds. A few are nothing
+unusual: other calls of the tenant reap, too.
+"""
 
 LOOK_UP_SHARE: Final = 0.25
 """The part of a reserve's time that is kept for looking its id up when no answer came."""
@@ -114,7 +122,10 @@ class StoreCaller(Protocol):
 
 
 class RedisEngine:
-    """Decisions in Redis. `clock` gives milliseconds for tests, or 0 for the store's own clock."""
+    """Decisions in Redis. `clock` gives milliseconds for tests, or 0 for the store's own clock.
+
+    `wakes` hears what this store publishes; without it nobody is woken.
+    """
 
     def __init__(
         self,
@@ -123,11 +134,14 @@ class RedisEngine:
         clock: Callable[[], int] = lambda: 0,
         refills: RefillTerms = no_refills,
         most_cells: int = 1000,
+        wakes: Wakes | None = None,
     ) -> None:
         self._store = store
         self._clock = clock
         self._refills = refills
         self._most_cells = most_cells
+        self.feed = RedisFeed(self._evalsha, self._plain, clock)
+        self.wakes = wakes or Wakes()
 
     async def reserve(self, plan: Plan, hold_id: str, within_s: float) -> Granted | Refused | Replayed | Stale:
         """Takes all of the plan's checks or none."""
@@ -312,11 +326,13 @@ class RedisEngine:
 
     async def audit(self, ref: TenantRef, cells: Sequence[str], within_s: float) -> Audit:
         """Balances with what stands behind them."""
-        args = (sequences.pack([self._clock(), *cells]),)
-        call = _Call("audit", keys.tenant_keys(ref), "", args)
-        _, now_ms, last, whole, balances = await self._run(call, within_s)
-        states = wire_money.balance_states(balances, whole=bool(whole))
-        return Audit(now_ms, last, dict(zip(cells, states, strict=True)))
+        tenant = keys.tenant_keys(ref)
+
+        async def page(passed_over: int) -> list[Any]:
+            args = (sequences.pack([self._clock(), passed_over, *cells]),)
+            return await self._run(_Call("audit", tenant, "", args), within_s)
+
+        return await audited(cells, page)
 
     async def repair(self, ref: TenantRef, totals: Mapping[str, Totals], seen: Audit, within_s: float) -> bool:
         """Writes totals over what was seen."""
@@ -374,10 +390,11 @@ class RedisEngine:
     async def _reap(self, tenant: keys.TenantKeys, within_s: float) -> int:
         expired = 0
         terms = wire_money.RefillsAt()
+        ends_at_s = monotonic() + within_s
         for _ in range(REAP_ROUNDS):
             args = (wire_money.pack_reap(self._clock(), SWEEP_MOST, tenant.member, terms),)
             more, _, count, *wanted = await self._evalsha(
-                "reap", (tenant.cells, tenant.account, tenant.due, tenant.due_index), args, within_s
+                "reap", (tenant.cells, tenant.account, tenant.due, tenant.due_index), args, ends_at_s - monotonic()
             )
             expired += count
             if wanted:
@@ -394,12 +411,15 @@ class RedisEngine:
         """Runs a script; while it answers that holds are overdue, reaps and asks again."""
         loop = asyncio.get_running_loop()
         ends_at_s = loop.time() + within_s
+        whose = call.tenant.member.decode()
+        vain = 0
         while (left_s := ends_at_s - loop.time()) > 0:
             reply = await self._evalsha(call.name, call.keys, call.args, left_s, look_up)
             if reply[0] != OVERDUE:
                 return reply
-            await self._reap(call.tenant, left_s)
-        whose = call.tenant.member.decode()
+            vain = 0 if await self._reap(call.tenant, left_s) else vain + 1
+            if vain >= VAIN_REAPS:
+                raise CorruptStateError(f"{call.name}: tenant {whose!r} has something overdue that no reap ends")
         message = f"{call.name}: no time was left for tenant {whose!r}, whose holds are overdue or whose store is slow"
         raise StoreUnavailableError(message)
 

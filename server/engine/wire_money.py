@@ -86,16 +86,16 @@ def ledger_entry(sequence: int, packed: bytes) -> LedgerEntry:
         raise CorruptStateError(message) from error
 
 
-def balance_states(packed: bytes, *, whole: bool) -> list[BalanceState]:
-    """The balances of `audit.lua`: cell, schedule, cell at the last trim, units kept; `whole` if all were seen."""
+def balance_states(packed: bytes) -> list[BalanceState]:
+    """The balances of `audit.lua`: cell, schedule, cell at the last trim, units kept by the holds that it looked at."""
     parts = msgpack.unpackb(packed, raw=True)
     try:
-        return [_balance_state(*parts[at : at + 4], whole=whole) for at in range(0, len(parts), 4)]
+        return [_balance_state(*parts[at : at + 4]) for at in range(0, len(parts), 4)]
     except (ValueError, TypeError, IndexError, msgpack.UnpackException) as error:
         raise CorruptStateError(f"a balance is not readable: {error!r}") from error
 
 
-def _balance_state(cell: bytes, schedule: bytes, trimmed: bytes, kept: int, *, whole: bool) -> BalanceState:
+def _balance_state(cell: bytes, schedule: bytes, trimmed: bytes, kept: int) -> BalanceState:
     values = unpack(cell[TOTALS_SIZE:])[2:] if cell else []
     grants = tuple(GrantLeft(*values[at : at + 3]) for at in range(0, len(values), 3))
     refill_ms = unpack(schedule)[1] if schedule else FOREVER_MS
@@ -104,7 +104,7 @@ def _balance_state(cell: bytes, schedule: bytes, trimmed: bytes, kept: int, *, w
         grants=grants,
         refill_ms=refill_ms if refill_ms < FOREVER_MS else 0,
         trimmed=totals_of(trimmed) if trimmed else None,
-        kept=kept if whole else None,
+        kept=kept,
         cell=cell,
     )
 

@@ -8,7 +8,8 @@ import msgpack
 import pytest
 
 from server.domain.account import Account
-from server.domain.errors import CorruptStateError, HoldgateError
+from server.domain.errors import CorruptStateError, HoldExpiredError, HoldgateError
+from server.domain.hold import State
 from server.engine import keys
 from server.engine.base import HoldOutcome
 from server.engine.client import StoreConnection
@@ -27,7 +28,7 @@ TOUCHES: Final = {
     "reserve, repeated": {"cells", "due", "hold", "windows", "project's windows"},
     "look": {"cells", "windows", "project's windows"},
     "report": {"cells", "hold", "ledger", "project's windows"},
-    "settle": {"cells", "due", "hold", "ledger", "notes", "project's windows"},
+    "settle": {"cells", "due", "hold", "ledger", "notes", "noted", "project's windows"},
     "release": {"cells", "due", "hold", "project's windows"},
     "renew": {"cells", "due", "hold", "ledger", "project's windows"},
     "extend": {"cells", "account", "due", "hold", "ledger", "windows", "project's windows"},
@@ -36,6 +37,8 @@ TOUCHES: Final = {
     "audit": {"cells", "due", "grants", "hold", "ledger", "trimmed"},
     "trim": {"ledger", "trimmed"},
     "repair": {"cells", "due", "grants", "hold", "ledger", "trimmed"},
+    "lease": {"lease", "since"},
+    "tell": {"notes", "noted", "told"},
     REAP: {"cells", "due", "due_index", "hold", "project's windows"},
 }
 """The keys that each operation looks at, so that a wrong type in them cannot pass unnoticed."""
@@ -93,6 +96,7 @@ TYPES: Final = {
     "ledger": "stream",
     "trimmed": "hash",
     "notes": "stream",
+    "noted": "zset",
 }
 
 
@@ -273,3 +277,44 @@ async def test_a_tenant_that_cannot_be_read_does_not_stop_the_sweeper(
         await scene.tenant.engine.sweep()
 
     assert [other.ref.tenant for other in others if (await other.hold("h")).state.name == "ACTIVE"] == []
+
+
+@pytest.mark.parametrize("operation", ["renew", "extend"])
+async def test_a_hold_whose_due_entry_is_lost_is_not_renewed_once_its_lease_has_ended(
+    operation: str, store: RunningStore, connection: StoreConnection
+) -> None:
+    """It is put back where the reap finds it."""
+    scene = await Scene.build(store, connection)
+    scene.make_overdue()
+    spoil(store, ("", [("ZREM", KEYS["due"], "h"), ("HDEL", KEYS["cells"], "due")]))
+
+    with pytest.raises(HoldExpiredError):
+        await act(scene, operation)
+
+    assert (await scene.tenant.hold("h")).state is State.EXPIRED
+
+
+async def test_a_renewal_puts_a_hold_back_whose_due_entry_is_lost(
+    store: RunningStore, connection: StoreConnection
+) -> None:
+    scene = await Scene.build(store, connection)
+    spoil(store, ("", [("DEL", KEYS["due"]), ("HDEL", KEYS["cells"], "due")]))
+
+    await scene.tenant.renew("h")
+
+    scene.make_overdue()
+    await scene.tenant.figures()
+    assert (await scene.tenant.hold("h")).state is State.EXPIRED
+
+
+@pytest.mark.parametrize("operation", ["settle", "release", "renew"])
+async def test_what_no_reap_ends_is_an_error_at_once(
+    operation: str, store: RunningStore, connection: StoreConnection
+) -> None:
+    """The lease has ended by the record, and by the due set it has not."""
+    scene = await Scene.build(store, connection)
+    scene.make_overdue()
+    spoil(store, ("", [("ZADD", KEYS["due"], scene.tenant.clock() + 10**9, "h")]))
+
+    with pytest.raises(CorruptStateError, match="overdue that no reap ends"):
+        await act(scene, operation)

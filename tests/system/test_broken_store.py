@@ -160,8 +160,9 @@ async def test_an_embedded_store_that_lost_its_files_is_adopted_while_the_server
 async def sells_nothing(gateway: Gateway, server: ServerProcess) -> None:
     """Whatever has money in it waits for an operator; windows and pools go on."""
     async with asyncio.timeout(20):
-        while (fault := await fault_of(gateway.reserve("after"))).reason == "STORE_UNAVAILABLE":
-            pass  # it has not connected yet
+        while (await fault_of(gateway.settle("before", 3))).reason == "STORE_UNAVAILABLE":
+            pass  # it has not connected yet, or not yet found that it may send again
+    fault = await fault_of(gateway.reserve("after"))
     assert (fault.status, fault.reason) == (StatusCode.UNAVAILABLE, "STORE_LOST")
     assert "holdgate store adopt" in fault.message
     assert "store.lost" in server.log()

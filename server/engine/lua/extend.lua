@@ -13,7 +13,8 @@ Reply  {1, now, hold, rows, taken} renewed and raised, or no raise was asked for
        {6, now} no such hold; {7, now, meter} the hold has no such
        meter; {8, now, hold} raised more often than a record can hold. rows: as in reserve.lua; taken: msgpack sequence
        of what each check took.
-Writes the report as a phase complete in itself; then due, hold, cells, windows.
+Writes the report as a phase complete in itself; then due, hold, cells, windows. A hold that is missing from the due set
+       is put back there.
 Example {1, 1773144000000, <1,...>, <>, <>} ]]
 --@include clock
 --@include finish
@@ -37,6 +38,13 @@ end
 local hold, takes_at = hold_read(raw)
 if hold[1] ~= ACTIVE then
   return { 5, now, raw }
+end
+local listed = redis.call('ZSCORE', KEYS[3], id)
+if hold[2] + hold[3] <= now then
+  if not listed then -- so that a reap finds it: a lease that has ended is never renewed
+    redis.call('ZADD', KEYS[3], string.format('%.0f', hold[2] + hold[3]), id)
+  end
+  return { 4, now }
 end
 if raises and not is_current(plan, head[1], now) then
   return { 3, now, redis.call('GET', KEYS[2]) or '' }
@@ -169,7 +177,6 @@ if higher then
     return { 8, now, raw }
   end
 end
-redis.call('ZSCORE', KEYS[3], id)
 if reports then
   finish(KEYS[5], id, hold, takes_at, REPORT, ACTIVE, totals, now)
   if higher then
@@ -206,7 +213,11 @@ end
 hold[3] = math.max(hold[3], math.min(now - hold[2] + hold[7], hold[4]))
 local record = cmsgpack.pack(unpack(hold))
 
-redis.call('ZADD', KEYS[3], 'XX', string.format('%.0f', hold[2] + hold[3]), id)
+local due = string.format('%.0f', hold[2] + hold[3])
+redis.call('ZADD', KEYS[3], due, id)
+if not listed and not (head[2] and tonumber(head[2]) <= tonumber(due)) then
+  redis.call('HSET', KEYS[1], 'due', due)
+end
 redis.call('SET', KEYS[5], record)
 if fits then
   write_all(plan, sets, renews, moves)

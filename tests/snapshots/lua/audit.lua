@@ -2,12 +2,12 @@
 --[[ Reads what stands behind balances, at one instant: for reconciliation and for statements.
 
 Keys   1 cells (hash)  2-5 unused
-Args   1 msgpack sequence: now_ms (0: ask the store), fields of balances
-Reply  {0, now, sequence, whole, balances} the ledger's last sequence, whether all holds were looked at (1 or 0), and a
-       msgpack array, per field: cell or '', schedule or '', cell at the last trim or '', units that open holds keep;
-       {4, now} something is overdue: call reap, then ask again.
+Args   1 msgpack sequence: now_ms (0: ask the store), how many open holds to pass over, fields of balances
+Reply  {0, now, sequence, open, balances} the ledger's last sequence, the number of entries in the due set, and a
+       msgpack array, per field: cell or '', schedule or '', cell at the last trim or '', units that open holds keep, of
+       MOST_HOLDS behind those that were passed over; {4, now} something is overdue: call reap, then ask again.
 Writes nothing.
-Example {0, 1773144000000, 12, 1, <'...', '', '', 30>} ]]
+Example {0, 1773144000000, 12, 7, <'...', '', '', 30>} ]]
 -- The one clock of a script: the store's own time in milliseconds, or what a test passes (0 asks the store).
 local function clock(given)
   if given > 0 then
@@ -20,6 +20,18 @@ end
 -- else of the tenant starts with the same tag. Mirrors server/engine/keys.py, and nothing else in Lua builds a key.
 local function tenant_key(rest)
   return string.sub(KEYS[1], 1, -6) .. rest
+end
+
+-- What is published when there are new notes, with the tenant's name.
+local NOTED_CHANNEL = 'hg:noted'
+
+-- The index of the slot's tenants with notes for the webhook, beside that by due, and the tenant's name in both.
+local function noted_key()
+  return string.sub(KEYS[4], 1, -4) .. 'noted'
+end
+
+local function member_name()
+  return string.sub(KEYS[1], 5, -8)
 end
 --[[ A hold's record: msgpack values one behind the other.
 1 state  2 created_ms  3 lease's end, in ms since created (0: no lease)  4 longest end, in ms since created
@@ -62,21 +74,21 @@ local function hold_read(raw)
   return hold, at
 end
 
--- Open holds that are looked at; of a tenant with more, what they keep is not known.
-local MOST_HOLDS = 2000
+-- Open holds that one call looks at; mirrored in wire_money.py.
+local MOST_HOLDS = 500
 -- As in domain/limits/base.py, and as in grants_change.lua.
 local BALANCE_KIND, GRANTS_DUE = 5, ''
 
 local args = { cmsgpack.unpack(ARGV[1]) }
 local now = clock(args[1])
-local fields = { unpack(args, 2) }
+local first, fields = args[2], { unpack(args, 3) }
 local cells = redis.call('HMGET', KEYS[1], 'due', unpack(fields))
 if cells[1] and (tonumber(cells[1]) or error('CORRUPT the earliest lease end')) <= now then
   return { 4, now }
 end
 local last = redis.call('XREVRANGE', tenant_key('ledger'), '+', '-', 'COUNT', 1)[1]
 local kept = {}
-local ids = redis.call('ZRANGE', KEYS[3], 0, MOST_HOLDS)
+local ids = redis.call('ZRANGE', KEYS[3], first, first + MOST_HOLDS - 1)
 for _, id in ipairs(ids) do
   local raw = id ~= GRANTS_DUE and redis.call('GET', tenant_key('h:' .. id))
   local hold, at = {}, 0
@@ -103,4 +115,4 @@ if #fields > 0 then
   end
 end
 local sequence = last and tonumber(string.sub(last[1], 3)) or 0
-return { 0, now, sequence, #ids <= MOST_HOLDS and 1 or 0, cmsgpack.pack(balances) }
+return { 0, now, sequence, redis.call('ZCARD', KEYS[3]), cmsgpack.pack(balances) }

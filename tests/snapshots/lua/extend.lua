@@ -13,7 +13,8 @@ Reply  {1, now, hold, rows, taken} renewed and raised, or no raise was asked for
        {6, now} no such hold; {7, now, meter} the hold has no such
        meter; {8, now, hold} raised more often than a record can hold. rows: as in reserve.lua; taken: msgpack sequence
        of what each check took.
-Writes the report as a phase complete in itself; then due, hold, cells, windows.
+Writes the report as a phase complete in itself; then due, hold, cells, windows. A hold that is missing from the due set
+       is put back there.
 Example {1, 1773144000000, <1,...>, <>, <>} ]]
 -- The one clock of a script: the store's own time in milliseconds, or what a test passes (0 asks the store).
 local function clock(given)
@@ -27,6 +28,18 @@ end
 -- else of the tenant starts with the same tag. Mirrors server/engine/keys.py, and nothing else in Lua builds a key.
 local function tenant_key(rest)
   return string.sub(KEYS[1], 1, -6) .. rest
+end
+
+-- What is published when there are new notes, with the tenant's name.
+local NOTED_CHANNEL = 'hg:noted'
+
+-- The index of the slot's tenants with notes for the webhook, beside that by due, and the tenant's name in both.
+local function noted_key()
+  return string.sub(KEYS[4], 1, -4) .. 'noted'
+end
+
+local function member_name()
+  return string.sub(KEYS[1], 5, -8)
 end
 --[[ A hold's record: msgpack values one behind the other.
 1 state  2 created_ms  3 lease's end, in ms since created (0: no lease)  4 longest end, in ms since created
@@ -414,8 +427,15 @@ end
 The oldest leave when there are more than this. ]]
 local MOST_NOTES = '1000'
 
--- Writes the thresholds that a step crossed: `crossings` has field, start, percent, limit, used of each. That the key
--- is a stream was seen before the step's first write.
+-- That both keys have their types is seen before a step's first write.
+local function look_at_notes()
+  redis.call('XLEN', tenant_key('note'))
+  redis.call('ZCARD', noted_key())
+end
+
+-- Writes the thresholds that a step crossed: `crossings` has field, start, percent, limit, used of each. The tenant is
+-- listed for the webhook by its oldest note that was not told, and whoever watches is woken; a store user who may not
+-- PUBLISH only makes watchers slow.
 local function write_crossings(crossings, now)
   for index = 1, #crossings do
     local field, start, percent, limit, used = unpack(crossings[index])
@@ -426,6 +446,8 @@ local function write_crossings(crossings, now)
       'used', string.format('%.0f', used)
     )
   end
+  redis.call('ZADD', noted_key(), 'NX', string.format('%.0f', now), member_name())
+  redis.pcall('PUBLISH', NOTED_CHANNEL, member_name())
 end
 
 --[[ The ledger: a stream with an entry for each step that moved money, numbered 0-1, 0-2, … without gaps. An entry is
@@ -569,7 +591,7 @@ local function finish(key, id, hold, at, ending, state, after, now)
   local record = cmsgpack.pack(unpack(hold, 1, last))
 
   if crossings then
-    redis.call('XLEN', tenant_key('note'))
+    look_at_notes()
   end
   if entries then
     redis.call('XLEN', tenant_key('ledger'))
@@ -924,6 +946,13 @@ local hold, takes_at = hold_read(raw)
 if hold[1] ~= ACTIVE then
   return { 5, now, raw }
 end
+local listed = redis.call('ZSCORE', KEYS[3], id)
+if hold[2] + hold[3] <= now then
+  if not listed then -- so that a reap finds it: a lease that has ended is never renewed
+    redis.call('ZADD', KEYS[3], string.format('%.0f', hold[2] + hold[3]), id)
+  end
+  return { 4, now }
+end
 if raises and not is_current(plan, head[1], now) then
   return { 3, now, redis.call('GET', KEYS[2]) or '' }
 end
@@ -1055,7 +1084,6 @@ if higher then
     return { 8, now, raw }
   end
 end
-redis.call('ZSCORE', KEYS[3], id)
 if reports then
   finish(KEYS[5], id, hold, takes_at, REPORT, ACTIVE, totals, now)
   if higher then
@@ -1092,7 +1120,11 @@ end
 hold[3] = math.max(hold[3], math.min(now - hold[2] + hold[7], hold[4]))
 local record = cmsgpack.pack(unpack(hold))
 
-redis.call('ZADD', KEYS[3], 'XX', string.format('%.0f', hold[2] + hold[3]), id)
+local due = string.format('%.0f', hold[2] + hold[3])
+redis.call('ZADD', KEYS[3], due, id)
+if not listed and not (head[2] and tonumber(head[2]) <= tonumber(due)) then
+  redis.call('HSET', KEYS[1], 'due', due)
+end
 redis.call('SET', KEYS[5], record)
 if fits then
   write_all(plan, sets, renews, moves)
