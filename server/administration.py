@@ -18,13 +18,14 @@ from server.domain.hold import HoldView
 from server.domain.ledger import Cause
 from server.domain.limits import Balance
 from server.domain.operation import TenantRef, amount_violations, text_violations, unknown
+from server.domain.plan import account_or_default
 from server.domain.policy import Policy
 from server.domain.refill import refills_of
 from server.domain.units import MAX_AMOUNT
 from server.engine.base import AccountWrite, Conflict, Engine, HoldOutcome
 from server.engine.faults import no_such_hold
 from server.gate import QuotaGate
-from server.imports import ImportedUsage, imported_uses
+from server.imports import ImportedAllocation, ImportedUsage, imported_allocations, imported_uses
 from server.notices import Notices
 from server.policy.store import PolicyStore
 
@@ -38,6 +39,7 @@ class ImportRow:
     import_id: str
     balances: Mapping[str, int]
     usage: Sequence[ImportedUsage] = ()
+    allocations: Sequence[ImportedAllocation] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +86,8 @@ class Administration:
             ),
             version=expected_version + 1,
         )
-        given = cells_of(policy, "opening", _opening(policy, account.plan, opening))
+        plan = account_or_default(policy, ref, record, found.now_ms).plan
+        given = cells_of(policy, "opening", _opening(policy, plan, opening))
         write = AccountWrite(
             account=record,
             expected_version=expected_version,
@@ -132,17 +135,19 @@ class Administration:
         account = None
         if found.account is None:
             account = replace(row.account, created_at_ms=row.account.created_at_ms or found.now_ms, version=1)
-        uses = imported_uses(policy, found.account or account or row.account, row.usage, found.now_ms)
+        owner = account_or_default(policy, ref, found.account or account or row.account, found.now_ms)
+        uses = imported_uses(policy, owner, row.usage, found.now_ms)
         write = AccountWrite(
             account=account,
             expected_version=0,
             grants=cells_of(policy, "balances", row.balances),
             uses=uses,
+            allocations=imported_allocations(policy, row.allocations),
             balances=balances_of(policy),
             refills=refills_of(policy, account, found.now_ms) if account is not None else (),
             cause=Cause.IMPORT,
             write_id=f"import/{row.import_id}",
-            fingerprint=fingerprint([dict(row.balances), *map(list, row.usage)] if row.usage else dict(row.balances)),
+            fingerprint=fingerprint(_content(row)),
         )
         answer = await self._engine.write_account(ref, write, within_s)
         self._gate.forget(ref)
@@ -197,8 +202,7 @@ class Administration:
 def _must_fit(account: Account, policy: Policy, **amounts: Mapping[str, int]) -> None:
     """Raises with every field of an account, and of amounts by field name, that the policy does not know."""
     bad: list[FieldViolation] = []
-    if account.plan not in policy.plans:
-        bad.append(unknown("account.plan", account.plan, policy.name, "plan", dict.fromkeys(policy.plans)))
+    bad += _plan_violations(account, policy)
     limits = {limit.id: limit for limit in policy.limits}
     for index, override in enumerate(account.overrides):
         if override.limit_id not in limits:
@@ -214,6 +218,31 @@ def _must_fit(account: Account, policy: Policy, **amounts: Mapping[str, int]) ->
         bad += amount_violations(field, units, policy)
     if bad:
         raise InvalidRequestError(bad)
+
+
+def _plan_violations(account: Account, policy: Policy) -> list[FieldViolation]:
+    """What is wrong with an account's plan, or, where the policy has tiers, with its tier."""
+    plans, tier = dict.fromkeys(policy.plans), account.tier_override
+    bad: list[FieldViolation] = []
+    if policy.tiers is not None:
+        if account.plan:
+            text = "must be empty: the tier follows from purchases; set tier_override to give a higher one"
+            bad.append(FieldViolation("account.plan", text))
+        if tier is not None and tier.plan not in plans:
+            bad.append(unknown("account.tier_override.tier", tier.plan, policy.name, "tier", plans))
+        return bad
+    if account.plan not in plans:
+        bad.append(unknown("account.plan", account.plan, policy.name, "plan", plans))
+    if tier is not None:
+        bad.append(FieldViolation("account.tier_override", f"must be absent: policy {policy.name!r} has no tiers"))
+    return bad
+
+
+def _content(row: ImportRow) -> object:
+    """What makes two rows of one id equal."""
+    if not (row.usage or row.allocations):
+        return dict(row.balances)
+    return [dict(row.balances), *map(list, row.usage), *map(list, row.allocations)]
 
 
 def _opening(policy: Policy, plan: str, named: Mapping[str, int]) -> Mapping[str, int]:

@@ -2,11 +2,12 @@
 
 import secrets
 from collections import OrderedDict
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping
 from time import monotonic
 from types import MappingProxyType
-from typing import Final, TypeAlias, TypeVar
+from typing import Final, TypeVar
 
+from server.domain import timed as timing
 from server.domain.account import Account
 from server.domain.decision import Decision, Lease, LimitResults, grant, refuse
 from server.domain.errors import (
@@ -19,7 +20,6 @@ from server.domain.errors import (
 )
 from server.domain.hold import Delivered, HoldNote, HoldView, State
 from server.domain.limits import Gate, Kind
-from server.domain.limits.base import Look
 from server.domain.operation import (
     Operation,
     TenantRef,
@@ -27,23 +27,34 @@ from server.domain.operation import (
     differing_parts,
     scope_violations,
     text_violations,
+    unknown,
 )
 from server.domain.plan import (
+    ALWAYS_COUNTED,
     Plan,
-    Shape,
     Source,
     account_or_default,
-    cycle_anchors,
     make_plan,
-    make_shape,
     terms_of,
     usage_plan,
     value_of,
 )
 from server.domain.policy import Policy
 from server.domain.pricing import price
-from server.engine.base import Engine, Extended, Found, Granted, HoldOutcome, Looked, Refused, Replayed, Stale
+from server.engine.base import (
+    Engine,
+    Extended,
+    Found,
+    Granted,
+    HoldOutcome,
+    Looked,
+    Overtaken,
+    Refused,
+    Replayed,
+    Stale,
+)
 from server.engine.faults import id_reused, no_such_hold
+from server.forms import Forms, Planner
 from server.policy.store import PolicyStore
 from server.views import EffectiveLimit, LimitsView, UsageView, quota_views
 
@@ -53,16 +64,7 @@ PLANNING_ROUNDS: Final = 4
 ACCOUNTS_CACHED: Final = 100_000
 """Accounts kept by this process; the script checks the version, so a stale one costs a round trip, never more."""
 
-FORMS_CACHED: Final = 10_000
-"""Forms of requests kept by this process; made anew when there are more."""
-
-SHAPES_CACHED: Final = 1_000
-"""Shapes kept of one form."""
-
 _Answer = TypeVar("_Answer")
-
-Planner: TypeAlias = Callable[[Policy, Operation, Account, int], Plan]
-"""Plans an operation for an account at a time, in milliseconds."""
 
 
 class QuotaGate:
@@ -73,7 +75,7 @@ class QuotaGate:
         self._engine = engine
         self._why_untrusted = trusted
         self._accounts: OrderedDict[TenantRef, Account | None] = OrderedDict()
-        self._forms: dict[tuple[object, ...], _Form] = {}
+        self._forms = Forms()
         self._last_seen_ms = 0
 
     def resolve(self, ref: TenantRef) -> tuple[Policy, TenantRef]:
@@ -91,11 +93,7 @@ class QuotaGate:
     async def hold(self, ref: TenantRef, hold_id: str, *, within_s: float) -> HoldView:
         """A hold as stored; raises HoldNotFoundError."""
         _, ref = self._held(ref, hold_id)
-        found = await self._find(ref, hold_id, within_s)
-        if found.hold is None:
-            self.must_trust()
-            raise no_such_hold(ref, hold_id)
-        return found.hold
+        return (await self._must_find(ref, hold_id, within_s))[0]
 
     async def check_and_reserve(self, operation: Operation, *, within_s: float) -> Decision:
         """Takes everything that the operation needs, or nothing."""
@@ -113,12 +111,13 @@ class QuotaGate:
             match await self._engine.reserve(plan, named, left_s):
                 case Stale() as stale:
                     return stale
-                case Granted(now_ms, looks, lease_ends_at_ms):
-                    return grant(plan, looks, _lease(named, lease_ends_at_ms, now_ms, plan.terms.lease_ms))
+                case Granted(now_ms, looks, lease_ends_at_ms, degraded):
+                    lease = _lease(named, lease_ends_at_ms, now_ms, plan.terms.lease_ms)
+                    return grant(plan, looks, lease, degraded=degraded)
                 case Refused(_, looks):
                     return refuse(plan, looks)
-                case Replayed(now_ms, hold, looks):
-                    return _replayed(plan, hold, looks, now_ms)
+                case Replayed() as known:
+                    return _replayed(plan, known)
 
         return await self._planned(policy, operation, attempt, within_s, planner)
 
@@ -131,9 +130,11 @@ class QuotaGate:
         final: bool,
         within_s: float,
         scope: Mapping[str, str] = MappingProxyType({}),
+        allocation: str = "",
     ) -> HoldOutcome:
         """Charges what was delivered; when final, gives the rest back and ends the hold. A caller that names
-        dimensions pays a read for them to be compared with the hold's, which never change.
+        dimensions pays a read for them to be compared with the hold's, which never change. What the hold has of counts
+        stands from then on as `allocation`, or under the hold's id.
         """
         policy, ref = self._held(ref, hold_id)
         if isinstance(delivered, Mapping):
@@ -141,16 +142,38 @@ class QuotaGate:
         if scope:
             started_s = monotonic()
             found = await self._find(ref, hold_id, within_s)
+            if policy.catalog is not None:
+                scope = policy.catalog.resolved(scope)
             _must_be_scope(scope, found.hold)
             within_s -= monotonic() - started_s
-        return await self._known(self._engine.settle(ref, hold_id, delivered, final=final, within_s=within_s))
+        if delivered is None and final and policy.is_timed:
+            hold, now_ms = await self._must_find(ref, hold_id, within_s)
+            if (timed := timing.terms_of(policy, hold)) is not None:
+                delivered = timing.use_of(hold, timed, now_ms, hold.note.started_at_ms)
+        if allocation and (bad := text_violations("allocation", allocation)):
+            raise InvalidRequestError(bad)
+        return await self._known(
+            self._engine.settle(ref, hold_id, delivered, final=final, within_s=within_s, allocation=allocation)
+        )
 
     async def release(self, ref: TenantRef, hold_id: str, *, within_s: float) -> HoldOutcome:
         """Gives back what no report has charged and ends the hold."""
         _, ref = self._held(ref, hold_id)
         return await self._known(self._engine.release(ref, hold_id, within_s))
 
-    async def extend(
+    async def release_allocation(self, ref: TenantRef, name: str, limit_id: str, *, within_s: float) -> bool:
+        """Gives back a standing allocation, of one count alone if its limit is named; whether anything stood."""
+        policy, ref = self.resolve(ref)
+        bad = text_violations("allocation", name, required=True)
+        counts = {limit.id: limit.cell for limit in policy.limits if limit.kind is Kind.COUNT}
+        if limit_id and limit_id not in counts:
+            bad.append(unknown("limit_id", limit_id, policy.name, "count", counts))
+        if bad:
+            raise InvalidRequestError(bad)
+        self.must_trust()
+        return await self._engine.books.release_allocation(ref, name, counts.get(limit_id, ""), within_s)
+
+    async def extend(  # noqa: PLR0913  # each is a field of the request
         self,
         ref: TenantRef,
         hold_id: str,
@@ -158,21 +181,32 @@ class QuotaGate:
         amounts: Mapping[str, int],
         *,
         within_s: float,
+        connection: str = "",
     ) -> Decision:
-        """Renews the lease, reports totals, raises amounts."""
+        """Renews the lease, reports totals, raises amounts. Of a hold whose time is paid the first one starts it, on
+        this `connection`, and each reports the time that has passed.
+        """
         policy, ref = self._held(ref, hold_id)
         _must_be_amounts("used", used, policy)
         _must_be_amounts("amounts", amounts, policy)
+        if bad := text_violations("connection", connection):
+            raise InvalidRequestError(bad)
         started_s = monotonic()
-        found = await self._find(ref, hold_id, within_s)
-        if found.hold is None:
-            self.must_trust()
-            raise no_such_hold(ref, hold_id)
-        operation = _operation_of(ref, found.hold.note, amounts, policy)
+        hold, now_ms = await self._must_find(ref, hold_id, within_s)
+        operation = _operation_of(ref, hold.note, amounts, policy)
+        timed = timing.terms_of(policy, hold)
+        if timed is None and connection:
+            raise InvalidRequestError.of("connection", f"hold {hold_id!r} has no time that a connection would start")
 
         async def attempt(plan: Plan, left_s: float) -> Decision | Stale:
+            nonlocal hold, now_ms
             self._must_trust_for(plan)
-            answer = await self._engine.extend(ref, hold_id, used, plan if amounts else None, left_s)
+            start, reports = timing.contact(hold, timed, connection, now_ms) if timed is not None else (None, {})
+            raised = plan if amounts else None
+            answer = await self._engine.extend(ref, hold_id, {**used, **reports}, raised, left_s, start=start)
+            if isinstance(answer, Overtaken):
+                hold, now_ms = await self._must_find(ref, hold_id, left_s)
+                return Stale(now_ms, self._accounts.get(ref))
             return answer if isinstance(answer, Stale) else _extended(plan, answer)
 
         return await self._planned(policy, operation, attempt, within_s - (monotonic() - started_s))
@@ -197,6 +231,8 @@ class QuotaGate:
         bad = scope_violations(scope, policy)
         if bad:
             raise InvalidRequestError(bad)
+        if policy.catalog is not None:
+            scope = policy.catalog.resolved(scope)
         operation = Operation(ref=ref, action="", scope=scope)
 
         async def attempt(plan: Plan, left_s: float) -> UsageView | Stale:
@@ -212,8 +248,9 @@ class QuotaGate:
         """Which limits apply to the tenant and where their values came from."""
         policy, ref = self.resolve(ref)
         found = await self._find(ref, "", within_s)
-        account = account_or_default(policy, ref, found.account)
+        account = account_or_default(policy, ref, found.account, found.now_ms)
         return LimitsView(
+            now_ms=found.now_ms,
             plan=account.plan,
             limits=tuple(
                 EffectiveLimit(limit, value, found.now_ms, terms_of(limit, account, found.now_ms))
@@ -221,11 +258,12 @@ class QuotaGate:
                 if not account.flags.get(limit.unless)
                 and (
                     (value := value_of(limit, account, found.now_ms)).value is not None
-                    or limit.kind in {Kind.BALANCE, Kind.GATE, Kind.QUOTA}
+                    or limit.kind in {*ALWAYS_COUNTED, Kind.GATE}
                 )
             ),
             products=tuple(policy.products.values()),
             policy_version=policy.version,
+            totals=_totals(policy, account, found.now_ms),
         )
 
     def must_trust(self) -> None:
@@ -237,23 +275,11 @@ class QuotaGate:
         """Drops a cached account after this process changed it."""
         self._accounts.pop(ref, None)
 
-    def _prepared(self, operation: Operation) -> "tuple[Policy, Operation, Planner]":
+    def _prepared(self, operation: Operation) -> tuple[Policy, Operation, Planner]:
         """The policy, the validated operation, and what plans it."""
         policy, ref = self.resolve(operation.ref)
-        operation = operation.of(ref)
-        if operation.items:
-            operation.validate(policy)
-            return policy, operation, make_plan
-        key = (policy.version, operation.action, *operation.scope.items(), *operation.amounts)
-        form = self._forms.get(key)
-        if form is not None:
-            operation.validate_values(policy)
-            return policy, operation, form.plan
-        operation.validate(policy)
-        if len(self._forms) >= FORMS_CACHED:
-            self._forms.clear()
-        form = self._forms[key] = _Form(tuple(operation.amounts))
-        return policy, operation, form.plan
+        operation, planner = self._forms.prepared(policy, operation.of(ref))
+        return policy, operation, planner
 
     def _held(self, ref: TenantRef, hold_id: str) -> tuple[Policy, TenantRef]:
         policy, ref = self.resolve(ref)
@@ -279,7 +305,7 @@ class QuotaGate:
         found = await self._find(plan.operation.ref, hold_id, within_s)
         version = found.account.version if found.account is not None else 0
         if found.hold is not None and hold_id and not plan.operation.check_only:
-            return _replayed(plan, found.hold, (), found.now_ms)
+            return _replayed(plan, Replayed(found.now_ms, found.hold, ()))
         if version != plan.account.version or not plan.valid_from_ms <= found.now_ms < plan.valid_until_ms:
             return Stale(found.now_ms, found.account)
         return refuse(plan, ())
@@ -290,7 +316,7 @@ class QuotaGate:
         operation: Operation,
         attempt: Callable[[Plan, float], Awaitable[_Answer | Stale]],
         within_s: float,
-        planner: "Planner" = make_plan,
+        planner: Planner = make_plan,
     ) -> _Answer:
         """Plans with the account as cached, and again with what the store says until the two agree.
 
@@ -299,9 +325,13 @@ class QuotaGate:
         started_s = monotonic()
         ref = operation.ref
         if ref not in self._accounts:
-            await self._find(ref, "", within_s)
+            try:
+                await self._find(ref, "", within_s)
+            except StoreUnavailableError:
+                if policy.default_plan is None:  # else the engine may go on without the store
+                    raise
         for _ in range(PLANNING_ROUNDS):
-            account = account_or_default(policy, ref, self._accounts.get(ref))
+            account = account_or_default(policy, ref, self._accounts.get(ref), self._last_seen_ms)
             left_s = within_s - (monotonic() - started_s)
             if left_s <= 0:
                 raise StoreUnavailableError("the store is slow: no time was left to decide; nothing was done, retry")
@@ -311,6 +341,14 @@ class QuotaGate:
             self._remember(ref, answer.account, answer.now_ms)
         message = f"account {ref.tenant!r} changed {PLANNING_ROUNDS} times while the request was planned; retry"
         raise AccountChangedError(message)
+
+    async def _must_find(self, ref: TenantRef, hold_id: str, within_s: float) -> tuple[HoldView, int]:
+        """The hold and the time; raises HoldNotFoundError."""
+        found = await self._find(ref, hold_id, within_s)
+        if found.hold is None:
+            self.must_trust()
+            raise no_such_hold(ref, hold_id)
+        return found.hold, found.now_ms
 
     async def _find(self, ref: TenantRef, hold_id: str, within_s: float) -> Found:
         found = await self._engine.find(ref, hold_id, within_s)
@@ -325,26 +363,13 @@ class QuotaGate:
             self._accounts.popitem(last=False)
 
 
-class _Form:
-    """Valid requests that differ in tenant, id and units alone: for each kind of account, the shape of their plans.
-
-    `names` are those of the amounts.
-    """
-
-    def __init__(self, names: tuple[str, ...]) -> None:
-        self._names = names
-        self._shapes: dict[tuple[object, ...], Shape] = {}
-
-    def plan(self, policy: Policy, operation: Operation, account: Account, now_ms: int) -> Plan:
-        """The operation's plan."""
-        anchors = cycle_anchors(policy, account) if policy.anchor_zones else ()
-        key = (account.plan, account.overrides, account.flags_key, anchors)
-        shape = self._shapes.get(key)
-        if shape is None or not shape.valid_from_ms <= now_ms < shape.valid_until_ms:
-            if len(self._shapes) >= SHAPES_CACHED:
-                self._shapes.clear()
-            shape = self._shapes[key] = make_shape(policy, operation, self._names, account, now_ms)
-        return Plan(shape, operation, account, tuple(operation.amounts.values()))
+def _totals(policy: Policy, account: Account, now_ms: int) -> dict[str, int]:
+    """The figures for show: of each, the largest value of its limits."""
+    limits = {limit.id: limit for limit in policy.limits}
+    return {
+        name: max(value_of(limits[each], account, now_ms).value or 0 for each in of)
+        for name, of in policy.totals.items()
+    }
 
 
 def _must_be_amounts(field: str, amounts: Mapping[str, int], policy: Policy) -> None:
@@ -385,20 +410,22 @@ def _would(plan: Plan, looked: Looked) -> Decision:
     return grant(plan, looked.looks, None)
 
 
-def _replayed(plan: Plan, hold: HoldView, looks: Sequence[Look], now_ms: int) -> Decision:
+def _replayed(plan: Plan, known: Replayed) -> Decision:
     """The first answer again, if the content is equal."""
+    now_ms, hold, looks, degraded = known
     differs = differing_parts(hold.fingerprint, plan.operation.fingerprint())
     if differs:
         raise id_reused(hold.hold_id, differs)
     live = hold.lease_ends_at_ms if hold.state is State.ACTIVE else 0
-    return grant(plan, looks, _lease(hold.hold_id, live, now_ms, hold.lease_ms), replayed=True)
+    lease = _lease(hold.hold_id, live, now_ms, hold.lease_ms)
+    return grant(plan, looks, lease, replayed=True, degraded=degraded)
 
 
 def _extended(plan: Plan, answer: Extended) -> Decision:
     reserved = {meter: totals.reserved for meter, totals in answer.hold.meters.items()}
     lease = _lease(answer.hold.hold_id, answer.hold.lease_ends_at_ms, answer.now_ms, answer.hold.lease_ms)
     if answer.raised:
-        return grant(plan, answer.looks, lease).having(reserved, lease)
+        return grant(plan, answer.looks, lease, degraded=answer.degraded).having(reserved, lease)
     if not plan.guarded:  # a guard bounds the total; what else blocks, lacks room for the difference
         named = zip(plan.shape.names, plan.units, strict=True)
         plan = plan._replace(units=tuple(max(units - reserved.get(meter, 0), 0) for meter, units in named))

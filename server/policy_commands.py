@@ -167,6 +167,9 @@ class _Explanation:
             has = "set" if self._account.flags.get(limit.flag, False) else "not set"
             wanted = "set" if limit.expect else "not set"
             return f"flag {limit.flag}: {has}", wanted, f"line {self._line(index, 'flag')}", outcome
+        if limit.plans:
+            plan = self._account.plan
+            return f"plan {plan}", _listed(limit.plans, ordered=True), f"line {self._line(index, 'plans')}", outcome
         asked = self._operation.scope.get(limit.of, "not named")
         allowed = _listed(limit.allowed(self._account), ordered=True) or "nothing"
         origin = f"plan {self._account.plan}, line {self._line(index, 'allow', self._account.plan)}"

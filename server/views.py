@@ -1,7 +1,7 @@
 """What the gate tells of a tenant beside decisions: figures, cycles, limits."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from server.domain.decision import LimitResult
 from server.domain.limits.base import CycleTerms, Limit
@@ -50,12 +50,14 @@ class EffectiveLimit:
 
 @dataclass(frozen=True, slots=True)
 class LimitsView:
-    """Which limits apply to a tenant, and the price list."""
+    """Which limits apply to a tenant at `now_ms`, and the price list."""
 
+    now_ms: int
     plan: str
     limits: tuple[EffectiveLimit, ...]
     products: tuple[Product, ...]
     policy_version: str
+    totals: Mapping[str, int] = field(default_factory=dict)
 
 
 def quota_views(plan: Plan, answer: Cycles) -> list[QuotaView]:

@@ -20,6 +20,7 @@ from server.engine.base import (
     Granted,
     HoldOutcome,
     Looked,
+    Overtaken,
     Refused,
     Replayed,
     Stale,
@@ -146,7 +147,9 @@ class Tenant:
         return answer
 
     async def extend(self, hold_id: str, raised: Plan, used: Mapping[str, int] | None = None) -> Extended | Stale:
-        return await self.engine.extend(self.ref, hold_id, used or {}, raised, WITHIN_S)
+        answer = await self.engine.extend(self.ref, hold_id, used or {}, raised, WITHIN_S)
+        assert not isinstance(answer, Overtaken)
+        return answer
 
     async def raise_to(self, hold_id: str, **amounts: int) -> Extended:
         """Extends the lease and raises the amounts, which may not fit."""

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
-from server.domain.http_answer import HttpAnswer, on_grant, on_refusal, rate_values
+from server.domain.http_answer import HttpAnswer, on_grant, on_refusal, plan_values, rate_values
 from server.domain.limits import PRECEDENCE
 from server.domain.limits.base import Kind, Look
 from server.domain.limits.gate import Gate
@@ -34,14 +34,17 @@ class Decision(NamedTuple):
     replayed: bool = False
     refusal: Refusal | None = None
     http: HttpAnswer | None = None
+    degraded: bool = False
 
     def having(self, amounts: Mapping[str, int], lease: Lease | None) -> "Decision":
         """The same answer about a hold that keeps these amounts."""
         return self._replace(amounts=amounts, lease=lease)
 
 
-def grant(plan: Plan, looks: Sequence[Look], lease: Lease | None, *, replayed: bool = False) -> Decision:
-    """A grant with its figures; a replay whose figures are no longer known has none."""
+def grant(
+    plan: Plan, looks: Sequence[Look], lease: Lease | None, *, replayed: bool = False, degraded: bool = False
+) -> Decision:
+    """A grant with its figures; a replay whose figures are no longer known has none, and neither has a degraded one."""
     return Decision(
         granted=True,
         policy_version=plan.policy.version,
@@ -50,6 +53,7 @@ def grant(plan: Plan, looks: Sequence[Look], lease: Lease | None, *, replayed: b
         lease=lease,
         replayed=replayed,
         http=on_grant(plan, looks),
+        degraded=degraded,
     )
 
 
@@ -76,11 +80,11 @@ def refuse(plan: Plan, looks: Sequence[Look]) -> Decision:
 def _refusal(plan: Plan, results: Sequence[LimitResult]) -> Refusal:
     blockers = [result for result in results if result.blocking]
     binding = min(blockers, key=lambda result: _rank(plan.policy, result))
-    rules = [plan.policy.refusals[blocker.limit.refuse] for blocker in blockers]
+    rules = [plan.policy.refusals[blocker.code] for blocker in blockers]
     retryable = all(rule.retryable for rule in rules) and not any(blocker.hopeless for blocker in blockers)
     waits = [blocker.look.wait_ms for blocker in blockers]
     retry_after_ms = max(waits) if retryable and min(waits) > 0 else None
-    rule = plan.policy.refusals[binding.limit.refuse]
+    rule = plan.policy.refusals[binding.code]
     values = _values(plan, results, binding, rule, retry_after_ms)
     details = {name: value for name, field in rule.fields.items() if (value := field.render(values)) is not None}
     return Refusal(
@@ -100,7 +104,7 @@ def _rank(policy: Policy, result: LimitResult) -> tuple[int, int]:
     a limit that cannot say how long counts as the longest. Ties go to the policy's order, as min() is stable.
     """
     order = policy.precedence
-    first = order.index(result.limit.refuse) if order else PRECEDENCE.index(result.limit.kind)
+    first = order.index(result.code) if order else PRECEDENCE.index(result.limit.kind)
     return first, -(result.look.wait_ms if result.look.wait_ms > 0 else MAX_AMOUNT)
 
 
@@ -115,10 +119,10 @@ def _values(
     limit, look = binding.limit, binding.look
     values: dict[str, object] = {
         **plan.operation.scope,
-        **rate_values(results),
+        **rate_values(plan, results),
         "code": rule.code,
         "http": rule.http_status,
-        "limit_name": limit.label,
+        "limit_name": binding.label,
         "limit_id": limit.id,
         "meter": limit.meter,
         "limit": look.cap,
@@ -128,7 +132,7 @@ def _values(
         "have": binding.remaining,
         "needed": binding.amount,
         "retry_after": whole_seconds(retry_after_ms) if retry_after_ms is not None else None,
-        "plan": plan.account.plan,
+        **plan_values(plan),
         "tenant": plan.operation.ref.tenant,
         "action": plan.operation.action,
     }

@@ -100,13 +100,17 @@ Delivered: TypeAlias = Mapping[str, int] | Fraction | tuple[str, ...] | None
 class HoldNote:
     """What a hold remembers of its request, for repeats, raises and operators.
 
-    `item_prices` has units by meter of each priced item, fixed when the hold was made.
+    `item_prices` has units by meter of each priced item, fixed when the hold was made. `timed_ms` is how long a hold
+    whose time is paid may last from its start (0: it is not), which `connection` made at `started_at_ms` (0: not yet).
     """
 
     action: str
     policy_version: str
     scope: Mapping[str, str]
     item_prices: Mapping[str, Mapping[str, int]]
+    timed_ms: int = 0
+    started_at_ms: int = 0
+    connection: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -73,7 +73,9 @@ def on_grant(plan: Plan, looks: Sequence[Look]) -> HttpAnswer | None:
 
 def _granting(plan: Plan, envelope: Envelope) -> _Granting:
     shape = plan.shape
-    windows = tuple(at for at, check in enumerate(shape.checks) if _is_rate(check.limit))
+    windows = tuple(at for at, check in enumerate(shape.checks) if _is_rate(check.limit, envelope))
+    if envelope.rate and not windows:
+        return _Granting((), (), (), (), {})
     plain: list[tuple[str, int]] = []
     headers: list[tuple[str, Template]] = []
     for name, template in envelope.headers.get(GRANTED, {}).items():
@@ -82,7 +84,7 @@ def _granting(plan: Plan, envelope: Envelope) -> _Granting:
         elif windows or not template.fields & set(RATES):
             headers.append((name, template))
     told = tuple(at for at, check in enumerate(shape.checks) if ietf.tells(check.limit)) if envelope.ratelimit else ()
-    return _Granting(windows, told, tuple(plain), tuple(headers), {"plan": plan.account.plan, **shape.scope})
+    return _Granting(windows, told, tuple(plain), tuple(headers), {**plan_values(plan), **shape.scope})
 
 
 RATES: Final = ("rate_limit", "rate_remaining", "rate_reset")
@@ -97,8 +99,17 @@ def _plain(template: Template) -> int | None:
     return None
 
 
-def _is_rate(limit: Limit) -> bool:
+def _is_rate(limit: Limit, envelope: Envelope | None) -> bool:
+    """Whether `rate_…` fields may tell of it: each window that counts, or the one that the envelope names."""
+    if envelope is not None and envelope.rate:
+        return limit.id == envelope.rate
     return limit.kind is Kind.WINDOW and not limit.shadow
+
+
+def plan_values(plan: Plan) -> dict[str, object]:
+    """The fields that tell of the account's plan, and of its place on the ladder where there is one."""
+    tiers, name = plan.policy.tiers, plan.account.plan
+    return {"plan": name} if tiers is None else {"plan": name, "tier": tiers.plans.index(name)}
 
 
 def _tightness(look: Look) -> tuple[int, int]:
@@ -117,9 +128,9 @@ def _figures(look: Look) -> tuple[int, int, int]:
     return look.cap, max(look.cap - look.used, 0), whole_seconds(look.reset_ms)
 
 
-def rate_values(results: Iterable[LimitResult]) -> dict[str, object]:
+def rate_values(plan: Plan, results: Iterable[LimitResult]) -> dict[str, object]:
     """Figures of the tightest window; on a refusal a blocking one goes first, by the longest wait."""
-    windows = [result for result in results if _is_rate(result.limit)]
+    windows = [result for result in results if _is_rate(result.limit, plan.policy.envelope)]
     if not windows:
         return {}
     tightest = min(windows, key=lambda w: (not w.blocking, -w.look.wait_ms, *_tightness(w.look)))
@@ -133,9 +144,9 @@ def on_refusal(plan: Plan, results: Sequence[LimitResult], refusal: Refusal) -> 
         return None
     retry_after = whole_seconds(refusal.retry_after_ms) if refusal.retry_after_ms is not None else None
     values: dict[str, object] = {
-        "plan": plan.account.plan,
+        **plan_values(plan),
         **plan.operation.scope,
-        **rate_values(results),
+        **rate_values(plan, results),
         "code": refusal.code,
         "message": refusal.message,
         "http": refusal.http_status,

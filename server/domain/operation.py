@@ -54,6 +54,8 @@ class Operation(NamedTuple):
         if self.action not in policy.actions:
             bad.append(unknown("action", self.action, policy.name, "action", policy.actions))
         bad += scope_violations(self.scope, policy)
+        if policy.catalog is not None:
+            bad += policy.catalog.violations(self.action, self.scope)
         bad += amount_violations("amounts", self.amounts, policy)
         bad += self._item_violations(policy)
         action = policy.actions.get(self.action)
@@ -181,6 +183,8 @@ def scope_violations(scope: Mapping[str, str], policy: Policy) -> list[FieldViol
             bad.append(unknown(f"scope[{name}]", name, policy.name, "dimension", policy.dimensions))
         else:
             bad += text_violations(f"scope[{name}]", value, required=True)
+            if (known := policy.known_values.get(name)) is not None and value not in known:
+                bad.append(unknown(f"scope[{name}]", value, policy.name, name, known))
     return sorted(bad)
 
 

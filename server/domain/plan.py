@@ -2,7 +2,7 @@
 
 import zlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import IntEnum
 from typing import Any, Final, NamedTuple
 
@@ -10,7 +10,6 @@ from server.domain.account import Account
 from server.domain.cycle import day_of_month
 from server.domain.errors import AccountNotFoundError, InvalidRequestError
 from server.domain.hold import HoldNote
-from server.domain.limits.balance import Balance
 from server.domain.limits.base import Check, CycleTerms, Kind, Limit, Look
 from server.domain.limits.gate import Gate
 from server.domain.limits.quota import Quota
@@ -35,10 +34,19 @@ FIGURES_KEY: Final = "plan.figures_key"
 """Where a shape's memo has its figures key."""
 
 
+ALWAYS_COUNTED: Final = frozenset({Kind.BALANCE, Kind.QUOTA, Kind.COUNT})
+"""Kinds that count whether or not there is a limit: money or an allowance stands behind them."""
+
+
+PLACES: Final = frozenset({Kind.SLOTS, Kind.COUNT})
+"""Kinds of which a request takes one place, whatever it reports, unless it asks for more."""
+
+
 class CheckForm(NamedTuple):
     """A limit with state as it applies to every request of one shape: all of a `Check` but the amount.
 
-    `meter` is the amount's place in the shape's names, or -1 for a `fixed` amount; `asks_room` takes nothing.
+    `meter` is the amount's place in the shape's names, or -1 for a `fixed` amount; `asks_room` takes nothing; `forced`
+    takes whether it fits or not.
     """
 
     place: int
@@ -50,12 +58,14 @@ class CheckForm(NamedTuple):
     fixed: int
     asks_room: bool
     terms: CycleTerms | None = None
+    forced: bool = False
 
     def check(self, units: Sequence[int]) -> Check:
         """The check of a request with these units, by the shape's names."""
         amount = self.fixed if self.meter < 0 else units[self.meter]
         take = 0 if self.asks_room else amount
-        return Check(self.place, self.limit, self.scope, amount, take, self.cap, self.settles, self.terms)
+        asked = 0 if self.forced else amount
+        return Check(self.place, self.limit, self.scope, asked, take, self.cap, self.settles, self.terms)
 
 
 class GuardForm(NamedTuple):
@@ -94,6 +104,11 @@ class Shape:
     gated: bool
     closed: bool
     memo: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def forced(self) -> bool:
+        """Whether its plans take without asking whether they fit."""
+        return any(check.forced for check in self.checks)
 
     @property
     def figures_key(self) -> bytes:
@@ -180,12 +195,16 @@ class Plan(NamedTuple):
         """What a hold remembers of the request."""
         shape = self.shape
         prices = {item.id: price(item, self.operation, shape.policy) for item in self.operation.items}
-        return HoldNote(shape.action, shape.policy.version, shape.scope, prices)
+        timed_ms = self.terms.longest_ms if self.terms.timed is not None else 0
+        return HoldNote(shape.action, shape.policy.version, shape.scope, prices, timed_ms)
 
     @property
     def terms(self) -> HoldTerms:
-        """How long what this action takes is kept."""
-        return self.policy.actions[self.shape.action].hold
+        """How long what this action takes is kept; where its time is paid, no longer than was asked for."""
+        terms = self.policy.actions[self.shape.action].hold
+        if terms.timed is None:
+            return terms
+        return replace(terms, longest_ms=min(self.amounts.get(terms.timed.by, terms.longest_ms), terms.longest_ms))
 
     @property
     def guarded(self) -> bool:
@@ -206,6 +225,13 @@ class Plan(NamedTuple):
     def closed(self) -> bool:
         """Whether money or an allowance stands behind it, so that a store that lost its state must not decide."""
         return self.shape.closed
+
+
+def forced(plan: Plan) -> Plan:
+    """The plan of what has happened already: it takes what the given one would, whether it fits or not."""
+    shape = plan.shape
+    checks = tuple(check._replace(forced=True) for check in shape.checks)
+    return plan._replace(shape=replace(shape, checks=checks, guards=(), gates=(), gated=False, memo={}))
 
 
 class Source(IntEnum):
@@ -234,16 +260,20 @@ def value_of(limit: Limit, account: Account, now_ms: int) -> Value:
                 return Value(override.value, Source.OVERRIDE, until_ms=override.expires_at_ms)
             from_ms = max(from_ms, override.expires_at_ms)
     source = Source.POLICY if limit.values.by_plan is None else Source.PLAN
+    if limit.kind is Kind.COUNT and account.flags.get(limit.lifted_by):
+        return Value(None, source, from_ms=from_ms)
     return Value(limit.values.of(account.plan), source, from_ms=from_ms)
 
 
-def account_or_default(policy: Policy, ref: TenantRef, account: Account | None) -> Account:
-    """The tenant's account, or the policy's default plan for a tenant without one."""
+def account_or_default(policy: Policy, ref: TenantRef, account: Account | None, now_ms: int = 0) -> Account:
+    """The tenant's account, or the policy's default plan for a tenant without one; on its tier where there are any."""
     if account is None:
         if policy.default_plan is None:
             text = f"no account {ref.tenant!r} in policy {policy.name!r}; create it with AdminService.PutAccount"
             raise AccountNotFoundError(text)
         return Account(plan=policy.default_plan)
+    if policy.tiers is not None and not account.plan:
+        return account.on(policy.tiers.of(account, now_ms).plan)
     if account.plan not in policy.plans:
         text = (
             f"account {ref.tenant!r} is on plan {account.plan!r}, which policy {policy.name!r} lacks; "
@@ -264,7 +294,7 @@ def make_shape(policy: Policy, operation: Operation, names: tuple[str, ...], acc
     """What all requests share that differ from the operation in amounts alone."""
     measured = {meter for item in operation.items for meter in item.quantity} - set(operation.amounts)
     kept = _kept_meters(policy, names, measured)
-    from_ms, until_ms = 0, FOREVER_MS
+    from_ms, until_ms = plan_span(policy, account, now_ms)
     guards: list[GuardForm] = []
     gates: list[Stateless] = []
     checks: list[CheckForm] = []
@@ -277,7 +307,7 @@ def make_shape(policy: Policy, operation: Operation, names: tuple[str, ...], acc
             continue
         value = value_of(limit, account, now_ms)
         from_ms, until_ms = max(from_ms, value.from_ms), min(until_ms, value.until_ms)
-        if value.value is None and not isinstance(limit, (Balance, Quota)):
+        if value.value is None and limit.kind not in ALWAYS_COUNTED:
             continue
         terms = terms_of(limit, account, now_ms)
         if terms is not None:
@@ -293,7 +323,7 @@ def make_shape(policy: Policy, operation: Operation, names: tuple[str, ...], acc
                 limit=limit,
                 scope=_scope_values(limit, operation.scope),
                 cap=MAX_AMOUNT if value.value is None else value.value,
-                settles=limit.kind is not Kind.SLOTS and limit.meter in kept,
+                settles=limit.kind not in PLACES and limit.meter in kept,
                 meter=meter if room is None else -1,
                 fixed=fixed if room is None else room,
                 asks_room=room is not None,
@@ -312,20 +342,20 @@ def make_shape(policy: Policy, operation: Operation, names: tuple[str, ...], acc
         gates=tuple(gates),
         checks=tuple(checks),
         gated=any(not gate.look.fits and not gate.limit.shadow for gate in gates),
-        closed=any(form.limit.kind in {Kind.BALANCE, Kind.QUOTA} for form in checks),
+        closed=any(form.limit.is_closed for form in checks),
     )
 
 
 def usage_plan(policy: Policy, operation: Operation, account: Account, now_ms: int) -> Plan:
     """A look at every limit with state whose dimensions are named, for whatever action; asks for nothing."""
     checks: list[CheckForm] = []
-    from_ms, until_ms = 0, FOREVER_MS
+    from_ms, until_ms = plan_span(policy, account, now_ms)
     for place, limit in enumerate(policy.limits):
         if limit.kind in {Kind.GUARD, Kind.GATE} or any(name not in operation.scope for name in limit.scope):
             continue
         value = value_of(limit, account, now_ms)
         from_ms, until_ms = max(from_ms, value.from_ms), min(until_ms, value.until_ms)
-        if value.value is None and not isinstance(limit, (Balance, Quota)):
+        if value.value is None and limit.kind not in ALWAYS_COUNTED:
             continue
         terms = terms_of(limit, account, now_ms)
         if terms is not None:
@@ -346,9 +376,17 @@ def usage_plan(policy: Policy, operation: Operation, account: Account, now_ms: i
         gates=(),
         checks=tuple(checks),
         gated=False,
-        closed=any(form.limit.kind in {Kind.BALANCE, Kind.QUOTA} for form in checks),
+        closed=any(form.limit.is_closed for form in checks),
     )
     return Plan(shape, operation, account, ())
+
+
+def plan_span(policy: Policy, account: Account, now_ms: int) -> tuple[int, int]:
+    """From when to when (exclusive) the account's plan is the one that it has at `now_ms`."""
+    if policy.tiers is None or account.tier_override is None:
+        return 0, FOREVER_MS
+    tier = policy.tiers.of(account, now_ms)
+    return tier.from_ms, tier.until_ms
 
 
 def cycle_anchors(policy: Policy, account: Account) -> tuple[int, ...]:
@@ -375,7 +413,7 @@ def _amount(policy: Policy, limit: Limit, names: tuple[str, ...]) -> tuple[int, 
     """Where the units of the limit's meter come from: their place among the names, or -1 and a fixed amount."""
     if limit.meter in names:
         return names.index(limit.meter), 0
-    return -1, 1 if limit.kind is Kind.SLOTS else policy.meters[limit.meter].per_request
+    return -1, 1 if limit.kind in PLACES else policy.meters[limit.meter].per_request
 
 
 def _scope_values(limit: Limit, scope: Mapping[str, str]) -> tuple[str, ...]:

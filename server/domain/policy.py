@@ -7,9 +7,11 @@ from enum import StrEnum
 from types import MappingProxyType
 from typing import Final
 
+from server.domain.catalog import Catalog
 from server.domain.limits.base import Limit
 from server.domain.limits.quota import Quota
 from server.domain.templates import Template
+from server.domain.tiers import Tiers
 
 ACTION: Final = "action"
 """What a policy calls the action where a dimension may stand."""
@@ -33,17 +35,36 @@ class Meter:
 
 
 @dataclass(frozen=True, slots=True)
+class Timed:
+    """A hold whose time is paid: its first Extend starts it, for as many milliseconds as the request asked for of
+    meter `by`. Every Extend charges the share of the hold's units of `charge` that has passed, in begun `per_ms`.
+    """
+
+    by: str
+    charge: str
+    per_ms: int
+
+
+@dataclass(frozen=True, slots=True)
 class HoldTerms:
     """How long what an action takes is kept; all in milliseconds.
 
     `lease_ms` from a grant or renewal to its end, `longest_ms` from the grant to the end that no renewal
-    passes, `tombstone_ms` for an ended hold's record, `replay_ms` for a grant that left nothing to settle.
+    passes, `tombstone_ms` for an ended hold's record, `replay_ms` for a grant that left nothing to settle. `first_ms`
+    is the lease from the grant to the first renewal where that is another one, else 0.
     """
 
     lease_ms: int = 120_000
     longest_ms: int = 3_600_000
     tombstone_ms: int = 3_600_000
     replay_ms: int = 120_000
+    first_ms: int = 0
+    timed: Timed | None = None
+
+    @property
+    def granted_ms(self) -> int:
+        """From the grant to the lease's first end."""
+        return self.first_ms or self.lease_ms
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,6 +117,8 @@ class Envelope:
     """The system's own HTTP form. `body` is a JSON object whose leaves are templates; the key "+" of an object
     stands for the refusal's own fields. `headers` by HTTP status, 200 for a grant. `ratelimit` and `problem` name the
     versions of the standards whose fields are added and whose body takes the place of `body`; empty for neither.
+    `rate` is the id of the window that `rate_…` fields tell of, without which a grant has no headers; empty for the
+    tightest.
     """
 
     body: Mapping[str, object]
@@ -103,6 +126,7 @@ class Envelope:
     types: Mapping[int, str]
     ratelimit: str = ""
     problem: str = ""
+    rate: str = ""
 
     @property
     def tells_grants(self) -> bool:
@@ -112,7 +136,11 @@ class Envelope:
 
 @dataclass(frozen=True, slots=True)
 class Policy:
-    """One system's rules. `version` is the hash of its text and of the settings that it read."""
+    """One system's rules. `version` is the hash of its text and of the settings that it read.
+
+    `known_values` are all that a dimension may have, where that is said; `usual` is the product and its quantity that
+    an action is about when a request names nothing; `totals` are figures for show: the largest of some limits' values.
+    """
 
     name: str
     version: str
@@ -128,10 +156,18 @@ class Policy:
     refusals: Mapping[str, RefusalRule]
     precedence: tuple[str, ...]
     envelope: Envelope | None
+    tiers: Tiers | None = None
+    catalog: Catalog | None = None
+    known_values: Mapping[str, frozenset[str]] = field(default_factory=lambda: MappingProxyType({}))
+    usual: Mapping[str, tuple[str, Mapping[str, int]]] = field(default_factory=lambda: MappingProxyType({}))
+    totals: Mapping[str, tuple[str, ...]] = field(default_factory=lambda: MappingProxyType({}))
     anchor_zones: tuple[tzinfo, ...] = field(init=False, default=())
     """The time zones of those quotas whose cycles begin on the day of an account's creation."""
+    is_timed: bool = field(init=False, default=False)
+    """Whether the time of some action's holds is paid."""
 
     def __post_init__(self) -> None:
         """Finds the zones, once for all requests."""
         anchored = dict.fromkeys(limit.zone for limit in self.limits if isinstance(limit, Quota) and limit.anchored)
         object.__setattr__(self, "anchor_zones", tuple(anchored))
+        object.__setattr__(self, "is_timed", any(action.hold.timed is not None for action in self.actions.values()))

@@ -5,12 +5,13 @@ from dataclasses import dataclass
 from typing import NamedTuple, overload
 
 from server.domain.limits.base import Kind, Limit, Look
-from server.domain.limits.slots import Slots
+from server.domain.limits.window import Window
 from server.domain.plan import Plan
+from server.domain.templates import Template
 
 
 class LimitResult(NamedTuple):
-    """One limit with its figures; `wait_ms` as in `Look`, with the estimate filled in for slots."""
+    """One limit with its figures."""
 
     limit: Limit
     scope: Mapping[str, str]
@@ -31,6 +32,18 @@ class LimitResult(NamedTuple):
     def hopeless(self) -> bool:
         """Whether the request could never fit, however long the caller waits."""
         return self.limit.kind in {Kind.WINDOW, Kind.SLOTS} and self.amount > self.look.cap
+
+    @property
+    def code(self) -> str:
+        """The refusal's code, were this the blocker that binds."""
+        too_large = self.limit.too_large if isinstance(self.limit, Window) and self.hopeless else ""
+        return too_large or self.limit.refuse
+
+    @property
+    def label(self) -> str:
+        """The limit's name in messages, which may name the request's dimensions."""
+        label = self.limit.label
+        return label if "{" not in label else Template.parse(label).text(self.scope) or label
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +99,7 @@ def _results(plan: Plan, looks: Sequence[Look]) -> tuple[LimitResult, ...]:
         LimitResult(limit, named_scope(limit, plan), look.used, look) for limit, look in (*plan.guards, *plan.gates)
     ]
     counted = [
-        LimitResult(check.limit, named_scope(check.limit, plan), check.amount, _with_estimate(check.limit, look))
+        LimitResult(check.limit, named_scope(check.limit, plan), check.amount, look)
         for check, look in zip(plan.checks, looks, strict=True)
     ]
     return (*stateless, *counted)
@@ -95,9 +108,3 @@ def _results(plan: Plan, looks: Sequence[Look]) -> tuple[LimitResult, ...]:
 def named_scope(limit: Limit, plan: Plan) -> Mapping[str, str]:
     """The dimensions that separate the limit's cells, with the request's values."""
     return {name: plan.operation.scope[name] for name in limit.scope}
-
-
-def _with_estimate(limit: Limit, look: Look) -> Look:
-    if isinstance(limit, Slots) and look.wait_ms < 0 and limit.typical_ms:
-        return look._replace(wait_ms=limit.typical_ms)
-    return look

@@ -6,7 +6,7 @@ from typing import Any, Final
 import msgpack
 import orjson
 
-from server.domain.account import Account, Override
+from server.domain.account import Account, Override, TierOverride
 from server.domain.errors import CorruptStateError
 from server.domain.hold import HoldNote, HoldView, MeterTotals, State
 from server.engine.sequences import array_head, unpack
@@ -17,17 +17,17 @@ FINGERPRINT_BYTES: Final = 16
 
 def account_record(account: Account) -> bytes:
     """An account as stored: JSON with sorted keys, so that equal accounts have equal bytes."""
-    return orjson.dumps(
-        {
-            "plan": account.plan,
-            "created_at_ms": account.created_at_ms,
-            "flags": dict(account.flags),
-            "overrides": [[o.limit_id, o.value, o.expires_at_ms] for o in account.overrides],
-            "lifetime_purchased_usd_micros": account.lifetime_purchased_usd_micros,
-            "version": account.version,
-        },
-        option=orjson.OPT_SORT_KEYS,
-    )
+    record: dict[str, object] = {
+        "plan": account.plan,
+        "created_at_ms": account.created_at_ms,
+        "flags": dict(account.flags),
+        "overrides": [[o.limit_id, o.value, o.expires_at_ms] for o in account.overrides],
+        "lifetime_purchased_usd_micros": account.lifetime_purchased_usd_micros,
+        "version": account.version,
+    }
+    if (tier := account.tier_override) is not None:
+        record["tier_override"] = [tier.plan, tier.expires_at_ms]
+    return orjson.dumps(record, option=orjson.OPT_SORT_KEYS)
 
 
 def account_of(record: bytes) -> Account | None:
@@ -43,6 +43,7 @@ def account_of(record: bytes) -> Account | None:
             overrides=tuple(Override(*override) for override in fields["overrides"]),
             lifetime_purchased_usd_micros=fields["lifetime_purchased_usd_micros"],
             version=fields["version"],
+            tier_override=TierOverride(*fields["tier_override"]) if "tier_override" in fields else None,
         )
     except (ValueError, KeyError, TypeError) as error:
         message = f"an account record is not readable: {error!r}"
@@ -53,7 +54,7 @@ def hold_of(hold_id: str, record: bytes) -> HoldView:
     """A stored hold or tombstone."""
     try:
         state, created, lease_end, longest_end, _, marks, lease_ms, _, note, meters, *rest = unpack(record)
-        action, version, scope, prices = msgpack.unpackb(note)
+        action, version, scope, prices, *timed = msgpack.unpackb(note)
         return HoldView(
             hold_id=hold_id,
             state=State(state),
@@ -63,7 +64,7 @@ def hold_of(hold_id: str, record: bytes) -> HoldView:
             longest_ends_at_ms=created + longest_end if longest_end else 0,
             lease_ms=lease_ms,
             meters=dict(_meter_totals(rest[: meters * METER_SIZE])),
-            note=HoldNote(action=action, policy_version=version, scope=scope, item_prices=prices),
+            note=HoldNote(action, version, scope, prices, *timed),
         )
     except (ValueError, TypeError, AttributeError, msgpack.UnpackException) as error:
         message = f"hold {hold_id!r} is not readable: {error!r}"

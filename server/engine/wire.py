@@ -6,6 +6,7 @@ headers of the scripts and of `lua/include/checks.lua`, and are mirrored here by
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Final, NamedTuple, TypeAlias, cast
 
 import msgpack
@@ -15,9 +16,11 @@ from server.domain.hold import Delivered, Fraction, HoldNote
 from server.domain.limits.balance import Balance
 from server.domain.limits.base import CycleTerms, Kind, Look
 from server.domain.limits.quota import Quota
+from server.domain.limits.slots import Slots
 from server.domain.limits.window import Window
 from server.domain.plan import CheckForm, Plan, Shape
 from server.domain.policy import Policy
+from server.domain.timed import Start
 from server.engine import keys, quota_cells
 from server.engine.sequences import array_head, pack, unpack
 
@@ -61,11 +64,17 @@ def _quota_look(check: CheckForm, row: list[int], taken: int, now_ms: int) -> Lo
     return Look(check.cap, used + taken, held + taken, cast("CycleTerms", check.terms).end_ms - now_ms, wait_ms)
 
 
+def _count_look(check: CheckForm, row: list[int], taken: int, _now_ms: int) -> Look:
+    used, held, wait_ms = row
+    return Look(check.cap, used + taken, held + taken, -1, wait_ms)
+
+
 _LOOKS: Final[Mapping[Kind, _ToLook]] = {
     Kind.WINDOW: _window_look,
     Kind.SLOTS: _slots_look,
     Kind.BALANCE: _balance_look,
     Kind.QUOTA: _quota_look,
+    Kind.COUNT: _count_look,
 }
 """What a kind's two numbers mean (`check_all` in `lua/include/checks.lua`), once `taken` units are added to them."""
 
@@ -201,11 +210,24 @@ class ShapeForm:
         return values
 
 
+class ForcedForm(ShapeForm):
+    """The form of a shape that takes without asking: an amount of 0 always fits."""
+
+    __slots__ = ()
+
+    def plan_values(self, now_ms: int, version: int, units: Sequence[int]) -> list[object]:
+        """The plan's argument."""
+        values = super().plan_values(now_ms, version, units)
+        for amount in range(len(values) - CHECK_SIZE * len(self.checks) + 1, len(values), CHECK_SIZE):
+            values[amount] = 0
+        return values
+
+
 def form_of(shape: Shape, most_cells: int) -> ShapeForm:
     """The shape's form, made at its first use."""
     form = shape.memo.get(SHAPE)
     if form is None:
-        form = shape.memo[SHAPE] = ShapeForm(shape, most_cells)
+        form = shape.memo[SHAPE] = (ForcedForm if shape.forced else ShapeForm)(shape, most_cells)
     return cast("ShapeForm", form)
 
 
@@ -244,9 +266,11 @@ def _scope(check: CheckForm) -> str:
 
 def _param(check: CheckForm) -> int | str | bytes:
     """What a look needs beside the bound: a window's length, a balance's burn order, a quota's cycle with its terms
-    (`quota.lua`).
+    (`quota.lua`), whether a pool's jobs are measured and their usual length (`pool.lua`).
     """
     limit = check.limit
+    if isinstance(limit, Slots):
+        return bytes([limit.measured]) + limit.typical_ms.to_bytes(6, "big") if limit.typical_ms else 0
     if check.terms is not None:
         return quota_cells.packed_terms(check.terms)
     if isinstance(limit, Balance):
@@ -256,9 +280,11 @@ def _param(check: CheckForm) -> int | str | bytes:
 
 def _hold_param(check: CheckForm) -> int | bytes:
     """What a hold remembers of the limit for its end: a balance's debt (-1 - debt with a ledger), a window's length
-    (negative: `returns`), a quota's cycle and thresholds.
+    (negative: `returns`), a quota's cycle and thresholds, whether a pool's jobs are measured.
     """
     limit = check.limit
+    if isinstance(limit, Slots):
+        return bytes([limit.measured]) if limit.typical_ms else 0
     if isinstance(limit, Quota) and check.terms is not None:
         return quota_cells.packed_cycle(check.terms.start_ms, limit.thresholds)
     if isinstance(limit, Balance):
@@ -277,9 +303,15 @@ def pack_reserve(plan: Plan, packed: PackedPlan, tenant: keys.TenantKeys, hold_i
     """What `reserve.lua` needs beside the plan: the request and the hold's record, then takes of shadow checks."""
     form, shape, units = packed.form, plan.shape, plan.units
     terms = plan.terms
-    lease_ms = terms.lease_ms if plan.leaves_hold else 0
+    lease_ms = terms.granted_ms if plan.leaves_hold else 0
     marks = plan.fingerprint + shape.figures_key
-    content: list[object] = [marks, lease_ms, terms.tombstone_ms, _note_of(plan), len(shape.kept)]
+    content: list[object] = [
+        marks,
+        terms.lease_ms if lease_ms else 0,
+        terms.tombstone_ms,
+        _note_of(plan),
+        len(shape.kept),
+    ]
     for place in shape.kept:
         content += (shape.names[place], units[place], -1, 0)
     takes = form.take_values(units)
@@ -321,14 +353,15 @@ def _note_of(plan: Plan) -> bytes:
 
 
 def _pack_note(note: HoldNote) -> bytes:
-    packed: bytes = msgpack.packb(
-        [
-            note.action,
-            note.policy_version,
-            dict(note.scope),
-            {item: dict(prices) for item, prices in note.item_prices.items()},
-        ]
-    )
+    values: list[object] = [
+        note.action,
+        note.policy_version,
+        dict(note.scope),
+        {item: dict(prices) for item, prices in note.item_prices.items()},
+    ]
+    if note.timed_ms:
+        values += (note.timed_ms, note.started_at_ms, note.connection)
+    packed: bytes = msgpack.packb(values)
     return packed
 
 
@@ -340,6 +373,12 @@ def pack_settle(now_ms: int, hold_id: str, delivered: Delivered, *, final: bool)
     if isinstance(delivered, Mapping):
         return pack([*head, 1, len(delivered), *(value for total in delivered.items() for value in total)])
     return pack([*head, 0])
+
+
+def pack_start(start: Start, tenant: keys.TenantKeys) -> bytes:
+    """What `extend.lua` needs to start a hold."""
+    before = replace(start.note, started_at_ms=0, connection="")
+    return pack([_pack_note(before), _pack_note(start.note), start.longest_ends_at_ms, tenant.member])
 
 
 def pack_extend(

@@ -68,16 +68,27 @@ def compile_envelope(context: Context, model: PolicyModel) -> Envelope | None:
         types=envelope.types,
         ratelimit=envelope.ratelimit or "",
         problem=envelope.problem or "",
+        rate=_rate(context, (*path, "rate"), model),
     )
 
 
+def _rate(context: Context, path: Path, model: PolicyModel) -> str:
+    """The id of the window that grants tell of; empty for the tightest."""
+    named = model.envelope.rate if model.envelope is not None else None
+    if named is not None:
+        windows = [limit.id for limit in model.limits if isinstance(limit, WindowModel) and not limit.shadow]
+        context.expect_known(path, [named], windows, "window")
+    return named or ""
+
+
 def _refusing(model: PolicyModel, code: str) -> list[LimitModel]:
-    return [limit for limit in model.limits if limit.refuse == code]
+    return [limit for limit in model.limits if code in limit.codes()]
 
 
 def _named_fills(context: Context, model: PolicyModel) -> Fills:
     windows = fields.WINDOWS if any(isinstance(limit, WindowModel) for limit in model.limits) else {}
-    return {**dict.fromkeys(context.dimensions, Value.TEXT), **windows}
+    tier = fields.TIER if model.tiers else {}
+    return {**dict.fromkeys(context.dimensions, Value.TEXT), **windows, **tier}
 
 
 def _limit_fills(context: Context, refusal: RefusalModel, limit: LimitModel) -> Fills:

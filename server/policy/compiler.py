@@ -5,13 +5,15 @@ from hashlib import sha256
 from typing import Final
 
 from server.domain.limits.base import Limit
-from server.domain.policy import ACTION, Action, HoldTerms, Meter, Policy, Product
+from server.domain.policy import ACTION, Action, HoldTerms, Meter, Policy, Product, Timed, Unit
 from server.policy import fields
 from server.policy.answers import compile_envelope, compile_refusals
 from server.policy.context import Context
 from server.policy.document import Document, Path, shown
 from server.policy.kinds import BalanceModel
-from server.policy.schema import ActionModel, HoldModel, PolicyModel, PriceModel, shaped
+from server.policy.ladder import compile_tiers
+from server.policy.names import compile_catalog, compile_known, compile_totals, compile_usual
+from server.policy.schema import ActionModel, HoldModel, PolicyModel, PriceModel, TimedModel, shaped
 
 _VERSION_LENGTH: Final = 12
 
@@ -33,6 +35,9 @@ def compile_document(document: Document) -> Policy:
     actions = _actions(context, model)
     products = {name: _product(context, ("prices", name), price) for name, price in model.prices.items()}
     limits = _limits(context, model)
+    tiers = compile_tiers(context, model)
+    catalog, known = compile_catalog(context, model), compile_known(context, model)
+    usual, totals = compile_usual(context, model), compile_totals(context, model)
     document.raise_if_rejected()
     refusals = compile_refusals(context, model)
     envelope = compile_envelope(context, model)
@@ -52,6 +57,11 @@ def compile_document(document: Document) -> Policy:
         refusals=refusals,
         precedence=tuple(model.precedence),
         envelope=envelope,
+        tiers=tiers,
+        catalog=catalog,
+        known_values=known,
+        usual=usual,
+        totals=totals,
     )
 
 
@@ -65,7 +75,7 @@ def _context(document: Document, model: PolicyModel) -> Context:
     return Context(
         document=document,
         tenant=model.tenant,
-        plans=tuple(model.plans),
+        plans=tuple(model.plans or model.tiers or ()),
         meters=meters,
         dimensions=frozenset(model.scope),
         actions=frozenset(model.actions),
@@ -74,19 +84,21 @@ def _context(document: Document, model: PolicyModel) -> Context:
 
 
 def _check_names(context: Context, model: PolicyModel) -> None:
-    context.expect_once(("plans",), model.plans)
+    context.expect_once(("plans",), context.plans)
+    if not context.plans:
+        context.reject((), "'plans' is missing; expected a list of plans, or `tiers`")
     context.expect_once(("scope",), model.scope)
     context.expect_once(("precedence",), model.precedence)
     for name in model.scope:
         if name in fields.RESERVED or name == model.tenant:
             context.reject(("scope",), f"{shown(name)} is taken; a dimension needs a name of its own")
     if model.default_plan is not None:
-        context.expect_known(("default_plan",), [model.default_plan], model.plans, "plan")
+        context.expect_known(("default_plan",), [model.default_plan], context.plans, "plan")
     context.expect_known(("precedence",), model.precedence, model.refusals, "refusal")
     missing = [code for code in model.refusals if code not in model.precedence]
     if model.precedence and missing:
         context.reject(("precedence",), f"no place for {', '.join(missing)}; expected all refusals, first to last")
-    refused = {limit.refuse for limit in model.limits}
+    refused = {code for limit in model.limits for code in limit.codes()}
     for code in model.refusals:
         if code not in refused:
             context.reject(("refusals", code), "no limit refuses with this code; remove it, or use it")
@@ -111,11 +123,20 @@ def _terms(context: Context, path: Path, model: HoldModel, usual: HoldTerms) -> 
         longest_ms=read("longest", model.longest, usual.longest_ms),
         tombstone_ms=read("tombstone", model.tombstone, usual.tombstone_ms),
         replay_ms=read("replay", model.replay, usual.replay_ms),
+        first_ms=read("first", model.first, usual.first_ms),
+        timed=usual.timed if model.timed is None else _timed(context, (*path, "timed"), model.timed),
     )
     if terms.lease_ms > terms.longest_ms:
         problem = f"the lease, {terms.lease_ms} ms, passes the longest hold, {terms.longest_ms} ms"
         context.reject(path, problem)
     return terms
+
+
+def _timed(context: Context, path: Path, model: TimedModel) -> Timed:
+    by, charge = (context.meter((*path, key), getattr(model, key)) for key in ("by", "charge"))
+    if by.unit is not Unit.DURATION:
+        context.reject((*path, "by"), f"{by.name} is no duration; expected a meter of time")
+    return Timed(by.name, charge.name, context.duration((*path, "per"), model.per))
 
 
 def _product(context: Context, path: Path, price: PriceModel) -> Product:
@@ -155,7 +176,7 @@ def _limits(context: Context, model: PolicyModel) -> tuple[Limit, ...]:
         if limit.id in seen:
             context.reject((*path, "id"), f"{shown(limit.id)} is the id of an earlier limit; ids are unique")
         seen.add(limit.id)
-        context.expect_known((*path, "refuse"), [limit.refuse], model.refusals, "refusal")
+        context.expect_known((*path, "refuse"), limit.codes(), model.refusals, "refusal")
         limits.append(limit.compile(context, path))
     for row in model.values:
         if row not in context.used_rows:

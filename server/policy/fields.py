@@ -64,11 +64,16 @@ RETRY_AFTER: Final[Fills] = MappingProxyType({"retry_after": Value.NUMBER})
 GATE: Final[Fills] = MappingProxyType({"requested": Value.TEXT, "allowed": Value.TEXT})
 """Known of a gate on a dimension: what was asked for and the highest that the plan allows."""
 
+TIER: Final[Fills] = MappingProxyType({"tier": Value.NUMBER})
+"""Known where the policy has tiers: the account's place on the ladder, from 0."""
+
 CYCLE: Final[Fills] = MappingProxyType({"reset_at": Value.TIME})
 """Known of a quota: when its cycle ends."""
 
 _FIGURES: Final = ("limit", "used", "held", "remaining", "needed", "have")
-RESERVED: Final = frozenset({*REFUSAL, *ENVELOPE, *TYPE, *WINDOWS, *RETRY_AFTER, *GATE, *CYCLE, *_FIGURES, "meter"})
+RESERVED: Final = frozenset(
+    {*REFUSAL, *ENVELOPE, *TYPE, *WINDOWS, *TIER, *RETRY_AFTER, *GATE, *CYCLE, *_FIGURES, "meter"}
+)
 """Names that no dimension may have."""
 
 _ACCEPTED: Final[Mapping[Format, frozenset[Value]]] = MappingProxyType(

@@ -33,28 +33,64 @@ class MeterModel(Model):
     per_request: Annotated[int, Field(ge=0, le=1_000_000)] = 0
 
 
+class TimedModel(Model):
+    """The hold's time is paid: from its first renewal on, for as long as the request asked for of `by`; each renewal
+    charges the share of `charge` that has passed, in begun spans of `per`.
+    """
+
+    by: Name
+    charge: Name
+    per: Amount
+
+
 class HoldModel(Model):
     """How long what an action takes is kept.
 
-    `lease` until a renewal is due, `longest` to the end that no renewal passes, `tombstone` for the record of
-    an ended hold, `replay` for a grant that left nothing to settle.
+    `lease` until a renewal is due, `first` in its place until the first renewal, `longest` to the end that no renewal
+    passes, `tombstone` for the record of an ended hold, `replay` for a grant that left nothing to settle.
     """
 
     lease: Amount | None = None
     longest: Amount | None = None
     tombstone: Amount | None = None
     replay: Amount | None = None
+    first: Amount | None = None
+    timed: TimedModel | None = None
+
+
+class UsualModel(Model):
+    """What a request is about that names neither items nor amounts."""
+
+    product: ProductName
+    quantity: Annotated[dict[Name, Amount], Field(min_length=1)]
 
 
 class ActionModel(Model):
     """Something that a caller may want to do.
 
-    Nothing under a `free` action costs anything; a `priced` one must say what it produces.
+    Nothing under a `free` action costs anything; a `priced` one must say what it produces. `usual` is what a request
+    is about that says nothing.
     """
 
     hold: HoldModel = HoldModel()
     free: bool = False
     priced: bool = False
+    usual: UsualModel | None = None
+
+
+class CatalogEntryModel(Model):
+    """A value with its other names, and the dimensions that a request with it has."""
+
+    aliases: list[Text] = Field(default_factory=list)
+    scope: dict[FieldName, Text] = Field(default_factory=dict)
+
+
+class CatalogModel(Model):
+    """What the values of the dimension `of` stand for; requests for `closed` actions may name no others."""
+
+    of: FieldName
+    closed: list[Name] = Field(default_factory=list)
+    values: Annotated[dict[Text, CatalogEntryModel], Field(min_length=1)]
 
 
 Charge = Annotated[dict[Name, Amount], Field(min_length=1)]
@@ -87,6 +123,7 @@ class EnvelopeModel(Model):
 
     `types` by status, `headers` by status with 200 for a grant. In `body` the key "+" with the value `fields`
     stands for the refusal's own fields. `ratelimit` adds the standard's fields, `problem` is the standard's body.
+    `rate` names the window that `rate_…` fields tell of, in place of the tightest; grants without it have no headers.
     """
 
     types: dict[HttpStatus, TemplateText] = Field(default_factory=dict)
@@ -94,6 +131,7 @@ class EnvelopeModel(Model):
     headers: dict[HttpStatus, dict[HeaderName, TemplateText]] = Field(default_factory=dict)
     ratelimit: Literal["ietf-10"] | None = None
     problem: Literal["rfc9457"] | None = None
+    rate: Name | None = None
 
 
 class PolicyModel(Model):
@@ -103,7 +141,11 @@ class PolicyModel(Model):
     tenant: FieldName
     scope: list[FieldName] = Field(default_factory=list)
     meters: dict[Name, MeterModel] = Field(default_factory=dict)
-    plans: Annotated[list[Name], Field(min_length=1)]
+    plans: Annotated[list[Name], Field(min_length=1)] | None = None
+    tiers: Annotated[dict[Name, Amount], Field(min_length=1)] | None = None
+    known: dict[FieldName, Annotated[list[Text], Field(min_length=1)]] = Field(default_factory=dict)
+    catalog: CatalogModel | None = None
+    totals: dict[Name, Annotated[list[Name], Field(min_length=1)]] = Field(default_factory=dict)
     default_plan: Name | None = None
     values: dict[Name, Row] = Field(default_factory=dict)
     hold: HoldModel = HoldModel()

@@ -6,12 +6,12 @@ from typing import Final
 from quota.v1 import admin_service_pb2
 
 from server.administration import ImportResult, ImportRow
-from server.domain.account import Account, Override
+from server.domain.account import Account, Override, TierOverride
 from server.domain.errors import FieldViolation, InvalidRequestError
 from server.domain.hold import HoldView
 from server.domain.operation import TenantRef
 from server.domain.units import FOREVER_MS, MAX_AMOUNT
-from server.imports import ImportedUsage
+from server.imports import ImportedAllocation, ImportedUsage
 from server.rpc.convert import HOLD_STATES, fill_meters
 
 MAX_OVERRIDES: Final = 64
@@ -37,6 +37,7 @@ def account(request: admin_service_pb2.PutAccountRequest | admin_service_pb2.Imp
         flags=dict(message.flags),
         overrides=tuple(_override(override) for override in message.overrides),
         lifetime_purchased_usd_micros=message.lifetime_purchased_usd_micros,
+        tier_override=_tier_override(message.tier_override) if message.HasField("tier_override") else None,
     )
 
 
@@ -51,6 +52,7 @@ def _account_violations(message: admin_service_pb2.Account) -> list[FieldViolati
     bad += _range_violations("account.lifetime_purchased_usd_micros", message.lifetime_purchased_usd_micros)
     for place, override in enumerate(message.overrides[:MAX_OVERRIDES]):
         bad += _range_violations(f"account.overrides[{place}].expires_at_ms", override.expires_at_ms)
+    bad += _range_violations("account.tier_override.expires_at_ms", message.tier_override.expires_at_ms)
     return bad
 
 
@@ -63,6 +65,11 @@ def _range_violations(field: str, value: int) -> list[FieldViolation]:
 def _override(message: admin_service_pb2.Override) -> Override:
     expires_at_ms = message.expires_at_ms if message.HasField("expires_at_ms") else FOREVER_MS
     return Override(message.limit_id, message.value, expires_at_ms)
+
+
+def _tier_override(message: admin_service_pb2.TierOverride) -> TierOverride:
+    expires_at_ms = message.expires_at_ms if message.HasField("expires_at_ms") else FOREVER_MS
+    return TierOverride(message.tier, expires_at_ms)
 
 
 def expected_version(request: admin_service_pb2.PutAccountRequest) -> int:
@@ -86,7 +93,8 @@ def import_rows(request: admin_service_pb2.ImportBalancesRequest) -> list[Import
             bad += [FieldViolation(f"rows[{place}].{field}", said) for field, said in error.violations]
         else:
             ref, usage = TenantRef(request.policy, row.tenant), _imported_usage(row.usage)
-            rows.append(ImportRow(ref, record, row.import_id, dict(row.balances), usage))
+            standing = _imported_allocations(row.allocations)
+            rows.append(ImportRow(ref, record, row.import_id, dict(row.balances), usage, standing))
     if bad:
         raise InvalidRequestError(bad)
     return rows
@@ -96,8 +104,16 @@ def _imported_usage(usage: Iterable[admin_service_pb2.ImportedUsage]) -> list[Im
     return [ImportedUsage(use.limit_id, dict(use.scope), use.used) for use in usage]
 
 
+def _imported_allocations(allocations: Iterable[admin_service_pb2.ImportedAllocation]) -> list[ImportedAllocation]:
+    return [ImportedAllocation(one.limit_id, dict(one.scope), one.allocation, one.units or 1) for one in allocations]
+
+
 def account_message(value: Account) -> admin_service_pb2.Account:
     """The record as it travels."""
+    tier, override = value.tier_override, None
+    if tier is not None:
+        expires_at_ms = None if tier.expires_at_ms == FOREVER_MS else tier.expires_at_ms
+        override = admin_service_pb2.TierOverride(tier=tier.plan, expires_at_ms=expires_at_ms)
     return admin_service_pb2.Account(
         plan=value.plan,
         created_at_ms=value.created_at_ms,
@@ -112,6 +128,7 @@ def account_message(value: Account) -> admin_service_pb2.Account:
         ],
         lifetime_purchased_usd_micros=value.lifetime_purchased_usd_micros,
         version=value.version,
+        tier_override=override,
     )
 
 

@@ -124,7 +124,7 @@ def test_a_request_larger_than_a_pool_is_never_retryable() -> None:
 
 
 def test_a_pool_with_a_typical_length_estimates() -> None:
-    decision = decide([slots("jobs", 1, typical_ms=9000)], [wait(-1)])
+    decision = decide([slots("jobs", 1, typical_ms=9000)], [wait(9000)])
 
     assert decision.refusal is not None
     assert (decision.refusal.retry_after_ms, decision.refusal.estimated) == (9000, True)

@@ -164,6 +164,32 @@ class Override(message.Message):
     def WhichOneof(self, oneof_group: _WhichOneofArgType__expires_at_ms) -> _WhichOneofReturnType__expires_at_ms | None: ...
 
 @typing.final
+class TierOverride(message.Message):
+    """A tier that an account is given beside what its purchases come to; the higher of the two counts."""
+
+    DESCRIPTOR: descriptor.Descriptor
+
+    TIER_FIELD_NUMBER: builtins.int
+    EXPIRES_AT_MS_FIELD_NUMBER: builtins.int
+    tier: builtins.str
+    """One of the policy's tiers. Required."""
+    expires_at_ms: builtins.int
+    """The instant at which it stops, in milliseconds since the epoch; absent for no end."""
+    def __init__(
+        self,
+        *,
+        tier: builtins.str = ...,
+        expires_at_ms: builtins.int | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = typing.Literal["_expires_at_ms", b"_expires_at_ms", "expires_at_ms", b"expires_at_ms"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["_expires_at_ms", b"_expires_at_ms", "expires_at_ms", b"expires_at_ms", "tier", b"tier"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__expires_at_ms: _TypeAlias = typing.Literal["expires_at_ms"]  # noqa: Y015
+    _WhichOneofArgType__expires_at_ms: _TypeAlias = typing.Literal["_expires_at_ms", b"_expires_at_ms"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__expires_at_ms) -> _WhichOneofReturnType__expires_at_ms | None: ...
+
+@typing.final
 class Account(message.Message):
     """One tenant's record."""
 
@@ -195,8 +221,11 @@ class Account(message.Message):
     OVERRIDES_FIELD_NUMBER: builtins.int
     LIFETIME_PURCHASED_USD_MICROS_FIELD_NUMBER: builtins.int
     VERSION_FIELD_NUMBER: builtins.int
+    TIER_OVERRIDE_FIELD_NUMBER: builtins.int
     plan: builtins.str
-    """One of the policy's plans. Required."""
+    """One of the policy's plans. Required, but empty where the policy has tiers: there it follows from
+    lifetime_purchased_usd_micros and tier_override at each decision, and GetLimits tells it.
+    """
     created_at_ms: builtins.int
     """When the subscription began, in milliseconds since the epoch; 0 takes the store's clock at creation."""
     lifetime_purchased_usd_micros: builtins.int
@@ -211,6 +240,10 @@ class Account(message.Message):
     def overrides(self) -> containers.RepeatedCompositeFieldContainer[Override]:
         """Values in place of the plan's. At most 64."""
 
+    @builtins.property
+    def tier_override(self) -> TierOverride:
+        """A tier by hand, where the policy has tiers."""
+
     def __init__(
         self,
         *,
@@ -220,12 +253,15 @@ class Account(message.Message):
         overrides: abc.Iterable[Override] | None = ...,
         lifetime_purchased_usd_micros: builtins.int = ...,
         version: builtins.int = ...,
+        tier_override: TierOverride | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = typing.Literal["_tier_override", b"_tier_override", "tier_override", b"tier_override"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["created_at_ms", b"created_at_ms", "flags", b"flags", "lifetime_purchased_usd_micros", b"lifetime_purchased_usd_micros", "overrides", b"overrides", "plan", b"plan", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = typing.Literal["_tier_override", b"_tier_override", "created_at_ms", b"created_at_ms", "flags", b"flags", "lifetime_purchased_usd_micros", b"lifetime_purchased_usd_micros", "overrides", b"overrides", "plan", b"plan", "tier_override", b"tier_override", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__tier_override: _TypeAlias = typing.Literal["tier_override"]  # noqa: Y015
+    _WhichOneofArgType__tier_override: _TypeAlias = typing.Literal["_tier_override", b"_tier_override"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__tier_override) -> _WhichOneofReturnType__tier_override | None: ...
 
 @typing.final
 class PutAccountRequest(message.Message):
@@ -1078,6 +1114,7 @@ class ImportRow(message.Message):
     IMPORT_ID_FIELD_NUMBER: builtins.int
     BALANCES_FIELD_NUMBER: builtins.int
     USAGE_FIELD_NUMBER: builtins.int
+    ALLOCATIONS_FIELD_NUMBER: builtins.int
     tenant: builtins.str
     """The tenant. Required."""
     import_id: builtins.str
@@ -1094,6 +1131,10 @@ class ImportRow(message.Message):
     def usage(self) -> containers.RepeatedCompositeFieldContainer[ImportedUsage]:
         """What was used of quotas in their current cycle so far. At most 64."""
 
+    @builtins.property
+    def allocations(self) -> containers.RepeatedCompositeFieldContainer[ImportedAllocation]:
+        """What stands already. At most 1000."""
+
     def __init__(
         self,
         *,
@@ -1102,10 +1143,65 @@ class ImportRow(message.Message):
         import_id: builtins.str = ...,
         balances: abc.Mapping[builtins.str, builtins.int] | None = ...,
         usage: abc.Iterable[ImportedUsage] | None = ...,
+        allocations: abc.Iterable[ImportedAllocation] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = typing.Literal["account", b"account"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["account", b"account", "balances", b"balances", "import_id", b"import_id", "tenant", b"tenant", "usage", b"usage"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = typing.Literal["account", b"account", "allocations", b"allocations", "balances", b"balances", "import_id", b"import_id", "tenant", b"tenant", "usage", b"usage"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+@typing.final
+class ImportedAllocation(message.Message):
+    """An allocation that was made before the tenant came here."""
+
+    DESCRIPTOR: descriptor.Descriptor
+
+    @typing.final
+    class ScopeEntry(message.Message):
+        DESCRIPTOR: descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: builtins.int
+        VALUE_FIELD_NUMBER: builtins.int
+        key: builtins.str
+        value: builtins.str
+        def __init__(
+            self,
+            *,
+            key: builtins.str = ...,
+            value: builtins.str = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    LIMIT_ID_FIELD_NUMBER: builtins.int
+    SCOPE_FIELD_NUMBER: builtins.int
+    ALLOCATION_FIELD_NUMBER: builtins.int
+    UNITS_FIELD_NUMBER: builtins.int
+    limit_id: builtins.str
+    """The count's id."""
+    allocation: builtins.str
+    """Its name, as ReleaseAllocation will give it back. What stands under this name already is left alone."""
+    units: builtins.int
+    """Units; 0 stands for 1."""
+    @builtins.property
+    def scope(self) -> containers.ScalarMap[builtins.str, builtins.str]:
+        """A value for each dimension that separates its cells."""
+
+    def __init__(
+        self,
+        *,
+        limit_id: builtins.str = ...,
+        scope: abc.Mapping[builtins.str, builtins.str] | None = ...,
+        allocation: builtins.str = ...,
+        units: builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["allocation", b"allocation", "limit_id", b"limit_id", "scope", b"scope", "units", b"units"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -496,6 +496,7 @@ class SettleRequest(message.Message):
     ITEMS_FIELD_NUMBER: builtins.int
     FINAL_FIELD_NUMBER: builtins.int
     SCOPE_FIELD_NUMBER: builtins.int
+    ALLOCATION_FIELD_NUMBER: builtins.int
     policy: builtins.str
     """As in CheckAndReserveRequest."""
     tenant: builtins.str
@@ -505,6 +506,11 @@ class SettleRequest(message.Message):
     final: builtins.bool
     """Absent or true: ends the hold. False: charges the difference to the last report and keeps the hold open;
     a total below the last report is then ignored.
+    """
+    allocation: builtins.str
+    """Of a final Settle of a hold that has places of counts: the name under which they stand from now on, such as the id
+    of the project that was made; empty for the hold's id. Where something stands under this name already, nothing
+    is added. A repeat's is not compared.
     """
     @builtins.property
     def usage(self) -> Usage:
@@ -537,10 +543,11 @@ class SettleRequest(message.Message):
         items: DeliveredItems | None = ...,
         final: builtins.bool | None = ...,
         scope: abc.Mapping[builtins.str, builtins.str] | None = ...,
+        allocation: builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = typing.Literal["_final", b"_final", "delivered", b"delivered", "final", b"final", "fraction", b"fraction", "items", b"items", "usage", b"usage"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["_final", b"_final", "delivered", b"delivered", "final", b"final", "fraction", b"fraction", "hold_id", b"hold_id", "items", b"items", "policy", b"policy", "scope", b"scope", "tenant", b"tenant", "usage", b"usage"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = typing.Literal["_final", b"_final", "allocation", b"allocation", "delivered", b"delivered", "final", b"final", "fraction", b"fraction", "hold_id", b"hold_id", "items", b"items", "policy", b"policy", "scope", b"scope", "tenant", b"tenant", "usage", b"usage"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__final: _TypeAlias = typing.Literal["final"]  # noqa: Y015
     _WhichOneofArgType__final: _TypeAlias = typing.Literal["_final", b"_final"]  # noqa: Y015
@@ -672,6 +679,58 @@ class ReleaseResponse(message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 @typing.final
+class ReleaseAllocationRequest(message.Message):
+    """Gives back what stands under a name."""
+
+    DESCRIPTOR: descriptor.Descriptor
+
+    POLICY_FIELD_NUMBER: builtins.int
+    TENANT_FIELD_NUMBER: builtins.int
+    ALLOCATION_FIELD_NUMBER: builtins.int
+    LIMIT_ID_FIELD_NUMBER: builtins.int
+    policy: builtins.str
+    """As in CheckAndReserveRequest."""
+    tenant: builtins.str
+    """The allocation's tenant. Required."""
+    allocation: builtins.str
+    """The name that the final Settle gave it: its `allocation`, or the hold's id. Required."""
+    limit_id: builtins.str
+    """The count to give it back to; empty for every count of the policy that has it."""
+    def __init__(
+        self,
+        *,
+        policy: builtins.str = ...,
+        tenant: builtins.str = ...,
+        allocation: builtins.str = ...,
+        limit_id: builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["allocation", b"allocation", "limit_id", b"limit_id", "policy", b"policy", "tenant", b"tenant"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+@typing.final
+class ReleaseAllocationResponse(message.Message):
+    """The answer to ReleaseAllocationRequest."""
+
+    DESCRIPTOR: descriptor.Descriptor
+
+    APPLIED_FIELD_NUMBER: builtins.int
+    applied: builtins.bool
+    """False when nothing stood under this name: it was given back before, or never made."""
+    def __init__(
+        self,
+        *,
+        applied: builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["applied", b"applied"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+@typing.final
 class ExtendRequest(message.Message):
     """Keeps a hold alive."""
 
@@ -722,12 +781,18 @@ class ExtendRequest(message.Message):
     HOLD_ID_FIELD_NUMBER: builtins.int
     USED_FIELD_NUMBER: builtins.int
     AMOUNTS_FIELD_NUMBER: builtins.int
+    CONNECTION_FIELD_NUMBER: builtins.int
     policy: builtins.str
     """As in CheckAndReserveRequest."""
     tenant: builtins.str
     """The hold's tenant. Required."""
     hold_id: builtins.str
     """The hold. Required."""
+    connection: builtins.str
+    """Of a hold whose time is paid (a realtime session): the caller's name for the connection that uses it. The first
+    Extend starts the hold's time and binds it to this connection; FAILED_PRECONDITION for another one. Empty: not
+    compared. INVALID_ARGUMENT for a hold whose time is not paid.
+    """
     @builtins.property
     def used(self) -> containers.ScalarMap[builtins.str, builtins.int]:
         """Cumulative totals reported with the renewal, as in a Settle that is not final."""
@@ -746,10 +811,11 @@ class ExtendRequest(message.Message):
         hold_id: builtins.str = ...,
         used: abc.Mapping[builtins.str, builtins.int] | None = ...,
         amounts: abc.Mapping[builtins.str, builtins.int] | None = ...,
+        connection: builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["amounts", b"amounts", "hold_id", b"hold_id", "policy", b"policy", "tenant", b"tenant", "used", b"used"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = typing.Literal["amounts", b"amounts", "connection", b"connection", "hold_id", b"hold_id", "policy", b"policy", "tenant", b"tenant", "used", b"used"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1252,7 +1318,7 @@ class EffectiveLimit(message.Message):
     meter: builtins.str
     """The meter that it counts; empty for gates."""
     value: builtins.int
-    """Its value in base units; absent for gates, balances and quotas that only count."""
+    """Its value in base units; absent for gates, balances, and quotas and counts that have no limit for this tenant."""
     source: ValueSource.ValueType
     """Where the value came from."""
     window_ms: builtins.int
@@ -1353,12 +1419,33 @@ class GetLimitsResponse(message.Message):
 
     DESCRIPTOR: descriptor.Descriptor
 
+    @typing.final
+    class TotalsEntry(message.Message):
+        DESCRIPTOR: descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: builtins.int
+        VALUE_FIELD_NUMBER: builtins.int
+        key: builtins.str
+        value: builtins.int
+        def __init__(
+            self,
+            *,
+            key: builtins.str = ...,
+            value: builtins.int = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
     PLAN_FIELD_NUMBER: builtins.int
     LIMITS_FIELD_NUMBER: builtins.int
     PRICES_FIELD_NUMBER: builtins.int
     POLICY_VERSION_FIELD_NUMBER: builtins.int
+    TOTALS_FIELD_NUMBER: builtins.int
     plan: builtins.str
-    """The account's plan."""
+    """The account's plan; where the policy has tiers, the tier that it has now."""
     policy_version: builtins.str
     """Content hash of the policy."""
     @builtins.property
@@ -1369,6 +1456,10 @@ class GetLimitsResponse(message.Message):
     def prices(self) -> containers.RepeatedCompositeFieldContainer[ProductPrice]:
         """The price list: what one block of each product costs."""
 
+    @builtins.property
+    def totals(self) -> containers.ScalarMap[builtins.str, builtins.int]:
+        """Figures for show that limit nothing: the largest of some limits' values, by the policy's name for it."""
+
     def __init__(
         self,
         *,
@@ -1376,10 +1467,11 @@ class GetLimitsResponse(message.Message):
         limits: abc.Iterable[EffectiveLimit] | None = ...,
         prices: abc.Iterable[ProductPrice] | None = ...,
         policy_version: builtins.str = ...,
+        totals: abc.Mapping[builtins.str, builtins.int] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["limits", b"limits", "plan", b"plan", "policy_version", b"policy_version", "prices", b"prices"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = typing.Literal["limits", b"limits", "plan", b"plan", "policy_version", b"policy_version", "prices", b"prices", "totals", b"totals"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1541,6 +1633,7 @@ class Operation(message.Message):
     RELEASE_FIELD_NUMBER: builtins.int
     EXTEND_FIELD_NUMBER: builtins.int
     ESTIMATE_FIELD_NUMBER: builtins.int
+    RELEASE_ALLOCATION_FIELD_NUMBER: builtins.int
     @builtins.property
     def check_and_reserve(self) -> CheckAndReserveRequest:
         """As the rpc of that name."""
@@ -1561,6 +1654,10 @@ class Operation(message.Message):
     def estimate(self) -> EstimateRequest:
         """As the rpc of that name."""
 
+    @builtins.property
+    def release_allocation(self) -> ReleaseAllocationRequest:
+        """As the rpc of that name."""
+
     def __init__(
         self,
         *,
@@ -1569,12 +1666,13 @@ class Operation(message.Message):
         release: ReleaseRequest | None = ...,
         extend: ExtendRequest | None = ...,
         estimate: EstimateRequest | None = ...,
+        release_allocation: ReleaseAllocationRequest | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = typing.Literal["check_and_reserve", b"check_and_reserve", "estimate", b"estimate", "extend", b"extend", "operation", b"operation", "release", b"release", "settle", b"settle"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = typing.Literal["check_and_reserve", b"check_and_reserve", "estimate", b"estimate", "extend", b"extend", "operation", b"operation", "release", b"release", "release_allocation", b"release_allocation", "settle", b"settle"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["check_and_reserve", b"check_and_reserve", "estimate", b"estimate", "extend", b"extend", "operation", b"operation", "release", b"release", "settle", b"settle"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = typing.Literal["check_and_reserve", b"check_and_reserve", "estimate", b"estimate", "extend", b"extend", "operation", b"operation", "release", b"release", "release_allocation", b"release_allocation", "settle", b"settle"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_operation: _TypeAlias = typing.Literal["check_and_reserve", "settle", "release", "extend", "estimate"]  # noqa: Y015
+    _WhichOneofReturnType_operation: _TypeAlias = typing.Literal["check_and_reserve", "settle", "release", "extend", "estimate", "release_allocation"]  # noqa: Y015
     _WhichOneofArgType_operation: _TypeAlias = typing.Literal["operation", b"operation"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_operation) -> _WhichOneofReturnType_operation | None: ...
 
@@ -1618,6 +1716,7 @@ class OperationResult(message.Message):
     EXTEND_FIELD_NUMBER: builtins.int
     ESTIMATE_FIELD_NUMBER: builtins.int
     ERROR_FIELD_NUMBER: builtins.int
+    RELEASE_ALLOCATION_FIELD_NUMBER: builtins.int
     @builtins.property
     def check_and_reserve(self) -> CheckAndReserveResponse:
         """Of a check_and_reserve."""
@@ -1642,6 +1741,10 @@ class OperationResult(message.Message):
     def error(self) -> OperationError:
         """The operation failed."""
 
+    @builtins.property
+    def release_allocation(self) -> ReleaseAllocationResponse:
+        """Of a release_allocation."""
+
     def __init__(
         self,
         *,
@@ -1651,12 +1754,13 @@ class OperationResult(message.Message):
         extend: ExtendResponse | None = ...,
         estimate: EstimateResponse | None = ...,
         error: OperationError | None = ...,
+        release_allocation: ReleaseAllocationResponse | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = typing.Literal["check_and_reserve", b"check_and_reserve", "error", b"error", "estimate", b"estimate", "extend", b"extend", "release", b"release", "result", b"result", "settle", b"settle"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = typing.Literal["check_and_reserve", b"check_and_reserve", "error", b"error", "estimate", b"estimate", "extend", b"extend", "release", b"release", "release_allocation", b"release_allocation", "result", b"result", "settle", b"settle"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["check_and_reserve", b"check_and_reserve", "error", b"error", "estimate", b"estimate", "extend", b"extend", "release", b"release", "result", b"result", "settle", b"settle"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = typing.Literal["check_and_reserve", b"check_and_reserve", "error", b"error", "estimate", b"estimate", "extend", b"extend", "release", b"release", "release_allocation", b"release_allocation", "result", b"result", "settle", b"settle"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_result: _TypeAlias = typing.Literal["check_and_reserve", "settle", "release", "extend", "estimate", "error"]  # noqa: Y015
+    _WhichOneofReturnType_result: _TypeAlias = typing.Literal["check_and_reserve", "settle", "release", "extend", "estimate", "error", "release_allocation"]  # noqa: Y015
     _WhichOneofArgType_result: _TypeAlias = typing.Literal["result", b"result"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_result) -> _WhichOneofReturnType_result | None: ...
 

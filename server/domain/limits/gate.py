@@ -10,7 +10,8 @@ from server.domain.limits.base import Kind, Limit
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Gate(Limit):
-    """Passes when the account's `flag` is `expect`, or when the plan allows the value of dimension `of`.
+    """Passes when the account's `flag` is `expect`, when its plan is one of `plans`, or when the plan allows the value
+    of dimension `of`.
 
     `allow` maps each plan to the values that it allows, in rising order. A request that does not name the
     dimension asks for nothing special and passes.
@@ -22,11 +23,14 @@ class Gate(Limit):
     expect: bool = True
     of: str = ""
     allow: Mapping[str, tuple[str, ...]] | None = None
+    plans: tuple[str, ...] = ()
 
     def passes(self, account: Account, scope: Mapping[str, str]) -> bool:
         """Whether this account may do what the request asks for."""
         if self.flag:
             return account.flags.get(self.flag, False) is self.expect
+        if self.plans:
+            return account.plan in self.plans
         return self.of not in scope or scope[self.of] in self.allowed(account)
 
     def allowed(self, account: Account) -> tuple[str, ...]:

@@ -1,34 +1,62 @@
-"""`slots`: a pool of concurrent places with leases; twin of `engine/lua/include/slots_taken.lua`.
+"""`slots`: a pool of concurrent places with leases; twin of `engine/lua/include/pool.lua`.
 
 The cell is a count; whose place it is and until when is the hold's lease, and overdue holds are given back
-before anybody counts.
+before anybody counts. A pool whose jobs have a usual length also remembers when the jobs in it began.
 """
 
-from dataclasses import dataclass
-from typing import ClassVar
+from dataclasses import dataclass, field
+from typing import ClassVar, Final
 
 from server.domain.limits.base import Change, Check, Ending, Kind, Limit, Look, Taken
+
+STARTS_KEPT: Final = 64
+"""Most beginnings that a pool remembers."""
+
+JOBS_AVERAGED: Final = 16
+"""The measured length is a moving average over about so many jobs."""
+
+JOBS_ENOUGH: Final = 8
+"""Jobs that must have been measured before their average counts."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Slots(Limit):
-    """At most `values` places at once. `typical_ms` is the usual length of a job, for the hint; 0 if unknown."""
+    """At most `values` places at once. `typical_ms` is the usual length of a job, for the hint; 0 if unknown. With
+    `measured` the average of recent jobs takes its place once there were enough.
+    """
 
     kind: ClassVar[Kind] = Kind.SLOTS
 
     typical_ms: int = 0
+    measured: bool = False
 
 
 @dataclass(slots=True)
 class SlotsCell:
-    """Places taken."""
+    """Places taken; where the pool has a usual length, when jobs began, and the average length of recent ones."""
 
     taken: int = 0
+    starts: list[int] = field(default_factory=list)
+    mean_ms: int = 0
+    jobs: int = 0
 
     def look(self, check: Check, now_ms: int) -> Look:
-        """The figures now; a full pool cannot say when a place will be free."""
+        """The figures now; a full pool can only guess when a place will be free."""
         fits = check.amount == 0 or self.taken + check.amount <= check.cap
-        return Look(check.cap, self.taken, self.taken, -1, 0 if fits else -1)
+        wait_ms = 0 if fits else self._drain_ms(check.limit, now_ms)
+        return Look(check.cap, self.taken, self.taken, -1, wait_ms)
+
+    def typical_ms(self, limit: Limit) -> int:
+        """The usual length of a job, 0 if unknown."""
+        assert isinstance(limit, Slots)
+        return self.mean_ms if limit.measured and self.jobs >= JOBS_ENOUGH else limit.typical_ms
+
+    def _drain_ms(self, limit: Limit, now_ms: int) -> int:
+        """When the oldest job ends, if it takes as long as is usual; -1 where that is not known."""
+        typical_ms = self.typical_ms(limit)
+        if not typical_ms:
+            return -1
+        return max(min([now_ms, *self.starts]) + typical_ms - now_ms, 1)
 
     def follow(self, now_ms: int) -> None:
         """Nothing: time changes nothing here."""
@@ -36,14 +64,26 @@ class SlotsCell:
     def take(self, check: Check, now_ms: int) -> Look:
         """Takes places."""
         self.taken += check.take
+        limit = check.limit
+        if isinstance(limit, Slots) and limit.typical_ms and len(self.starts) < STARTS_KEPT:
+            self.starts.append(now_ms)
         return self.look(check._replace(amount=0), now_ms)
 
     def finish(self, taken: Taken, change: Change, limit: Limit) -> int:
-        """Frees the places when the hold ends, however it ends."""
-        if change.live and change.ending is not Ending.REPORT:
-            self.taken -= taken.amount
+        """Frees the places when the hold ends, however it ends, and measures how long they were taken."""
+        if not change.live or change.ending is Ending.REPORT:
+            return 0
+        self.taken -= taken.amount
+        assert isinstance(limit, Slots)
+        if not limit.typical_ms:
+            return 0
+        if taken.at_ms in self.starts:
+            self.starts.remove(taken.at_ms)
+        if limit.measured and change.ending in {Ending.SETTLE, Ending.RELEASE}:
+            self.jobs = min(self.jobs + 1, JOBS_AVERAGED)
+            self.mean_ms += (max(change.now_ms - taken.at_ms, 0) - self.mean_ms) // self.jobs
         return 0
 
     def is_empty(self, now_ms: int) -> bool:
-        """Whether no place is taken."""
-        return self.taken == 0
+        """Whether no place is taken and nothing was measured."""
+        return self.taken == 0 and self.jobs == 0

@@ -15,13 +15,15 @@ from server.domain.limits.base import Change, Check, Ending, Kind, Limit, Look, 
 class Window(Limit):
     """At most `values` units of `meter` in any window of `window_ms`.
 
-    `returns`: a release gives back even what follows no report (the request itself).
+    `returns`: a release gives back even what follows no report (the request itself). `too_large` is the code for a
+    request that asks for more than the limit, which no waiting helps; empty for the usual code.
     """
 
     kind: ClassVar[Kind] = Kind.WINDOW
 
     window_ms: int
     returns: bool = False
+    too_large: str = ""
 
 
 @dataclass(slots=True)

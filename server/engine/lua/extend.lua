@@ -1,20 +1,22 @@
 #!lua
 --[[ Renews a hold's lease; may report usage; may raise amounts where the raise fits.
 
-Keys   1 cells (hash)  2 account (string)  3 due (sorted set)  4 unused
+Keys   1 cells (hash)  2 account (string)  3 due (sorted set)  4 index of tenants by due (sorted set)
        5 hold (string)  6.. windows (hash), one per scope of the raise, in the plan's order
 Args   1 plan (checks.lua); with no checks when nothing is raised. Amounts are the new totals
        2 msgpack sequence: hold id, raises (1 or 0), gated (1: a guard or gate refuses a raise), number of reports,
          per report: meter, total; number of raised totals, per total: meter, total; then per check: meter (by its
          number in the hold; 0: follows no report), scope, hold param
+       3 when it starts a hold whose time is paid, a msgpack sequence: the note that the hold must have, its new note,
+         its longest end, tenant's member in the index
 Reply  {1, now, hold, rows, taken} renewed and raised, or no raise was asked for, and then there are no rows;
        {0, now, hold, rows, taken} renewed, and the raise does not fit; {3, now, account} planned for another version
        or time; {4, now} holds are overdue: call reap, then ask again; {5, now, hold} not active;
        {6, now} no such hold; {7, now, meter} the hold has no such
-       meter; {8, now, hold} raised more often than a record can hold. rows: as in reserve.lua; taken: msgpack sequence
-       of what each check took.
-Writes the report as a phase complete in itself; then due, hold, cells, windows. A hold that is missing from the due set
-       is put back there.
+       meter; {8, now, hold} raised more often than a record can hold; {9, now} another one started the hold. rows: as
+       in reserve.lua; taken: msgpack sequence of what each check took.
+Writes the report as a phase complete in itself; then due, hold, cells, windows; cells.due and index when it starts. A
+       hold that is missing from the due set is put back there.
 Example {1, 1773144000000, <1,...>, <>, <>} ]]
 --@include clock
 --@include finish
@@ -45,6 +47,10 @@ if hold[2] + hold[3] <= now then
     redis.call('ZADD', KEYS[3], string.format('%.0f', hold[2] + hold[3]), id)
   end
   return { 4, now }
+end
+local start = ARGV[3] and { cmsgpack.unpack(ARGV[3]) }
+if start and hold[9] ~= start[1] then
+  return { 9, now }
 end
 if raises and not is_current(plan, head[1], now) then
   return { 3, now, redis.call('GET', KEYS[2]) or '' }
@@ -177,6 +183,9 @@ if higher then
     return { 8, now, raw }
   end
 end
+if start then
+  redis.call('ZSCORE', KEYS[4], start[4])
+end
 if reports then
   finish(KEYS[5], id, hold, takes_at, REPORT, ACTIVE, totals, now)
   if higher then
@@ -210,13 +219,21 @@ if higher and fits then
     hold[meter * METER_SIZE + RESERVED] = math.max(total, hold[meter * METER_SIZE + RESERVED])
   end
 end
-hold[3] = math.max(hold[3], math.min(now - hold[2] + hold[7], hold[4]))
+if start then
+  hold[9], hold[4] = start[2], start[3] - hold[2]
+  hold[3] = math.min(now - hold[2] + hold[7], hold[4])
+else
+  hold[3] = math.max(hold[3], math.min(now - hold[2] + hold[7], hold[4]))
+end
 local record = cmsgpack.pack(unpack(hold))
 
 local due = string.format('%.0f', hold[2] + hold[3])
 redis.call('ZADD', KEYS[3], due, id)
-if not listed and not (head[2] and tonumber(head[2]) <= tonumber(due)) then
+if (start or not listed) and not (head[2] and tonumber(head[2]) <= tonumber(due)) then
   redis.call('HSET', KEYS[1], 'due', due)
+  if start then
+    redis.call('ZADD', KEYS[4], due, start[4])
+  end
 end
 redis.call('SET', KEYS[5], record)
 if fits then

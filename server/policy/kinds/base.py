@@ -4,12 +4,13 @@ from abc import ABC, abstractmethod
 from base64 import b32encode
 from collections.abc import Iterable, Mapping
 from hashlib import sha256
-from typing import Final, TypedDict
+from typing import Final, Literal, TypedDict
 
 from pydantic import Field
 
-from server.domain.limits.base import Kind, Limit
+from server.domain.limits.base import Kind, Limit, Posture
 from server.domain.policy import Unit
+from server.domain.templates import Template
 from server.policy.context import Context
 from server.policy.document import Path, shown
 from server.policy.fields import Fills
@@ -29,6 +30,7 @@ class Rule(TypedDict):
     when: Mapping[str, frozenset[str]]
     shadow: bool
     unless: str
+    posture: Posture | None
 
 
 class LimitModel(Model, ABC):
@@ -49,6 +51,10 @@ class LimitModel(Model, ABC):
     def compile(self, context: Context, path: Path) -> Limit:
         """The limit; problems are noted in the context."""
 
+    def codes(self) -> tuple[str, ...]:
+        """The codes that it may refuse with."""
+        return (self.refuse,)
+
     @abstractmethod
     def fills(self, context: Context) -> Fills:
         """The template fields that a refusal by this limit can fill, beside those of every refusal."""
@@ -56,6 +62,18 @@ class LimitModel(Model, ABC):
     def dimensions(self) -> frozenset[str]:
         """The dimensions that every request has which this limit can refuse."""
         return frozenset(self.when) - {_ACTION}
+
+    def _label(self, context: Context, path: Path) -> str:
+        """The name in messages; its fields are dimensions that separate the limit's cells."""
+        label = self.label or self.id
+        try:
+            unknown = sorted(Template.parse(label).fields - set(getattr(self, "scope", ())))
+        except ValueError as error:
+            context.reject(path, str(error))
+            return label
+        if unknown:
+            context.reject(path, f"{{{unknown[0]}}} is no dimension of the limit's scope; a label names no others")
+        return label
 
     def rule(self, context: Context, path: Path) -> Rule:
         """What all kinds share, compiled."""
@@ -65,19 +83,31 @@ class LimitModel(Model, ABC):
             context.expect_known((*path, "when", _ACTION), actions, context.actions, "action")
         return Rule(
             id=self.id,
-            label=self.label or self.id,
+            label=self._label(context, (*path, "label")),
             refuse=self.refuse,
             actions=None if actions is None else frozenset(actions),
             when={name: frozenset(allowed) for name, allowed in self.when.items() if name != _ACTION},
             shadow=self.shadow,
             unless=self.unless or "",
+            posture=None,
         )
 
 
 class StatefulModel(LimitModel, ABC):
-    """A limit that counts. For an action in `room` it only looks whether so much would fit, and takes nothing."""
+    """A limit that counts. For an action in `room` it only looks whether so much would fit, and takes nothing.
+
+    `posture` says what becomes of it while the store is gone.
+    """
 
     room: dict[Name, Amount] = Field(default_factory=dict)
+    posture: Literal["open", "closed"] | None = None
+
+    def rule(self, context: Context, path: Path) -> Rule:
+        """As above, with the posture."""
+        rule = super().rule(context, path)
+        if self.posture is None:
+            return rule
+        return {**rule, "posture": Posture(self.posture)}
 
     def room_in(self, context: Context, path: Path, unit: Unit) -> dict[str, int]:
         """The room that is asked for, by action, in base units."""

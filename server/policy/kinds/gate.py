@@ -13,10 +13,10 @@ from server.policy.model import FieldName, Name, Text
 
 
 class GateModel(LimitModel):
-    """A condition on the account, in one of two forms.
+    """A condition on the account, in one of three forms.
 
-    Either the account's `flag` must be what `is` says, or the plan must `allow` the value that the request
-    gives to the dimension `of`; each plan lists its values in rising order.
+    The account's `flag` must be what `is` says, or its plan one of `plans`, or the plan must `allow` the value that the
+    request gives to the dimension `of`; each plan lists its values in rising order.
     """
 
     kind: Literal["gate"]
@@ -24,12 +24,15 @@ class GateModel(LimitModel):
     expect: bool = Field(default=True, alias="is")
     of: FieldName | None = None
     allow: dict[Name, list[Text]] | None = None
+    plans: list[Name] = Field(default_factory=list)
 
     def compile(self, context: Context, path: Path) -> Gate:
         """The gate in its one form."""
-        if (self.flag is None) == (self.of is None) or (self.of is None) != (self.allow is None):
-            context.reject(path, "expected either `flag` with `is`, or `of` with `allow`")
-        if self.of is not None and "expect" in self.model_fields_set:
+        forms = [self.flag is not None, self.of is not None, bool(self.plans)]
+        if sum(forms) != 1 or (self.of is None) != (self.allow is None):
+            context.reject(path, "expected `flag` with `is`, or `of` with `allow`, or `plans`")
+        context.expect_known((*path, "plans"), self.plans, context.plans, "plan")
+        if (self.of is not None or self.plans) and "expect" in self.model_fields_set:
             context.reject((*path, "is"), "belongs to a gate with `flag`; leave it out")
         if self.of is not None:
             context.expect_known((*path, "of"), [self.of], context.dimensions, "dimension")
@@ -38,7 +41,8 @@ class GateModel(LimitModel):
             context.by_plan((*path, "allow"), self.allow)
             allow = {plan: tuple(allowed) for plan, allowed in self.allow.items()}
         rule = self.rule(context, path)
-        return Gate(**rule, flag=self.flag or "", expect=self.expect, of=self.of or "", allow=allow)
+        plans = tuple(self.plans)
+        return Gate(**rule, flag=self.flag or "", expect=self.expect, of=self.of or "", allow=allow, plans=plans)
 
     def fills(self, context: Context) -> Fills:  # noqa: ARG002  # one signature for all kinds
         """What was asked for, and the highest that the plan allows if every plan allows something."""

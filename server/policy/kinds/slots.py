@@ -16,13 +16,14 @@ class SlotsModel(ScopedModel):
     """A pool: at most `limit` places at once.
 
     Each request takes one place, or as many as it asks for of `meter`. `typical` is the usual length of a job,
-    for the hint when a place may be free.
+    for the hint when a place may be free; with `measured` that of recent jobs takes its place once there were enough.
     """
 
     kind: Literal["slots"]
     meter: Name | None = None
     limit: PlanAmount
     typical: Amount | None = None
+    measured: bool = False
 
     def compile(self, context: Context, path: Path) -> Slots:
         """The pool."""
@@ -30,6 +31,8 @@ class SlotsModel(ScopedModel):
         if meter.unit is not Unit.COUNT:
             context.reject((*path, "meter"), f"{meter.name} is no count; places are counted in whole numbers")
         scope = self.scope_order(context, path)
+        if self.measured and self.typical is None:
+            context.reject((*path, "measured"), "needs `typical`, for the time until enough jobs were measured")
         return Slots(
             **self.rule(context, path),
             meter=meter.name,
@@ -38,6 +41,7 @@ class SlotsModel(ScopedModel):
             room=self.room_in(context, path, Unit.COUNT),
             values=context.plan_values((*path, "limit"), self.limit, Unit.COUNT),
             typical_ms=0 if self.typical is None else context.duration((*path, "typical"), self.typical),
+            measured=self.measured,
             cell=cell_name(self.id, Kind.SLOTS, meter.name, scope),
         )
 

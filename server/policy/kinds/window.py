@@ -14,7 +14,8 @@ from server.policy.model import Amount, Name, PlanAmount
 class WindowModel(ScopedModel):
     """A rate: at most `limit` units of `meter` in any `window`.
 
-    `on_release: return` gives back even what was counted for the request itself.
+    `on_release: return` gives back even what was counted for the request itself. `too_large` is the code for a request
+    that asks for more than the whole limit.
     """
 
     kind: Literal["window"]
@@ -22,6 +23,7 @@ class WindowModel(ScopedModel):
     window: Amount
     limit: PlanAmount
     on_release: Literal["keep", "return"] = "keep"
+    too_large: Name | None = None
 
     def compile(self, context: Context, path: Path) -> Window:
         """The window, its length in milliseconds."""
@@ -37,8 +39,13 @@ class WindowModel(ScopedModel):
             values=context.plan_values((*path, "limit"), self.limit, meter.unit),
             window_ms=window_ms,
             returns=self.on_release == "return",
+            too_large=self.too_large or "",
             cell=cell_name(self.id, Kind.WINDOW, meter.name, scope, window_ms),
         )
+
+    def codes(self) -> tuple[str, ...]:
+        """Also the one for what is too large."""
+        return (self.refuse, *([self.too_large] if self.too_large else []))
 
     def fills(self, context: Context) -> fields.Fills:
         """The figures, and when there will be room."""

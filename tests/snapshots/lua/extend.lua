@@ -1,20 +1,22 @@
 #!lua
 --[[ Renews a hold's lease; may report usage; may raise amounts where the raise fits.
 
-Keys   1 cells (hash)  2 account (string)  3 due (sorted set)  4 unused
+Keys   1 cells (hash)  2 account (string)  3 due (sorted set)  4 index of tenants by due (sorted set)
        5 hold (string)  6.. windows (hash), one per scope of the raise, in the plan's order
 Args   1 plan (checks.lua); with no checks when nothing is raised. Amounts are the new totals
        2 msgpack sequence: hold id, raises (1 or 0), gated (1: a guard or gate refuses a raise), number of reports,
          per report: meter, total; number of raised totals, per total: meter, total; then per check: meter (by its
          number in the hold; 0: follows no report), scope, hold param
+       3 when it starts a hold whose time is paid, a msgpack sequence: the note that the hold must have, its new note,
+         its longest end, tenant's member in the index
 Reply  {1, now, hold, rows, taken} renewed and raised, or no raise was asked for, and then there are no rows;
        {0, now, hold, rows, taken} renewed, and the raise does not fit; {3, now, account} planned for another version
        or time; {4, now} holds are overdue: call reap, then ask again; {5, now, hold} not active;
        {6, now} no such hold; {7, now, meter} the hold has no such
-       meter; {8, now, hold} raised more often than a record can hold. rows: as in reserve.lua; taken: msgpack sequence
-       of what each check took.
-Writes the report as a phase complete in itself; then due, hold, cells, windows. A hold that is missing from the due set
-       is put back there.
+       meter; {8, now, hold} raised more often than a record can hold; {9, now} another one started the hold. rows: as
+       in reserve.lua; taken: msgpack sequence of what each check took.
+Writes the report as a phase complete in itself; then due, hold, cells, windows; cells.due and index when it starts. A
+       hold that is missing from the due set is put back there.
 Example {1, 1773144000000, <1,...>, <>, <>} ]]
 -- The one clock of a script: the store's own time in milliseconds, or what a test passes (0 asks the store).
 local function clock(given)
@@ -148,15 +150,84 @@ local function window_finish(raw, ending, taken, instant, param, before, after, 
     .. string.sub(raw, at + WINDOW_ENTRY, tail - 1)
     .. struct.pack('>I7I6', total, first)
 end
---[[ slots: a pool of concurrent places. Twin of server/domain/limits/slots.py. A cell is a decimal count; an
-empty pool has no cell. Whose place it is stands in the holds; overdue ones are given back before anybody looks. ]]
+--[[ slots: a pool of concurrent places. Twin of server/domain/limits/slots.py. A cell is a decimal count; an empty pool
+has no cell. Whose place it is stands in the holds; overdue ones are given back before anybody looks.
+
+Where jobs have a usual length, behind the count stand ';', the average length of recent jobs in ms (6 bytes), how many
+that is an average of (1), and when the jobs in the pool began (6 each, at most 64). ]]
+local POOL, POOL_SIZE, START_SIZE, STARTS_KEPT = '>I6I1', 7, 6, 64
+local JOBS_AVERAGED, JOBS_ENOUGH = 16, 8
 
 local function slots_taken(raw)
-  local taken = tonumber(raw)
+  local taken = tonumber(raw) or tonumber(string.match(raw, '^(%d+);'))
   if not taken or taken < 0 or taken >= 9007199254740992 or taken % 1 ~= 0 then
     error('CORRUPT a slots cell')
   end
   return taken
+end
+
+-- Places taken, average length of jobs, of how many, and the beginnings.
+local function pool_read(raw)
+  if not raw then
+    return 0, 0, 0, ''
+  end
+  local taken, at = slots_taken(raw), string.find(raw, ';', 1, true)
+  if not at then
+    return taken, 0, 0, ''
+  end
+  local starts = #raw - at - POOL_SIZE
+  if starts < 0 or starts % START_SIZE ~= 0 then
+    error('CORRUPT a slots cell of ' .. #raw .. ' bytes')
+  end
+  local mean, jobs = struct.unpack(POOL, raw, at + 1)
+  return taken, mean, jobs, string.sub(raw, at + 1 + POOL_SIZE)
+end
+
+local function pool_packed(taken, mean, jobs, starts)
+  return string.format('%.0f', taken) .. ';' .. struct.pack(POOL, mean, jobs) .. starts
+end
+
+-- As the other looks (checks.lua): places taken, 0, when the oldest job ends if it takes as long as is usual, and the
+-- new value. `param` has whether jobs are measured, and how long one takes otherwise.
+local function pool_check(raw, now, amount, take, cap, param)
+  local taken, mean, jobs, starts = pool_read(raw)
+  if amount > 0 and taken + amount > cap then
+    local measured, typical = struct.unpack('>I1I6', param)
+    if measured == 1 and jobs >= JOBS_ENOUGH then
+      typical = mean
+    end
+    local oldest = now
+    for at = 1, #starts, START_SIZE do
+      oldest = math.min(oldest, (struct.unpack('>I6', starts, at)))
+    end
+    return taken, 0, math.max(oldest + typical - now, 1)
+  end
+  if not take then
+    return taken, 0, 0
+  end
+  if #starts < STARTS_KEPT * START_SIZE then
+    starts = starts .. struct.pack('>I6', now)
+  end
+  return taken, 0, 0, pool_packed(taken + take, mean, jobs, starts)
+end
+
+-- The value without the places of a hold that began at `start`; nil where nothing is left to remember. `param` begins
+-- with whether jobs are measured.
+local function pool_finish(raw, ending, amount, start, param, now)
+  local taken, mean, jobs, starts = pool_read(raw)
+  local packed = struct.pack('>I6', start)
+  for at = 1, #starts, START_SIZE do
+    if string.sub(starts, at, at + START_SIZE - 1) == packed then
+      starts = string.sub(starts, 1, at - 1) .. string.sub(starts, at + START_SIZE)
+      break
+    end
+  end
+  if string.byte(param) == 1 and (ending == SETTLE or ending == RELEASE) then
+    jobs = math.min(jobs + 1, JOBS_AVERAGED)
+    mean = mean + math.floor((math.max(now - start, 0) - mean) / jobs)
+  end
+  taken = math.max(taken - amount, 0)
+  return (taken > 0 or jobs > 0) and pool_packed(taken, mean, jobs, starts) or nil
 end
 --[[ balance: prepaid units. Twin of server/domain/limits/balance.py. A cell is seven running totals of 7 bytes:
 granted, reversed, charged, held, expired, uncollected, debt. Behind them stand its grants, where the policy keeps them
@@ -422,6 +493,81 @@ local function quota_finish(raw, ending, live, amount, instant, param, before, a
     within, billed, graced, over, held, exhausted, noted)
   return string.sub(raw, 1, at - 1) .. entry .. string.sub(raw, at + QUOTA_SIZE), crossed
 end
+--[[ count: standing allocations. Twin of server/domain/limits/count.py.
+
+A cell is the letter n, the units that stand, and those that open holds keep; there is none while both are 0. Which
+allocations stand is in the hash hg:{p/t}:alloc: by name a msgpack sequence, per cell: field, units. ]]
+local COUNT, COUNT_SIZE = '>c1I7I7', 15
+
+-- Units that stand and units that are held.
+local function count_read(raw)
+  if not raw then
+    return 0, 0
+  end
+  if #raw ~= COUNT_SIZE then
+    error('CORRUPT a count of ' .. #raw .. ' bytes')
+  end
+  local mark, standing, held = struct.unpack(COUNT, raw)
+  if mark ~= 'n' or standing + held >= 9007199254740992 then
+    error('CORRUPT a count')
+  end
+  return standing, held
+end
+
+-- The new raw value, or false where nothing is left.
+local function count_packed(standing, held)
+  if math.min(standing, held) < 0 or standing + held >= 9007199254740992 then
+    error('CORRUPT a count outside 0 to 2^53 - 1')
+  end
+  return standing + held > 0 and struct.pack(COUNT, 'n', standing, held)
+end
+
+-- Returns units that stand or are held, those held, wait_ms, and the new raw value (nil when it does not fit or takes
+-- nothing).
+local function count_check(raw, amount, take, cap)
+  local standing, held = count_read(raw)
+  if amount > 0 and standing + held + amount > cap then
+    return standing + held, held, -1
+  end
+  return standing + held, held, 0, take and count_packed(standing, held + take) or nil
+end
+
+-- New raw value (false: nothing is left). Places are given back when the hold ends; after a final settle `stands` more
+-- units stand, beyond the limit too, because they exist.
+local function count_finish(raw, ending, live, amount, stands)
+  local standing, held = count_read(raw)
+  if live and ending ~= REPORT then
+    held = held - amount
+  end
+  return count_packed(standing + stands, held)
+end
+
+-- What stands under a name: units by cell field; nothing for a name that is not known.
+local function allocation_read(name)
+  local raw = redis.call('HGET', tenant_key('alloc'), name)
+  local units = {}
+  local values = raw and { cmsgpack.unpack(raw) } or {}
+  for at = 1, #values, 2 do
+    if type(values[at]) ~= 'string' or type(values[at + 1]) ~= 'number' then
+      error('CORRUPT an allocation')
+    end
+    units[values[at]] = values[at + 1]
+  end
+  return units
+end
+
+-- Writes what stands under a name from now on; a name under which nothing does is forgotten.
+local function allocation_write(name, units)
+  local values = {}
+  for field, amount in pairs(units) do
+    values[#values + 1], values[#values + 2] = field, amount
+  end
+  if #values == 0 then
+    redis.call('HDEL', tenant_key('alloc'), name)
+  else
+    redis.call('HSET', tenant_key('alloc'), name, cmsgpack.pack(unpack(values)))
+  end
+end
 
 --[[ Notes for the tenant's people, in the stream hg:{p/t}:note: each a list of fields with values (engine/notes.py).
 The oldest leave when there are more than this. ]]
@@ -467,12 +613,13 @@ end
 
 --[[ One step in a hold's life: brings every cell that it took from to the new totals, then stores the record.
 `at` is the index of the hold's number of takes; `after` has the reported total of each meter, by its number; `state` is
-the hold's next state. Reads and works out everything before the first write; ZREM comes first because only it could
-still find a wrong type. Returns the new record, or nil when holds are overdue, which must be reaped first.
+the hold's next state; `name` is the allocation that a final settle makes of the hold's counts. Reads and works out
+everything before the first write; ZREM comes first because only it could still find a wrong type. Returns the new
+record, or nil when holds are overdue, which must be reaped first.
 Takes of one scope stand together in a record, and those of one cell too. ]]
-local function finish(key, id, hold, at, ending, state, after, now)
+local function finish(key, id, hold, at, ending, state, after, now, name)
   local live, created, last = hold[1] == ACTIVE, hold[2], #hold
-  local due_known, crossings, entries = ending == EXPIRE, nil, nil
+  local due_known, crossings, entries, known, stands = ending == EXPIRE, nil, nil, nil, nil
   local writes, groups, take = { false, false, false, false, false, false, false, false }, 0, at + 1
   while take <= last do
     local scope = hold[take + 2]
@@ -521,8 +668,12 @@ local function finish(key, id, hold, at, ending, state, after, now)
         new = raw
         if live and ending ~= REPORT and raw then
           -- Places are freed when the hold ends, however it ends.
-          local left = slots_taken(raw) - amount
-          new = left > 0 and string.format('%.0f', left)
+          if param ~= 0 then
+            new = pool_finish(raw, ending, amount, created + hold[take + 5], param, now)
+          else
+            local left = slots_taken(raw) - amount
+            new = left > 0 and string.format('%.0f', left)
+          end
         end
       elseif kind == 5 then
         local moved
@@ -538,6 +689,14 @@ local function finish(key, id, hold, at, ending, state, after, now)
           crossings = crossings or {}
           crossings[#crossings + 1] = { field, unpack(crossed[number]) }
         end
+      elseif kind == 7 then
+        local more = 0
+        if ending == SETTLE then
+          known, stands = known or allocation_read(name), stands or {}
+          more = known[field] and 0 or amount -- who settles under a name that stands, adds nothing to it
+          stands[field] = (stands[field] or 0) + amount
+        end
+        new = count_finish(raw, ending, live, amount, more)
       else
         error('CORRUPT a take of a hold')
       end
@@ -576,7 +735,7 @@ local function finish(key, id, hold, at, ending, state, after, now)
   if state == EXPIRED then
     local kept = at
     for from = at + 1, last, TAKE_SIZE do
-      if hold[from + 1] > 0 then -- a late settle still changes it
+      if hold[from + 1] > 0 or hold[from] == 7 then -- a late settle still changes it
         for offset = 0, TAKE_SIZE - 1 do
           hold[kept + 1 + offset] = hold[from + offset]
         end
@@ -590,6 +749,11 @@ local function finish(key, id, hold, at, ending, state, after, now)
   end
   local record = cmsgpack.pack(unpack(hold, 1, last))
 
+  if stands then
+    for field, units in pairs(stands) do
+      known[field] = known[field] or units
+    end
+  end
   if crossings then
     look_at_notes()
   end
@@ -612,6 +776,9 @@ local function finish(key, id, hold, at, ending, state, after, now)
     redis.call('SET', key, record, 'KEEPTTL')
   else
     redis.call('SET', key, record, 'PX', string.format('%.0f', tombstone_ms))
+  end
+  if stands then
+    allocation_write(name, known)
   end
   if crossings then
     write_crossings(crossings, now)
@@ -841,6 +1008,8 @@ local function check_all(plan, standing, now)
       -- The kinds that keep state, by their number in domain/limits/base.py.
       if kind == 3 then
         own, other, wait, new, renew = window_check(raw, now, plan[at + 1], plan[at + 2], plan[at + 3], plan[at + 4])
+      elseif kind == 4 and plan[at + 4] ~= 0 then
+        own, other, wait, new = pool_check(raw, now, plan[at + 1], plan[at + 2], plan[at + 3], plan[at + 4])
       elseif kind == 4 then
         local taken, take = raw and slots_taken(raw) or 0, plan[at + 2]
         own, other, wait = taken, 0, 0
@@ -858,6 +1027,8 @@ local function check_all(plan, standing, now)
         end
       elseif kind == 6 then
         own, other, wait, new = quota_check(raw, now, plan[at + 1], plan[at + 2], plan[at + 3], plan[at + 4])
+      elseif kind == 7 then
+        own, other, wait, new = count_check(raw, plan[at + 1], plan[at + 2], plan[at + 3])
       end
       rows[row + 1], rows[row + 2], rows[row + 3] = own, other, wait
       if wait ~= 0 then
@@ -952,6 +1123,10 @@ if hold[2] + hold[3] <= now then
     redis.call('ZADD', KEYS[3], string.format('%.0f', hold[2] + hold[3]), id)
   end
   return { 4, now }
+end
+local start = ARGV[3] and { cmsgpack.unpack(ARGV[3]) }
+if start and hold[9] ~= start[1] then
+  return { 9, now }
 end
 if raises and not is_current(plan, head[1], now) then
   return { 3, now, redis.call('GET', KEYS[2]) or '' }
@@ -1084,6 +1259,9 @@ if higher then
     return { 8, now, raw }
   end
 end
+if start then
+  redis.call('ZSCORE', KEYS[4], start[4])
+end
 if reports then
   finish(KEYS[5], id, hold, takes_at, REPORT, ACTIVE, totals, now)
   if higher then
@@ -1117,13 +1295,21 @@ if higher and fits then
     hold[meter * METER_SIZE + RESERVED] = math.max(total, hold[meter * METER_SIZE + RESERVED])
   end
 end
-hold[3] = math.max(hold[3], math.min(now - hold[2] + hold[7], hold[4]))
+if start then
+  hold[9], hold[4] = start[2], start[3] - hold[2]
+  hold[3] = math.min(now - hold[2] + hold[7], hold[4])
+else
+  hold[3] = math.max(hold[3], math.min(now - hold[2] + hold[7], hold[4]))
+end
 local record = cmsgpack.pack(unpack(hold))
 
 local due = string.format('%.0f', hold[2] + hold[3])
 redis.call('ZADD', KEYS[3], due, id)
-if not listed and not (head[2] and tonumber(head[2]) <= tonumber(due)) then
+if (start or not listed) and not (head[2] and tonumber(head[2]) <= tonumber(due)) then
   redis.call('HSET', KEYS[1], 'due', due)
+  if start then
+    redis.call('ZADD', KEYS[4], due, start[4])
+  end
 end
 redis.call('SET', KEYS[5], record)
 if fits then

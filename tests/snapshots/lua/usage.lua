@@ -103,15 +103,86 @@ local function window_check(raw, now, amount, take, cap, length)
     string.sub(raw, at, last + WINDOW_ENTRY - 1) .. struct.pack('>I6I7I7I6', now, take, total + take, now),
     renew
 end
---[[ slots: a pool of concurrent places. Twin of server/domain/limits/slots.py. A cell is a decimal count; an
-empty pool has no cell. Whose place it is stands in the holds; overdue ones are given back before anybody looks. ]]
+-- Why a take is changed; the numbers are those of domain/limits/base.py.
+local REPORT, SETTLE, RELEASE, EXPIRE = 1, 2, 3, 4
+--[[ slots: a pool of concurrent places. Twin of server/domain/limits/slots.py. A cell is a decimal count; an empty pool
+has no cell. Whose place it is stands in the holds; overdue ones are given back before anybody looks.
+
+Where jobs have a usual length, behind the count stand ';', the average length of recent jobs in ms (6 bytes), how many
+that is an average of (1), and when the jobs in the pool began (6 each, at most 64). ]]
+local POOL, POOL_SIZE, START_SIZE, STARTS_KEPT = '>I6I1', 7, 6, 64
+local JOBS_AVERAGED, JOBS_ENOUGH = 16, 8
 
 local function slots_taken(raw)
-  local taken = tonumber(raw)
+  local taken = tonumber(raw) or tonumber(string.match(raw, '^(%d+);'))
   if not taken or taken < 0 or taken >= 9007199254740992 or taken % 1 ~= 0 then
     error('CORRUPT a slots cell')
   end
   return taken
+end
+
+-- Places taken, average length of jobs, of how many, and the beginnings.
+local function pool_read(raw)
+  if not raw then
+    return 0, 0, 0, ''
+  end
+  local taken, at = slots_taken(raw), string.find(raw, ';', 1, true)
+  if not at then
+    return taken, 0, 0, ''
+  end
+  local starts = #raw - at - POOL_SIZE
+  if starts < 0 or starts % START_SIZE ~= 0 then
+    error('CORRUPT a slots cell of ' .. #raw .. ' bytes')
+  end
+  local mean, jobs = struct.unpack(POOL, raw, at + 1)
+  return taken, mean, jobs, string.sub(raw, at + 1 + POOL_SIZE)
+end
+
+local function pool_packed(taken, mean, jobs, starts)
+  return string.format('%.0f', taken) .. ';' .. struct.pack(POOL, mean, jobs) .. starts
+end
+
+-- As the other looks (checks.lua): places taken, 0, when the oldest job ends if it takes as long as is usual, and the
+-- new value. `param` has whether jobs are measured, and how long one takes otherwise.
+local function pool_check(raw, now, amount, take, cap, param)
+  local taken, mean, jobs, starts = pool_read(raw)
+  if amount > 0 and taken + amount > cap then
+    local measured, typical = struct.unpack('>I1I6', param)
+    if measured == 1 and jobs >= JOBS_ENOUGH then
+      typical = mean
+    end
+    local oldest = now
+    for at = 1, #starts, START_SIZE do
+      oldest = math.min(oldest, (struct.unpack('>I6', starts, at)))
+    end
+    return taken, 0, math.max(oldest + typical - now, 1)
+  end
+  if not take then
+    return taken, 0, 0
+  end
+  if #starts < STARTS_KEPT * START_SIZE then
+    starts = starts .. struct.pack('>I6', now)
+  end
+  return taken, 0, 0, pool_packed(taken + take, mean, jobs, starts)
+end
+
+-- The value without the places of a hold that began at `start`; nil where nothing is left to remember. `param` begins
+-- with whether jobs are measured.
+local function pool_finish(raw, ending, amount, start, param, now)
+  local taken, mean, jobs, starts = pool_read(raw)
+  local packed = struct.pack('>I6', start)
+  for at = 1, #starts, START_SIZE do
+    if string.sub(starts, at, at + START_SIZE - 1) == packed then
+      starts = string.sub(starts, 1, at - 1) .. string.sub(starts, at + START_SIZE)
+      break
+    end
+  end
+  if string.byte(param) == 1 and (ending == SETTLE or ending == RELEASE) then
+    jobs = math.min(jobs + 1, JOBS_AVERAGED)
+    mean = mean + math.floor((math.max(now - start, 0) - mean) / jobs)
+  end
+  taken = math.max(taken - amount, 0)
+  return (taken > 0 or jobs > 0) and pool_packed(taken, mean, jobs, starts) or nil
 end
 --[[ balance: prepaid units. Twin of server/domain/limits/balance.py. A cell is seven running totals of 7 bytes:
 granted, reversed, charged, held, expired, uncollected, debt. Behind them stand its grants, where the policy keeps them
@@ -349,6 +420,44 @@ local function quota_check(raw, now, amount, take, cap, param)
   end
   return used + held, held, 0, string.sub(raw, 1, at - 1) .. entry .. string.sub(raw, at, size)
 end
+--[[ count: standing allocations. Twin of server/domain/limits/count.py.
+
+A cell is the letter n, the units that stand, and those that open holds keep; there is none while both are 0. Which
+allocations stand is in the hash hg:{p/t}:alloc: by name a msgpack sequence, per cell: field, units. ]]
+local COUNT, COUNT_SIZE = '>c1I7I7', 15
+
+-- Units that stand and units that are held.
+local function count_read(raw)
+  if not raw then
+    return 0, 0
+  end
+  if #raw ~= COUNT_SIZE then
+    error('CORRUPT a count of ' .. #raw .. ' bytes')
+  end
+  local mark, standing, held = struct.unpack(COUNT, raw)
+  if mark ~= 'n' or standing + held >= 9007199254740992 then
+    error('CORRUPT a count')
+  end
+  return standing, held
+end
+
+-- The new raw value, or false where nothing is left.
+local function count_packed(standing, held)
+  if math.min(standing, held) < 0 or standing + held >= 9007199254740992 then
+    error('CORRUPT a count outside 0 to 2^53 - 1')
+  end
+  return standing + held > 0 and struct.pack(COUNT, 'n', standing, held)
+end
+
+-- Returns units that stand or are held, those held, wait_ms, and the new raw value (nil when it does not fit or takes
+-- nothing).
+local function count_check(raw, amount, take, cap)
+  local standing, held = count_read(raw)
+  if amount > 0 and standing + held + amount > cap then
+    return standing + held, held, -1
+  end
+  return standing + held, held, 0, take and count_packed(standing, held + take) or nil
+end
 
 --[[ The look at everything. A plan's checks arrive as one msgpack sequence (wire.py):
 1 now_ms (0: ask the store)  2 account version  3 valid from  4 valid until  5 most standing cells
@@ -396,6 +505,8 @@ local function check_all(plan, standing, now)
       -- The kinds that keep state, by their number in domain/limits/base.py.
       if kind == 3 then
         own, other, wait, new, renew = window_check(raw, now, plan[at + 1], plan[at + 2], plan[at + 3], plan[at + 4])
+      elseif kind == 4 and plan[at + 4] ~= 0 then
+        own, other, wait, new = pool_check(raw, now, plan[at + 1], plan[at + 2], plan[at + 3], plan[at + 4])
       elseif kind == 4 then
         local taken, take = raw and slots_taken(raw) or 0, plan[at + 2]
         own, other, wait = taken, 0, 0
@@ -413,6 +524,8 @@ local function check_all(plan, standing, now)
         end
       elseif kind == 6 then
         own, other, wait, new = quota_check(raw, now, plan[at + 1], plan[at + 2], plan[at + 3], plan[at + 4])
+      elseif kind == 7 then
+        own, other, wait, new = count_check(raw, plan[at + 1], plan[at + 2], plan[at + 3])
       end
       rows[row + 1], rows[row + 2], rows[row + 3] = own, other, wait
       if wait ~= 0 then

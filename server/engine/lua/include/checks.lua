@@ -1,7 +1,9 @@
 --@include window
---@include slots_taken
+--@include endings
+--@include pool
 --@include balance
 --@include quota
+--@include count
 
 --[[ The look at everything. A plan's checks arrive as one msgpack sequence (wire.py):
 1 now_ms (0: ask the store)  2 account version  3 valid from  4 valid until  5 most standing cells
@@ -49,6 +51,8 @@ local function check_all(plan, standing, now)
       -- The kinds that keep state, by their number in domain/limits/base.py.
       if kind == 3 then
         own, other, wait, new, renew = window_check(raw, now, plan[at + 1], plan[at + 2], plan[at + 3], plan[at + 4])
+      elseif kind == 4 and plan[at + 4] ~= 0 then
+        own, other, wait, new = pool_check(raw, now, plan[at + 1], plan[at + 2], plan[at + 3], plan[at + 4])
       elseif kind == 4 then
         local taken, take = raw and slots_taken(raw) or 0, plan[at + 2]
         own, other, wait = taken, 0, 0
@@ -66,6 +70,8 @@ local function check_all(plan, standing, now)
         end
       elseif kind == 6 then
         own, other, wait, new = quota_check(raw, now, plan[at + 1], plan[at + 2], plan[at + 3], plan[at + 4])
+      elseif kind == 7 then
+        own, other, wait, new = count_check(raw, plan[at + 1], plan[at + 2], plan[at + 3])
       end
       rows[row + 1], rows[row + 2], rows[row + 3] = own, other, wait
       if wait ~= 0 then

@@ -2,20 +2,23 @@
 --@include hold
 --@include endings
 --@include window_finish
---@include slots_taken
+--@include pool
 --@include balance_finish
 --@include quota_finish
+--@include count_finish
+--@include allocations
 --@include notes
 --@include ledger
 
 --[[ One step in a hold's life: brings every cell that it took from to the new totals, then stores the record.
 `at` is the index of the hold's number of takes; `after` has the reported total of each meter, by its number; `state` is
-the hold's next state. Reads and works out everything before the first write; ZREM comes first because only it could
-still find a wrong type. Returns the new record, or nil when holds are overdue, which must be reaped first.
+the hold's next state; `name` is the allocation that a final settle makes of the hold's counts. Reads and works out
+everything before the first write; ZREM comes first because only it could still find a wrong type. Returns the new
+record, or nil when holds are overdue, which must be reaped first.
 Takes of one scope stand together in a record, and those of one cell too. ]]
-local function finish(key, id, hold, at, ending, state, after, now)
+local function finish(key, id, hold, at, ending, state, after, now, name)
   local live, created, last = hold[1] == ACTIVE, hold[2], #hold
-  local due_known, crossings, entries = ending == EXPIRE, nil, nil
+  local due_known, crossings, entries, known, stands = ending == EXPIRE, nil, nil, nil, nil
   local writes, groups, take = { false, false, false, false, false, false, false, false }, 0, at + 1
   while take <= last do
     local scope = hold[take + 2]
@@ -64,8 +67,12 @@ local function finish(key, id, hold, at, ending, state, after, now)
         new = raw
         if live and ending ~= REPORT and raw then
           -- Places are freed when the hold ends, however it ends.
-          local left = slots_taken(raw) - amount
-          new = left > 0 and string.format('%.0f', left)
+          if param ~= 0 then
+            new = pool_finish(raw, ending, amount, created + hold[take + 5], param, now)
+          else
+            local left = slots_taken(raw) - amount
+            new = left > 0 and string.format('%.0f', left)
+          end
         end
       elseif kind == 5 then
         local moved
@@ -81,6 +88,14 @@ local function finish(key, id, hold, at, ending, state, after, now)
           crossings = crossings or {}
           crossings[#crossings + 1] = { field, unpack(crossed[number]) }
         end
+      elseif kind == 7 then
+        local more = 0
+        if ending == SETTLE then
+          known, stands = known or allocation_read(name), stands or {}
+          more = known[field] and 0 or amount -- who settles under a name that stands, adds nothing to it
+          stands[field] = (stands[field] or 0) + amount
+        end
+        new = count_finish(raw, ending, live, amount, more)
       else
         error('CORRUPT a take of a hold')
       end
@@ -119,7 +134,7 @@ local function finish(key, id, hold, at, ending, state, after, now)
   if state == EXPIRED then
     local kept = at
     for from = at + 1, last, TAKE_SIZE do
-      if hold[from + 1] > 0 then -- a late settle still changes it
+      if hold[from + 1] > 0 or hold[from] == 7 then -- a late settle still changes it
         for offset = 0, TAKE_SIZE - 1 do
           hold[kept + 1 + offset] = hold[from + offset]
         end
@@ -133,6 +148,11 @@ local function finish(key, id, hold, at, ending, state, after, now)
   end
   local record = cmsgpack.pack(unpack(hold, 1, last))
 
+  if stands then
+    for field, units in pairs(stands) do
+      known[field] = known[field] or units
+    end
+  end
   if crossings then
     look_at_notes()
   end
@@ -155,6 +175,9 @@ local function finish(key, id, hold, at, ending, state, after, now)
     redis.call('SET', key, record, 'KEEPTTL')
   else
     redis.call('SET', key, record, 'PX', string.format('%.0f', tombstone_ms))
+  end
+  if stands then
+    allocation_write(name, known)
   end
   if crossings then
     write_crossings(crossings, now)
