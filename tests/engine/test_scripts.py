@@ -9,6 +9,7 @@ from typing import Final
 
 import pytest
 
+from server.engine.books import Booking
 from server.engine.client import StoreConnection
 from server.engine.pipeline import Heard, Reply, ScriptSource, Word
 from server.engine.redis_engine import RedisEngine
@@ -162,6 +163,7 @@ FLAGS: Final = {
     "release": " flags=allow-oom",
     "reap": " flags=allow-oom",
     "trim": " flags=allow-oom",
+    "deallocate": " flags=allow-oom",
     "lease": " flags=allow-oom",
     "tell": " flags=allow-oom",
     "usage": " flags=no-writes",
@@ -268,6 +270,9 @@ async def play(tenant: Tenant) -> None:
     totals = {"credits~b": seen.balances["credits~b"].totals}
     assert await tenant.engine.repair(tenant.ref, totals, seen, WITHIN_S)
     assert await tenant.engine.trim_ledger(tenant.ref, 1, WITHIN_S) == 1
+    await tenant.engine.settle(tenant.ref, "late", None, final=True, within_s=WITHIN_S, allocation="named")
+    await tenant.engine.books.release_allocation(tenant.ref, "named", "", WITHIN_S)
+    await tenant.engine.books.record(tenant.ref, Booking(tenant.account.version, (), ()), WITHIN_S)
     for owner in ("one", "another"):
         await tenant.engine.feed.hold_lease(owner, 60_000, WITHIN_S)
     for _ in range(2):

@@ -1,4 +1,4 @@
-#!lua flags=allow-oom
+#!lua
 --[[ Books samples of use in the cycles of quotas, each sample once.
 
 Keys   1 cells (hash)  2 account (string)  3 unused  4 index of tenants by due, which names that of noted ones
