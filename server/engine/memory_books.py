@@ -33,19 +33,19 @@ class MemoryBooks:
         touched = set() if booking.entries else {place for place, cell in enumerate(cells) if cell.cycles}
         outcomes: list[Outcome] = []
         pages: dict[Page, Samples] = {}
+        changed: set[Page] = set()
         for entry, places, until_ms in booking.entries:
             known = pages.setdefault(entry.page, _samples_of(tenant, entry.page, until_ms))
             outcome, units = _judged(entry, known, [sums[place] + added[place] for place in places])
             outcomes.append(outcome)
             if outcome is Outcome.APPLIED:
                 known.entries[entry.key] = entry.sequence, entry.number
+                changed.add(entry.page)
                 touched.update(places)
                 for place in places:
                     added[place] += units
         self._must_have_room(ref, tenant, booking, touched)
-        for page, samples in pages.items():
-            if samples.entries:
-                tenant.samples[page.record, page.field] = samples
+        tenant.samples |= {(page.record, page.field): pages[page] for page in changed}
         for place in sorted(touched):
             _book(tenant, booking.targets[place], max(added[place], -sums[place]), now_ms)
         return Booked(now_ms, outcomes)
