@@ -11,9 +11,10 @@ from server.domain.cycle import day_of_month
 from server.domain.errors import AccountNotFoundError, InvalidRequestError
 from server.domain.hold import HoldNote
 from server.domain.limits.balance import Balance
-from server.domain.limits.base import Check, CycleTerms, Kind, Limit, Look
+from server.domain.limits.base import Check, CycleTerms, Kind, Limit, Look, QueueForm
 from server.domain.limits.gate import Gate
 from server.domain.limits.quota import Quota
+from server.domain.limits.slots import Slots
 from server.domain.operation import TAKING, Operation, TenantRef, amounts_digest, request_digest
 from server.domain.policy import HoldTerms, Policy
 from server.domain.pricing import price, total
@@ -50,12 +51,13 @@ class CheckForm(NamedTuple):
     fixed: int
     asks_room: bool
     terms: CycleTerms | None = None
+    queue: QueueForm | None = None
 
     def check(self, units: Sequence[int]) -> Check:
         """The check of a request with these units, by the shape's names."""
         amount = self.fixed if self.meter < 0 else units[self.meter]
         take = 0 if self.asks_room else amount
-        return Check(self.place, self.limit, self.scope, amount, take, self.cap, self.settles, self.terms)
+        return Check(self.place, self.limit, self.scope, amount, take, self.cap, self.settles, self.terms, self.queue)
 
 
 class GuardForm(NamedTuple):
@@ -102,7 +104,7 @@ class Shape:
         if key is None:
             content = (
                 self.policy.version,
-                [(check.place, check.scope, check.cap, check.terms) for check in self.checks],
+                [(check.place, check.scope, check.cap, check.queue or check.terms) for check in self.checks],
             )
             key = self.memo[FIGURES_KEY] = zlib.crc32(repr(content).encode()).to_bytes(4, "big")
         return key
@@ -207,6 +209,11 @@ class Plan(NamedTuple):
         return bool(self.shape.kept) or any(c.limit.kind is not Kind.WINDOW and c.take for c in self.checks)
 
     @property
+    def queue(self) -> QueueForm | None:
+        """The queue that a request without a place waits in; a plan has one at most."""
+        return next((form.queue for form in self.shape.checks if form.queue is not None), None)
+
+    @property
     def closed(self) -> bool:
         """Whether money or an allowance stands behind it, so that a store that lost its state must not decide."""
         return self.shape.closed
@@ -304,6 +311,7 @@ def make_shape(policy: Policy, operation: Operation, names: tuple[str, ...], acc
                 fixed=fixed if room is None else room,
                 asks_room=room is not None,
                 terms=terms,
+                queue=queue_of(limit, account, value.value),
             )
         )
     return Shape(
@@ -339,7 +347,7 @@ def usage_plan(policy: Policy, operation: Operation, account: Account, now_ms: i
         cap = MAX_AMOUNT if value.value is None else value.value
         scope = _scope_values(limit, operation.scope)
         form = CheckForm(place, limit, scope, cap, settles=False, meter=-1, fixed=0, asks_room=False, terms=terms)
-        checks.append(form)
+        checks.append(form._replace(queue=queue_of(limit, account, value.value)))
     shape = Shape(
         policy=policy,
         action=operation.action,
@@ -355,6 +363,14 @@ def usage_plan(policy: Policy, operation: Operation, account: Account, now_ms: i
         closed=any(form.limit.kind in {Kind.BALANCE, Kind.QUOTA} for form in checks),
     )
     return Plan(shape, operation, account, ())
+
+
+def queue_of(limit: Limit, account: Account, cap: int | None) -> QueueForm | None:
+    """The queue in front of a pool with so many places; None for limits without one."""
+    if not isinstance(limit, Slots) or limit.queue is None or cap is None:
+        return None
+    queue = limit.queue
+    return QueueForm(queue.depth(account.plan, cap), limit.joined(account.plan), queue.ticket_ms)
 
 
 def plan_span(policy: Policy, account: Account, now_ms: int) -> tuple[int, int]:
