@@ -1,9 +1,9 @@
-"""The use cases of the control plane: accounts, imports, holds, notifications, policies. Money is `accounting`'s."""
+"""The use cases of the control plane: accounts, imports, holds, policies. Money is `accounting`'s, and what people are
+to be told `notices`'s.
+"""
 
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Final, NamedTuple
 
 from server.accounting import Accounting, balances_of, cells_of, fingerprint, page_of
 from server.domain.account import Account
@@ -16,8 +16,7 @@ from server.domain.errors import (
 )
 from server.domain.hold import HoldView
 from server.domain.ledger import Cause
-from server.domain.limits import Balance, Limit
-from server.domain.note import Note
+from server.domain.limits import Balance
 from server.domain.operation import TenantRef, amount_violations, text_violations, unknown
 from server.domain.plan import account_or_default
 from server.domain.policy import Policy
@@ -27,10 +26,8 @@ from server.engine.base import AccountWrite, Conflict, Engine, HoldOutcome
 from server.engine.faults import no_such_hold
 from server.gate import QuotaGate
 from server.imports import ImportedUsage, imported_uses
+from server.notices import Notices
 from server.policy.store import PolicyStore
-
-NOTE_ID: Final = re.compile(r"[0-9]{1,20}(-[0-9]{1,20})?", re.ASCII)
-"""How the ids of notes are written."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,14 +39,6 @@ class ImportRow:
     import_id: str
     balances: Mapping[str, int]
     usage: Sequence[ImportedUsage] = ()
-
-
-class Notification(NamedTuple):
-    """A note, with the id of the limit that it is about and the values of its dimensions."""
-
-    note: Note
-    limit_id: str
-    scope: Mapping[str, str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +58,7 @@ class Administration:
         self._engine = engine
         self._gate = gate
         self.accounting = Accounting(engine, gate)
+        self.notices = Notices(engine, gate)
 
     async def put_account(
         self,
@@ -187,19 +177,6 @@ class Administration:
         last = page[-1] if len(holds) > count else None
         return page, f"{last.lease_ends_at_ms}/{last.hold_id}" if last else ""
 
-    async def notifications(
-        self, ref: TenantRef, page_size: int, page_token: str, *, within_s: float
-    ) -> tuple[Sequence[Notification], str]:
-        """A page of what the tenant's people are to be told, the oldest first, and the token of the next page."""
-        policy, ref = self._gate.resolve(ref)
-        count = page_of(page_size)
-        if page_token and not NOTE_ID.fullmatch(page_token):
-            raise InvalidRequestError.of("page_token", "is not a token that ListNotifications gave; start without one")
-        notes = await self._engine.notes(ref, page_token, count + 1, within_s)
-        limits = {limit.cell: limit for limit in policy.limits if limit.cell}
-        listed = [_notification(note, limits.get(note.cell)) for note in notes[:count]]
-        return listed, listed[-1].note.note_id if len(notes) > count else ""
-
     async def force_release(self, ref: TenantRef, hold_id: str, *, within_s: float) -> HoldOutcome:
         """Ends a hold on an operator's word."""
         return await self._gate.release(ref, hold_id, within_s=within_s)
@@ -274,13 +251,6 @@ def _is_upgrade(policy: Policy, stored: Account, record: Account) -> bool:
         for limit in policy.limits
         if isinstance(limit, Balance) and limit.refill is not None and stored.plan in policy.plans
     )
-
-
-def _notification(note: Note, limit: Limit | None) -> Notification:
-    """What a note is about; a limit that the policy no longer has is named by its cell, without dimensions."""
-    if limit is None:
-        return Notification(note, note.cell.partition("~")[0], {})
-    return Notification(note, limit.id, dict(zip(limit.scope, note.scope, strict=True)))
 
 
 def _position(page_token: str) -> tuple[int, str]:

@@ -24,6 +24,7 @@ from server.engine.redis_engine import RedisEngine
 from server.engine.store_address import StoreAddress
 from server.engine.store_checks import check_store
 from server.engine.store_errors import StoreError
+from server.engine.wakes import StoreWakes
 from server.gate import QuotaGate
 from server.jobs import epoch_watch
 from server.jobs.epoch_watch import EpochWatch
@@ -226,7 +227,10 @@ async def _connected(settings: Settings, url: str, refills: RefillTerms) -> Asyn
 
     connection = StoreConnection(url, on_connect=(check, watch.on_connect))
     clock = Clock(lambda: 0)
-    engine = RedisEngine(GuardedStore(connection), clock=clock, refills=refills, most_cells=settings.max_cells)
+    wakes = StoreWakes(url)
+    engine = RedisEngine(
+        GuardedStore(connection), clock=clock, refills=refills, most_cells=settings.max_cells, wakes=wakes
+    )
     name = str(address)
     try:
         await connection.connect()
@@ -242,6 +246,7 @@ async def _connected(settings: Settings, url: str, refills: RefillTerms) -> Asyn
                 why_untrusted=watch.why_untrusted,
             )
     finally:
+        await wakes.close()
         await engine.close()
 
 

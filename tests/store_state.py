@@ -174,6 +174,7 @@ def _broken_in_tenant(state: Snapshot, prefix: bytes) -> Iterator[str]:
     if {hold_id: hold.lease_end for hold_id, hold in live.items()} != {i: int(s) for i, s in due.items() if i}:
         yield f"{prefix!r}: live holds {sorted(live)} and due entries {due} differ"
     yield from _broken_due_times(state, prefix, cells, due)
+    yield from _broken_index_of_notes(state, prefix)
 
     yield from _broken_cells(prefix, cells, live.values())
     schedules: dict[bytes, bytes] = state.get(prefix + b"grants", (b"", {}, False))[1]  # type: ignore[assignment]  # a hash
@@ -219,7 +220,7 @@ def _broken_due_times(
     indexed = [
         int(content[member])  # type: ignore[index]  # a sorted set is a dict
         for key, (kind, content, _) in state.items()
-        if kind == b"zset" and b"/" not in key and member in content  # type: ignore[operator]  # same
+        if kind == b"zset" and b"/" not in key and key.endswith(b":due") and member in content  # type: ignore[operator]  # same
     ]
     if not due:
         return
@@ -228,6 +229,19 @@ def _broken_due_times(
         yield f"{prefix!r}: cells.due is {cells.get(b'due')!r}, and a lease ends at {first}"
     if len(indexed) != 1 or indexed[0] > first:
         yield f"{prefix!r}: the index says {indexed}, and a lease ends at {first}"
+
+
+def _broken_index_of_notes(state: Snapshot, prefix: bytes) -> Iterator[str]:
+    """A tenant with notes that the webhook has not told is in its slot's index."""
+    notes: list[Any] = state.get(prefix + b"note", (b"", [], False))[1]  # type: ignore[assignment]  # a stream
+    told: bytes = state.get(prefix + b"told", (b"", b"", False))[1]  # type: ignore[assignment]  # a string
+    member = prefix.removeprefix(b"hg:{").removesuffix(b"}:")
+    listed = any(
+        key.endswith(b"}:noted") and member in content  # type: ignore[operator]  # a sorted set is a dict
+        for key, (_, content, _) in state.items()
+    )
+    if notes and notes[-1][0] != told and not listed:
+        yield f"{prefix!r}: the last note is {notes[-1][0]!r}, {told!r} was told, and no index says so"
 
 
 def _broken_schedules(
@@ -286,7 +300,7 @@ def leaks(state: Snapshot) -> list[str]:
     left: list[str] = []
     for key, (kind, content, has_ttl) in state.items():
         name = key.rpartition(b"}:")[2]
-        if name in {b"acct", b"ids", b"ledger", b"trimmed", b"grants", b"note"} or (
+        if name in {b"acct", b"ids", b"ledger", b"trimmed", b"grants", b"note", b"noted", b"told"} or (
             has_ttl and name[:2] in {b"h:", b"w:"}
         ):
             continue

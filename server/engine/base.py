@@ -18,6 +18,8 @@ from server.domain.reconcile import BalanceState
 from server.domain.refill import Refill
 from server.domain.timed import Start
 from server.domain.units import FOREVER_MS
+from server.engine.feed import Feed
+from server.engine.wakes import Wakes
 
 
 class Granted(NamedTuple):
@@ -156,6 +158,14 @@ class Audit(NamedTuple):
 
 class Engine(Protocol):
     """Atomic decisions. `within_s` bounds each call: past it StoreUnavailableError, never a half-taken state."""
+
+    @property
+    def feed(self) -> Feed:
+        """How far notes have been told to the webhook."""
+
+    @property
+    def wakes(self) -> Wakes:
+        """Who is woken when a tenant has new notes."""
 
     async def reserve(self, plan: Plan, hold_id: str, within_s: float) -> Granted | Refused | Replayed | Stale:
         """Takes all of the plan's checks or none. `hold_id` is empty when nothing is to be remembered."""

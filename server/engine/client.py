@@ -11,9 +11,9 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-from contextlib import suppress
 from typing import TYPE_CHECKING, Final
 
+from server.engine.handshake import shake_hands
 from server.engine.pipeline import Pipeline, Reply, ScriptSource, StoreCall, Word
 from server.engine.store_address import StoreAddress
 from server.engine.store_errors import OutcomeUnknown, StoreError, StoreUnavailable, StoreUnsuitable
@@ -191,8 +191,8 @@ class StoreConnection:
                 reason="unreachable",
             ) from None
         try:
-            await self._shake_hands(pipeline)
             caller = pipeline.call(self._connect_timeout_s)
+            await shake_hands(self.address, caller, self._name)
             for check in self._on_connect:
                 await check(caller)
         except BaseException as error:
@@ -201,18 +201,6 @@ class StoreConnection:
                 raise self._why_no_answer(error) from error
             raise
         return pipeline
-
-    async def _shake_hands(self, pipeline: Pipeline) -> None:
-        """Log in, pick the database, and see that the peer answers as Redis does and has its data loaded."""
-        address, call = self.address, pipeline.call(self._connect_timeout_s)
-        if address.password is not None:
-            user = () if address.username is None else (address.username,)
-            await call("AUTH", *user, address.password)
-        with suppress(StoreUnavailable):  # the name is only for people, and a user may lack the right
-            await call("CLIENT", "SETNAME", self._name)
-        if address.db:
-            await call("SELECT", address.db)
-        await call("PING")
 
     def _why_no_answer(self, error: OutcomeUnknown) -> StoreError:
         """Explain a connection that went silent or broke before it was put to use."""

@@ -13,7 +13,13 @@ of tenants by earliest due lives in the same slot: its tag is the smallest numbe
     hg:{p/t}:h:<id>     string      hold or tombstone
     hg:{p/t}:w:<scope>  hash        window cells of one scope
     hg:{p/t}:note       stream      notes for the tenant's people: thresholds that were crossed
+    hg:{p/t}:told       string      id of the last note that the webhook has told
     hg:{<slot>}:due     sorted set  tenants of a slot by earliest due
+    hg:{<slot>}:noted   sorted set  tenants of a slot with notes that the webhook has not told, by the oldest
+    hg:{webhook}:lease  string      which process tells the webhook
+    hg:{webhook}:since  string      when there first was a webhook: what was noted before is not told
+
+Watchers are woken over the channel hg:noted, with the tenant's member.
 """
 
 from binascii import crc_hqx
@@ -28,6 +34,9 @@ from server.domain.plan import CheckForm
 
 SLOTS: Final = 16384
 EPOCH_KEY: Final = b"hg:epoch"
+NOTED_CHANNEL: Final = b"hg:noted"
+WEBHOOK_LEASE: Final = b"hg:{webhook}:lease"
+WEBHOOK_SINCE: Final = b"hg:{webhook}:since"
 
 
 class TenantKeys(NamedTuple):
@@ -50,6 +59,16 @@ class TenantKeys(NamedTuple):
     def notes(self) -> bytes:
         """The key of the notes."""
         return self.prefix + b"note"
+
+    @property
+    def told(self) -> bytes:
+        """The key of how far the webhook has come."""
+        return self.prefix + b"told"
+
+    @property
+    def noted(self) -> bytes:
+        """The key of the slot's index of tenants with notes to tell."""
+        return self.due_index.removesuffix(b"due") + b"noted"
 
     def windows(self, scope: str) -> bytes:
         """The key of the window cells of one scope."""
@@ -105,6 +124,11 @@ def index_key(slot: int) -> bytes:
 def index_keys() -> Iterable[bytes]:
     """All index keys."""
     return (index_key(slot) for slot in range(SLOTS))
+
+
+def noted_keys() -> Iterable[bytes]:
+    """The keys of the indexes of tenants with notes to tell, for all slots."""
+    return (key.removesuffix(b"due") + b"noted" for key in index_keys())
 
 
 def scope_text(check: CheckForm) -> str:

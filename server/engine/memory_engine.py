@@ -6,15 +6,16 @@ last change, so each is atomic.
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import NamedTuple
 
 from server.domain.account import Account
 from server.domain.hold import Delivered, HoldView, MeterTotals, State
 from server.domain.ledger import Cause, LedgerEntry, Totals
-from server.domain.limits import CELLS, Kind
+from server.domain.limits import Kind
 from server.domain.limits.balance import BalanceCell
-from server.domain.limits.base import Cell, Change, Check, Ending, Look, Taken
-from server.domain.limits.window import Window, WindowCell
+from server.domain.limits.base import Change, Ending, Look
+from server.domain.limits.window import WindowCell
 from server.domain.note import Note
 from server.domain.operation import TenantRef
 from server.domain.plan import Plan
@@ -46,10 +47,13 @@ from server.engine.faults import (
     too_many_cells,
     unfit,
 )
+from server.engine.memory_checks import blocked, cell_for, follow_clock, look_all, name_of, take_all
+from server.engine.memory_feed import MemoryFeed
 from server.engine.memory_money import begin_refills, change_grants, grant_units, is_ledgered, joined_draws, must_fit
 from server.engine.memory_quotas import book_uses, cycles_of, joins, note_crossings
-from server.engine.memory_tenant import CellName, Hold, Take, Tenant, balance_of
+from server.engine.memory_tenant import Hold, Tenant, balance_of
 from server.engine.memory_totals import is_new, named_totals, unnamed
+from server.engine.wakes import Wakes
 
 
 class _Step(NamedTuple):
@@ -68,11 +72,13 @@ class MemoryEngine:
         self._refills = refills
         self._most_cells = most_cells
         self._tenants: dict[TenantRef, Tenant] = {}
+        self.feed = MemoryFeed(self._tenants, clock)
+        self.wakes = Wakes()
 
     def _enter(self, ref: TenantRef) -> tuple[Tenant, int]:
         """The tenant with all done that time has made due, in its order, and the time."""
         now_ms = self._clock()
-        tenant = self._tenants.setdefault(ref, Tenant())
+        tenant = self._tenants.setdefault(ref, Tenant(noted=partial(self.wakes.wake, ref)))
         while (due := _first_due(tenant)) and due[0] <= now_ms:
             if hold_id := due[1]:
                 _finish(tenant, tenant.holds[hold_id], _Step(Ending.EXPIRE, State.EXPIRED, {}), now_ms)
@@ -93,13 +99,13 @@ class MemoryEngine:
             return Replayed(now_ms, known.view(), known.looks if same else ())
         if not _is_current(plan, tenant, now_ms):
             return Stale(now_ms, tenant.account)
-        looks = _look_all(plan.checks, tenant, now_ms)
-        if plan.gated or _blocked(plan.checks, looks):
-            _follow_clock(plan.checks, tenant, looks, now_ms)
+        looks = look_all(plan.checks, tenant, now_ms)
+        if plan.gated or blocked(plan.checks, looks):
+            follow_clock(plan.checks, tenant, looks, now_ms)
             return Refused(now_ms, looks)
         self._check_cells(plan, tenant, now_ms)
-        _follow_clock(plan.checks, tenant, looks, now_ms)
-        takes, looks = _take_all(plan.checks, tenant, looks, now_ms, {})
+        follow_clock(plan.checks, tenant, looks, now_ms)
+        takes, looks = take_all(plan.checks, tenant, looks, now_ms, {})
         if not hold_id:
             return Granted(now_ms, looks, 0)
         terms = plan.terms
@@ -122,7 +128,7 @@ class MemoryEngine:
 
     def _check_cells(self, plan: Plan, tenant: Tenant, now_ms: int) -> None:
         standing = [n for n, c in tenant.cells.items() if not isinstance(c, WindowCell) and not c.is_empty(now_ms)]
-        opens = [c for c in plan.checks if c.limit.kind is not Kind.WINDOW and c.take and _name(c) not in standing]
+        opens = [c for c in plan.checks if c.limit.kind is not Kind.WINDOW and c.take and name_of(c) not in standing]
         if opens and len(standing) >= self._most_cells:
             raise too_many_cells(plan.operation.ref, self._most_cells)
 
@@ -131,7 +137,7 @@ class MemoryEngine:
         tenant, now_ms = self._enter(plan.operation.ref)
         if not _is_current(plan, tenant, now_ms):
             return Stale(now_ms, tenant.account)
-        return Looked(now_ms, _look_all(plan.checks, tenant, now_ms))
+        return Looked(now_ms, look_all(plan.checks, tenant, now_ms))
 
     async def settle(
         self,
@@ -241,7 +247,7 @@ class MemoryEngine:
         changed = {cell: grant_units(tenant, cell, units, write, now_ms) for cell, units in write.grants.items()}
         for refill in write.refills:
             begin_refills(tenant, refill, write, now_ms)
-        book_uses(write.uses, lambda check: _cell(tenant, check), now_ms)
+        book_uses(write.uses, lambda check: cell_for(tenant, check), now_ms)
         if write.account is not None:
             tenant.account = write.account
         if write.write_id:
@@ -298,13 +304,13 @@ class MemoryEngine:
         if isinstance(looked, Stale):
             return looked
         tenant = self._tenants[plan.operation.ref]
-        cells = [tenant.cells[_name(check)] for check in plan.checks]
+        cells = [tenant.cells[name_of(check)] for check in plan.checks]
         return Cycles(looked.now_ms, looked.looks, cycles_of(cells))
 
     async def notes(self, ref: TenantRef, after: str, count: int, within_s: float) -> Sequence[Note]:
         """Notes, the oldest first."""
         notes = self._tenants.get(ref, Tenant()).notes
-        return [note for note in notes if int(note.note_id) > int(after or 0)][:count]
+        return [note for note in notes if int(note.note_id) > int(after.partition("-")[0] or 0)][:count]
 
     async def sweep(self) -> int:
         """Expires overdue holds of all tenants."""
@@ -324,51 +330,6 @@ def _is_current(plan: Plan, tenant: Tenant, now_ms: int) -> bool:
     return plan.account.version == version and plan.valid_from_ms <= now_ms < plan.valid_until_ms
 
 
-def _name(check: Check) -> CellName:
-    return check.limit.cell, check.scope
-
-
-def _cell(tenant: Tenant, check: Check) -> Cell:
-    name = _name(check)
-    if name not in tenant.cells:
-        tenant.cells[name] = CELLS[check.limit.kind](check.limit)
-    return tenant.cells[name]
-
-
-def _look_all(checks: Sequence[Check], tenant: Tenant, now_ms: int) -> tuple[Look, ...]:
-    return tuple(_cell(tenant, check).look(check, now_ms) for check in checks)
-
-
-def _follow_clock(checks: Sequence[Check], tenant: Tenant, looks: Sequence[Look], now_ms: int) -> None:
-    for check, look in zip(checks, looks, strict=True):
-        if not look.fits:
-            _cell(tenant, check).follow(now_ms)
-
-
-def _blocked(checks: Sequence[Check], looks: Sequence[Look]) -> bool:
-    return any(not look.fits and not check.limit.shadow for check, look in zip(checks, looks, strict=True))
-
-
-def _take_all(
-    checks: Sequence[Check], tenant: Tenant, looks: Sequence[Look], now_ms: int, bases: Mapping[str, int]
-) -> tuple[list[Take], tuple[Look, ...]]:
-    takes: list[Take] = []
-    after: list[Look] = []
-    for check, look in zip(checks, looks, strict=True):
-        if not look.fits or not (check.take or check.settles):
-            after.append(look)
-            continue
-        cell = _cell(tenant, check)
-        draws = cell.drawn(check) if isinstance(cell, BalanceCell) else ()
-        after.append(cell.take(check, now_ms))
-        meter = check.limit.meter if check.settles else ""
-        if meter or not isinstance(check.limit, Window) or check.limit.returns:
-            cycle_ms = check.terms.start_ms if check.terms is not None else 0
-            taken = Taken(check.take, now_ms, bases.get(meter, 0), last=True, cycle_ms=cycle_ms, draws=draws)
-            takes.append(Take(_name(check), check.limit, meter, taken))
-    return takes, tuple(after)
-
-
 def _raise(tenant: Tenant, hold: Hold, plan: Plan, now_ms: int) -> tuple[bool, tuple[Look, ...]]:
     """Takes the difference to the new totals where it fits; the totals only grow."""
     # Where the raise starts: at the reserved total, or at what was reported beyond it, which has been charged already.
@@ -377,15 +338,15 @@ def _raise(tenant: Tenant, hold: Hold, plan: Plan, now_ms: int) -> tuple[bool, t
     for check in plan.checks:
         more = max(check.take - floors[check.limit.meter], 0) if check.settles else 0
         checks.append(check._replace(amount=more, take=more, settles=more > 0))
-    looks = _look_all(checks, tenant, now_ms)
-    _follow_clock(checks, tenant, looks, now_ms)
-    if plan.gated or plan.guarded or _blocked(checks, looks):
+    looks = look_all(checks, tenant, now_ms)
+    follow_clock(checks, tenant, looks, now_ms)
+    if plan.gated or plan.guarded or blocked(checks, looks):
         return False, looks
     for take in hold.takes:
         if take.meter and take.taken.last:
             charged = (hold.meters[take.meter].reported or 0) - take.taken.base
             take.taken = take.taken._replace(amount=max(take.taken.amount, charged))
-    takes, looks = _take_all(checks, tenant, looks, now_ms, floors)
+    takes, looks = take_all(checks, tenant, looks, now_ms, floors)
     for new in takes:
         joined = False
         for take in [take for take in hold.takes if take.name == new.name]:
@@ -417,7 +378,7 @@ def _finish(tenant: Tenant, hold: Hold, step: _Step, now_ms: int) -> None:
         uncollected = cell.finish(take.taken, change, take.limit)
         if isinstance(cell, BalanceCell) and is_ledgered(take.limit) and cell.totals.moved != totals_before.moved:
             tenant.moved(now_ms, Cause(ending), hold.hold_id, take.name[0], totals_before)
-        note_crossings(tenant.notes, cell, take.name, now_ms)
+        note_crossings(tenant, cell, take.name, now_ms)
         if uncollected:
             meter = hold.meters[take.meter]
             hold.meters[take.meter] = meter._replace(uncollected=meter.uncollected + uncollected)

@@ -1,6 +1,6 @@
 """What the memory engine keeps of one tenant, in plain objects."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from server.domain.account import Account
@@ -70,12 +70,16 @@ class Schedule:
 
 @dataclass(slots=True)
 class Tenant:
-    """All of one tenant; `writes` are the account writes already made, `trimmed` totals of dropped ledger entries."""
+    """All of one tenant; `writes` are the account writes already made, `trimmed` totals of dropped ledger entries,
+    `told` the id of the last note that the webhook has told. `noted` is called when there is a new note.
+    """
 
     account: Account | None = None
     writes: dict[str, tuple[bytes, Mapping[str, int]]] = field(default_factory=dict)
     cells: dict[CellName, Cell] = field(default_factory=dict)
     notes: list[Note] = field(default_factory=list)
+    noted: Callable[[], object] = lambda: None
+    told: str = ""
     holds: dict[str, Hold] = field(default_factory=dict)
     schedules: dict[str, Schedule] = field(default_factory=dict)
     ledger: list[LedgerEntry] = field(default_factory=list)

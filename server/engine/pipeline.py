@@ -163,8 +163,8 @@ class Pipeline(asyncio.Protocol):
         try:
             while (reply := next_reply()) is not _NO_REPLY_YET:
                 if not line:
-                    self._unasked(reply)
-                    break
+                    self.unasked(reply)
+                    continue
                 entry = line.popleft()
                 future = entry[0]
                 if future.done():
@@ -209,7 +209,7 @@ class Pipeline(asyncio.Protocol):
         else:
             future.set_exception(error)
 
-    def _unasked(self, reply: Reply) -> None:
+    def unasked(self, reply: Reply) -> None:
         """A store without a free connection says so at once; after anything else, answers could go astray."""
         if isinstance(reply, StoreError):
             self.abort(f"the store refused the connection: {reply}")

@@ -55,9 +55,11 @@ from server.engine.faults import (
 from server.engine.notes import note_of
 from server.engine.pipeline import Reply, ScriptSource, Word
 from server.engine.quota_cells import cycles_of
+from server.engine.redis_feed import RedisFeed
 from server.engine.replies import fault_of, hold_outcome, unreadable
 from server.engine.scripts import script
 from server.engine.store_errors import OutcomeUnknown, StoreError
+from server.engine.wakes import Wakes
 
 REAP_ROUNDS: Final = 200
 """Times that one call reaps before it gives up; each round ends 50 holds."""
@@ -122,7 +124,10 @@ class StoreCaller(Protocol):
 
 
 class RedisEngine:
-    """Decisions in Redis. `clock` gives milliseconds for tests, or 0 for the store's own clock."""
+    """Decisions in Redis. `clock` gives milliseconds for tests, or 0 for the store's own clock.
+
+    `wakes` hears what this store publishes; without it nobody is woken.
+    """
 
     def __init__(
         self,
@@ -131,11 +136,14 @@ class RedisEngine:
         clock: Callable[[], int] = lambda: 0,
         refills: RefillTerms = no_refills,
         most_cells: int = 1000,
+        wakes: Wakes | None = None,
     ) -> None:
         self._store = store
         self._clock = clock
         self._refills = refills
         self._most_cells = most_cells
+        self.feed = RedisFeed(self._evalsha, self._plain, clock)
+        self.wakes = wakes or Wakes()
 
     async def reserve(self, plan: Plan, hold_id: str, within_s: float) -> Granted | Refused | Replayed | Stale:
         """Takes all of the plan's checks or none."""

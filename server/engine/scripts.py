@@ -14,7 +14,7 @@ from typing import Final
 
 LUA: Final = Path(__file__).parent / "lua"
 INCLUDE: Final = "--@include "
-CONSTANTS: Final = re.compile(r"^local ([A-Z][A-Z0-9_]*(?:, [A-Z][A-Z0-9_]*)*) = ([-'>\w, ]+)$", re.MULTILINE)
+CONSTANTS: Final = re.compile(r"^local ([A-Z][A-Z0-9_]*(?:, [A-Z][A-Z0-9_]*)*) = ([-'>:\w, ]+)$", re.MULTILINE)
 SCRIPT_NAMES: Final = (
     "reserve",
     "settle",
@@ -27,6 +27,8 @@ SCRIPT_NAMES: Final = (
     "audit",
     "trim",
     "repair",
+    "lease",
+    "tell",
 )
 
 

@@ -1,13 +1,15 @@
 """The control plane: each method turns its message into domain values and asks the administration."""
 
 import asyncio
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
 
 from quota.v1 import admin_service_pb2, admin_service_pb2_grpc
 
 from server.administration import Administration
 from server.domain.operation import TenantRef
 from server.rpc import convert, convert_admin, convert_money, convert_usage
-from server.rpc.calls import answering
+from server.rpc.calls import answering, streaming
 
 
 class AdminService(admin_service_pb2_grpc.AdminServiceServicer):
@@ -168,15 +170,29 @@ class AdminService(admin_service_pb2_grpc.AdminServiceServicer):
         self, request: admin_service_pb2.ListNotificationsRequest, within_s: float
     ) -> admin_service_pb2.ListNotificationsResponse:
         """Lists what a tenant's people are to be told, a page at a time."""
-        listed, next_page_token = await self._administration.notifications(
+        listed, next_page_token = await self._administration.notices.listed(
             TenantRef(request.policy, request.tenant),
             request.page_size,
             request.page_token,
             within_s=within_s,
         )
         return admin_service_pb2.ListNotificationsResponse(
-            notifications=convert_usage.notifications(listed), next_page_token=next_page_token
+            notifications=map(convert_usage.notification, listed), next_page_token=next_page_token
         )
+
+    @streaming
+    async def WatchNotifications(
+        self, request: admin_service_pb2.WatchNotificationsRequest, within_s: float
+    ) -> AsyncGenerator[admin_service_pb2.WatchNotificationsResponse, None]:
+        """Tells notifications as they are noted, until the caller or the server ends it."""
+        ref = TenantRef(request.policy, request.tenant)
+        async with aclosing(self._administration.notices.watch(ref, request.after_id, within_s=within_s)) as watch:
+            async for told in watch:
+                yield admin_service_pb2.WatchNotificationsResponse(notification=convert_usage.notification(told))
+
+    def end_watches(self) -> None:
+        """Ends every open stream, with status OK."""
+        self._administration.notices.end_watches()
 
     @answering
     async def GetPolicy(

@@ -8,7 +8,8 @@ the generated `Method(self, request, context)`.
 import functools
 import inspect
 import uuid
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Coroutine, Sequence
+from contextlib import aclosing
 from typing import Any, Final, Protocol, TypeVar, cast
 
 from google.protobuf.message import Message
@@ -42,6 +43,13 @@ class CallContext(errors.Abortable, Protocol):
 
     def time_remaining(self) -> float | None:
         """Seconds until the caller's deadline; None when the caller set none."""
+
+
+class StreamContext(CallContext, Protocol):
+    """The same of a call that is answered bit by bit."""
+
+    async def send_initial_metadata(self, initial_metadata: Sequence[tuple[str, str | bytes]]) -> None:
+        """Sends the headers now, with these among them."""
 
 
 Request = TypeVar("Request", bound=Message)
@@ -96,6 +104,29 @@ def filling(
         return answering(answer)
 
     return made
+
+
+def streaming(
+    method: Callable[[Servicer, Request, float], AsyncGenerator[Response, None]],
+) -> Callable[[Servicer, Request, StreamContext], AsyncIterator[Response]]:
+    """As `answering`, for a method that answers for as long as its caller listens. The caller learns at once that it
+    is listened to: headers are sent before the first answer.
+    """
+
+    @functools.wraps(method)
+    async def call(servicer: Servicer, request: Request, context: StreamContext) -> AsyncIterator[Response]:
+        try:
+            await context.send_initial_metadata(())
+            async with aclosing(method(servicer, request, servicer.store_timeout_s)) as responses:
+                async for response in responses:
+                    yield response
+        except HoldgateError as error:
+            tell(method.__name__, request, error)
+            await errors.abort(context, error)
+        except Exception:  # noqa: BLE001  # whatever it was, the caller is told and the log has it
+            await errors.abort_internal(context, tell_failure(method.__name__, request))
+
+    return call
 
 
 def as_written(method: Callable[..., Any]) -> Callable[..., Awaitable[None]]:

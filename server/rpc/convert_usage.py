@@ -5,11 +5,11 @@ from typing import Final
 
 from quota.v1 import admin_service_pb2, quota_service_pb2
 
-from server.administration import Notification
 from server.domain.limits.base import CycleTerms
 from server.domain.limits.quota import CycleUse, QuotaState
 from server.domain.projection import Confidence, Method, Projection
 from server.domain.units import MAX_AMOUNT
+from server.notices import Notification
 from server.views import QuotaView
 
 _STATES: Final = {state: quota_service_pb2.QuotaState.Value(f"QUOTA_STATE_{state.name}") for state in QuotaState}
@@ -78,19 +78,17 @@ def quota_terms(terms: CycleTerms) -> quota_service_pb2.QuotaTerms:
     )
 
 
-def notifications(listed: Iterable[Notification]) -> list[admin_service_pb2.Notification]:
-    """What people are to be told, the oldest first."""
-    return [
-        admin_service_pb2.Notification(
-            id=note.note_id,
-            kind=admin_service_pb2.NOTIFICATION_KIND_THRESHOLD,
-            at_ms=note.at_ms,
-            limit_id=limit_id,
-            scope=scope,
-            cycle_starts_at_ms=note.cycle_ms,
-            percent=note.percent,
-            limit=note.limit,
-            used=note.used,
-        )
-        for note, limit_id, scope in listed
-    ]
+def notification(told: Notification) -> admin_service_pb2.Notification:
+    """What people are to be told."""
+    note, limit_id, scope = told
+    return admin_service_pb2.Notification(
+        id=note.note_id,
+        kind=admin_service_pb2.NOTIFICATION_KIND_THRESHOLD,
+        at_ms=note.at_ms,
+        limit_id=limit_id,
+        scope=scope,
+        cycle_starts_at_ms=note.cycle_ms,
+        percent=note.percent,
+        limit=note.limit,
+        used=note.used,
+    )

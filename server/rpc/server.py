@@ -53,6 +53,7 @@ class RpcServer:
     ) -> None:
         self._transport = transport
         self._health = Health()
+        self._admin = admin
         server = self._transport.server
         quota_service_pb2_grpc.add_QuotaServiceServicer_to_server(quota, server)
         admin_service_pb2_grpc.add_AdminServiceServicer_to_server(admin, server)
@@ -91,4 +92,5 @@ class RpcServer:
     async def stop(self) -> None:
         """Takes no more calls and lets those in work finish."""
         self._health.end_watches()
+        self._admin.end_watches()
         await self._transport.stop(GRACE_S)

@@ -42,6 +42,9 @@ def test_the_keys_of_a_tenant_are_pinned() -> None:
     assert tenant.hold("r-1") == b"hg:{credit-gate/acme}:h:r-1"
     assert tenant.windows("") == b"hg:{credit-gate/acme}:w:"
     assert tenant.windows("project=p") == b"hg:{credit-gate/acme}:w:project=p"
+    assert (tenant.notes, tenant.told) == (b"hg:{credit-gate/acme}:note", b"hg:{credit-gate/acme}:told")
+    assert tenant.noted == b"hg:{4826}:noted"
+    assert tenant.noted in set(keys.noted_keys())
     assert keys.EPOCH_KEY == b"hg:epoch"
 
 

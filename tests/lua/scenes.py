@@ -67,6 +67,10 @@ KEYS: Final = {
     "hold": TENANT.hold("h"),
     "new hold": TENANT.hold("new"),
     "notes": TENANT.notes,
+    "noted": TENANT.noted,
+    "told": TENANT.told,
+    "lease": keys.WEBHOOK_LEASE,
+    "since": keys.WEBHOOK_SINCE,
     "windows": TENANT.windows(""),
     "project's windows": TENANT.windows("project=p 1"),
 }
@@ -162,6 +166,12 @@ async def _repair(tenant: Tenant) -> object:
     return await tenant.engine.repair(REF, {PURSE.cell: right}, seen, WITHIN_S)
 
 
+async def _tell(tenant: Tenant) -> object:
+    """Tells the one note that a settle of the scene has left."""
+    notes = await tenant.engine.notes(REF, "", 1, WITHIN_S)
+    return await tenant.engine.feed.tell(REF, "", notes[0].note_id if notes else "0-1", WITHIN_S)
+
+
 OPERATIONS: Final[dict[str, Operation]] = {
     "reserve": _reserve,
     "reserve, refused": _refused,
@@ -177,6 +187,8 @@ OPERATIONS: Final[dict[str, Operation]] = {
     "audit": lambda tenant: tenant.engine.audit(REF, [PURSE.cell, CREDITS], WITHIN_S),
     "trim": lambda tenant: tenant.engine.trim_ledger(REF, 2, WITHIN_S),
     "repair": _repair,
+    "lease": lambda tenant: tenant.engine.feed.hold_lease("me", 60_000, WITHIN_S),
+    "tell": _tell,
 }
 REAP: Final = "reap"
 """The one script that acts for time alone; the clock has been moved before it."""

@@ -28,7 +28,7 @@ TOUCHES: Final = {
     "reserve, repeated": {"cells", "due", "hold", "windows", "project's windows"},
     "look": {"cells", "windows", "project's windows"},
     "report": {"cells", "hold", "ledger", "project's windows"},
-    "settle": {"cells", "due", "hold", "ledger", "notes", "project's windows"},
+    "settle": {"cells", "due", "hold", "ledger", "notes", "noted", "project's windows"},
     "release": {"cells", "due", "hold", "project's windows"},
     "renew": {"cells", "due", "hold", "ledger", "project's windows"},
     "extend": {"cells", "account", "due", "hold", "ledger", "windows", "project's windows"},
@@ -37,6 +37,8 @@ TOUCHES: Final = {
     "audit": {"cells", "due", "grants", "hold", "ledger", "trimmed"},
     "trim": {"ledger", "trimmed"},
     "repair": {"cells", "due", "grants", "hold", "ledger", "trimmed"},
+    "lease": {"lease", "since"},
+    "tell": {"notes", "noted", "told"},
     REAP: {"cells", "due", "due_index", "hold", "project's windows"},
 }
 """The keys that each operation looks at, so that a wrong type in them cannot pass unnoticed."""
@@ -94,6 +96,7 @@ TYPES: Final = {
     "ledger": "stream",
     "trimmed": "hash",
     "notes": "stream",
+    "noted": "zset",
 }
 
 

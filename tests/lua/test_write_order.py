@@ -18,13 +18,14 @@ from tests.policies_for_tests import balance, policy, slots, window
 from tests.store_state import snapshot
 from tests.stores import RunningStore
 
-WRITES: Final = {"SET", "HSET", "HDEL", "ZADD", "ZREM", "PEXPIRE", "XADD", "XTRIM"}
+WRITES: Final = {"SET", "HSET", "HDEL", "ZADD", "ZREM", "PEXPIRE", "XADD", "XTRIM", "DEL"}
 READS: Final = {
     "GET",
     "HGET",
     "HMGET",
     "HLEN",
     "ZSCORE",
+    "ZCARD",
     "ZRANGE",
     "ZRANGEBYSCORE",
     "XLEN",
@@ -66,7 +67,7 @@ local redis = {{ call = function(...)
   trace[count] = words[1] .. ' ' .. (words[2] or '')
   if count == {failing} then error('INJECTED') end
   return real(...)
-end }}
+end, pcall = redis.pcall }}
 local function script()
 """
     return f"{first}\n{call}{body}\nend\nlocal reply = script()\nreturn {'trace' if tracing else 'reply'}\n"

@@ -16,7 +16,10 @@ from tests.system.gateway import PRICE, Gateway
 from tests.system.servers import channels_to, serving
 from tests.waiting import until
 
-RIGHTS: Final = ("~hg:*", "+@read", "+@write", "+eval", "+evalsha", "+script|load", "+time", "+ping", "-@dangerous")
+RIGHTS: Final = (
+    *("~hg:*", "&hg:*", "+@read", "+@write", "+eval", "+evalsha", "+script|load", "+publish", "+subscribe"),
+    *("+time", "+ping", "-@dangerous"),
+)
 GOES_WITHOUT: Final = {b"client|setname", b"info"}
 """What a server asks for and does without: a name for people, and a look at the store's settings."""
 

@@ -1642,6 +1642,56 @@ class ListNotificationsResponse(message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 @typing.final
+class WatchNotificationsRequest(message.Message):
+    """Asks to be told a tenant's notifications."""
+
+    DESCRIPTOR: descriptor.Descriptor
+
+    POLICY_FIELD_NUMBER: builtins.int
+    TENANT_FIELD_NUMBER: builtins.int
+    AFTER_ID_FIELD_NUMBER: builtins.int
+    policy: builtins.str
+    """As in PutAccountRequest."""
+    tenant: builtins.str
+    """The tenant. Required."""
+    after_id: builtins.str
+    """The last notification that was seen; empty to be told all that are kept."""
+    def __init__(
+        self,
+        *,
+        policy: builtins.str = ...,
+        tenant: builtins.str = ...,
+        after_id: builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["after_id", b"after_id", "policy", b"policy", "tenant", b"tenant"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+@typing.final
+class WatchNotificationsResponse(message.Message):
+    """One answer of a watch."""
+
+    DESCRIPTOR: descriptor.Descriptor
+
+    NOTIFICATION_FIELD_NUMBER: builtins.int
+    @builtins.property
+    def notification(self) -> Notification:
+        """The notification."""
+
+    def __init__(
+        self,
+        *,
+        notification: Notification | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = typing.Literal["notification", b"notification"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["notification", b"notification"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+@typing.final
 class GetPolicyRequest(message.Message):
     """Asks for the policy that decides now."""
 

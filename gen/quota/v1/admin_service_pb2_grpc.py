@@ -106,6 +106,11 @@ class AdminServiceStub:
                 request_serializer=quota_dot_v1_dot_admin__service__pb2.ListNotificationsRequest.SerializeToString,
                 response_deserializer=quota_dot_v1_dot_admin__service__pb2.ListNotificationsResponse.FromString,
                 _registered_method=True)
+        self.WatchNotifications = channel.unary_stream(
+                '/quota.v1.AdminService/WatchNotifications',
+                request_serializer=quota_dot_v1_dot_admin__service__pb2.WatchNotificationsRequest.SerializeToString,
+                response_deserializer=quota_dot_v1_dot_admin__service__pb2.WatchNotificationsResponse.FromString,
+                _registered_method=True)
         self.GetPolicy = channel.unary_unary(
                 '/quota.v1.AdminService/GetPolicy',
                 request_serializer=quota_dot_v1_dot_admin__service__pb2.GetPolicyRequest.SerializeToString,
@@ -228,6 +233,15 @@ class AdminServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def WatchNotifications(self, request, context):
+        """Tells the same as they are noted, for as long as the caller listens: first those behind `after_id`, then each new
+        one. Nothing is left out or told twice to a caller who comes back with the last id seen. Ends with OK when the
+        server stops: come back, with that id. A server process keeps 1,024 watches; one more is RESOURCE_EXHAUSTED.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def GetPolicy(self, request, context):
         """The policy that decides now, as text with its version.
         """
@@ -321,6 +335,11 @@ def add_AdminServiceServicer_to_server(servicer, server):
                     servicer.ListNotifications,
                     request_deserializer=quota_dot_v1_dot_admin__service__pb2.ListNotificationsRequest.FromString,
                     response_serializer=quota_dot_v1_dot_admin__service__pb2.ListNotificationsResponse.SerializeToString,
+            ),
+            'WatchNotifications': grpc.unary_stream_rpc_method_handler(
+                    servicer.WatchNotifications,
+                    request_deserializer=quota_dot_v1_dot_admin__service__pb2.WatchNotificationsRequest.FromString,
+                    response_serializer=quota_dot_v1_dot_admin__service__pb2.WatchNotificationsResponse.SerializeToString,
             ),
             'GetPolicy': grpc.unary_unary_rpc_method_handler(
                     servicer.GetPolicy,
@@ -718,6 +737,33 @@ class AdminService:
             '/quota.v1.AdminService/ListNotifications',
             quota_dot_v1_dot_admin__service__pb2.ListNotificationsRequest.SerializeToString,
             quota_dot_v1_dot_admin__service__pb2.ListNotificationsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def WatchNotifications(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/quota.v1.AdminService/WatchNotifications',
+            quota_dot_v1_dot_admin__service__pb2.WatchNotificationsRequest.SerializeToString,
+            quota_dot_v1_dot_admin__service__pb2.WatchNotificationsResponse.FromString,
             options,
             channel_credentials,
             insecure,

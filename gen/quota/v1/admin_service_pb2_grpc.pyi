@@ -50,6 +50,11 @@ class AdminServiceStub:
     """Releases a hold on an operator's word; the same transition as QuotaService.Release."""
     ListNotifications: aio.UnaryUnaryMultiCallable[admin_service_pb2.ListNotificationsRequest, admin_service_pb2.ListNotificationsResponse]
     """Lists what a tenant's people are to be told, such as quotas that reach a threshold, the oldest first."""
+    WatchNotifications: aio.UnaryStreamMultiCallable[admin_service_pb2.WatchNotificationsRequest, admin_service_pb2.WatchNotificationsResponse]
+    """Tells the same as they are noted, for as long as the caller listens: first those behind `after_id`, then each new
+    one. Nothing is left out or told twice to a caller who comes back with the last id seen. Ends with OK when the
+    server stops: come back, with that id. A server process keeps 1,024 watches; one more is RESOURCE_EXHAUSTED.
+    """
     GetPolicy: aio.UnaryUnaryMultiCallable[admin_service_pb2.GetPolicyRequest, admin_service_pb2.GetPolicyResponse]
     """The policy that decides now, as text with its version."""
     ReloadPolicy: aio.UnaryUnaryMultiCallable[admin_service_pb2.ReloadPolicyRequest, admin_service_pb2.ReloadPolicyResponse]
@@ -177,6 +182,17 @@ class AdminServiceServicer(metaclass=abc_1.ABCMeta):
         context: aio.ServicerContext[admin_service_pb2.ListNotificationsRequest, abc.Awaitable[admin_service_pb2.ListNotificationsResponse]],
     ) -> abc.Awaitable[admin_service_pb2.ListNotificationsResponse]:
         """Lists what a tenant's people are to be told, such as quotas that reach a threshold, the oldest first."""
+
+    @abc_1.abstractmethod
+    def WatchNotifications(
+        self,
+        request: admin_service_pb2.WatchNotificationsRequest,
+        context: aio.ServicerContext[admin_service_pb2.WatchNotificationsRequest, abc.AsyncIterator[admin_service_pb2.WatchNotificationsResponse]],
+    ) -> abc.AsyncIterator[admin_service_pb2.WatchNotificationsResponse]:
+        """Tells the same as they are noted, for as long as the caller listens: first those behind `after_id`, then each new
+        one. Nothing is left out or told twice to a caller who comes back with the last id seen. Ends with OK when the
+        server stops: come back, with that id. A server process keeps 1,024 watches; one more is RESOURCE_EXHAUSTED.
+        """
 
     @abc_1.abstractmethod
     def GetPolicy(

@@ -21,6 +21,18 @@ end
 local function tenant_key(rest)
   return string.sub(KEYS[1], 1, -6) .. rest
 end
+
+-- What is published when there are new notes, with the tenant's name.
+local NOTED_CHANNEL = 'hg:noted'
+
+-- The index of the slot's tenants with notes for the webhook, beside that by due, and the tenant's name in both.
+local function noted_key()
+  return string.sub(KEYS[4], 1, -4) .. 'noted'
+end
+
+local function member_name()
+  return string.sub(KEYS[1], 5, -8)
+end
 --[[ A hold's record: msgpack values one behind the other.
 1 state  2 created_ms  3 lease's end, in ms since created (0: no lease)  4 longest end, in ms since created
 5 figures of the grant (checks.lua)  6 fingerprint and figures key (opaque)  7 lease_ms  8 tombstone_ms  9 note (opaque)
@@ -476,8 +488,15 @@ end
 The oldest leave when there are more than this. ]]
 local MOST_NOTES = '1000'
 
--- Writes the thresholds that a step crossed: `crossings` has field, start, percent, limit, used of each. That the key
--- is a stream was seen before the step's first write.
+-- That both keys have their types is seen before a step's first write.
+local function look_at_notes()
+  redis.call('XLEN', tenant_key('note'))
+  redis.call('ZCARD', noted_key())
+end
+
+-- Writes the thresholds that a step crossed: `crossings` has field, start, percent, limit, used of each. The tenant is
+-- listed for the webhook by its oldest note that was not told, and whoever watches is woken; a store user who may not
+-- PUBLISH only makes watchers slow.
 local function write_crossings(crossings, now)
   for index = 1, #crossings do
     local field, start, percent, limit, used = unpack(crossings[index])
@@ -488,6 +507,8 @@ local function write_crossings(crossings, now)
       'used', string.format('%.0f', used)
     )
   end
+  redis.call('ZADD', noted_key(), 'NX', string.format('%.0f', now), member_name())
+  redis.pcall('PUBLISH', NOTED_CHANNEL, member_name())
 end
 
 --[[ The ledger: a stream with an entry for each step that moved money, numbered 0-1, 0-2, … without gaps. An entry is
@@ -635,7 +656,7 @@ local function finish(key, id, hold, at, ending, state, after, now)
   local record = cmsgpack.pack(unpack(hold, 1, last))
 
   if crossings then
-    redis.call('XLEN', tenant_key('note'))
+    look_at_notes()
   end
   if entries then
     redis.call('XLEN', tenant_key('ledger'))

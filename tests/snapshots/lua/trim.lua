@@ -13,6 +13,18 @@ local function tenant_key(rest)
   return string.sub(KEYS[1], 1, -6) .. rest
 end
 
+-- What is published when there are new notes, with the tenant's name.
+local NOTED_CHANNEL = 'hg:noted'
+
+-- The index of the slot's tenants with notes for the webhook, beside that by due, and the tenant's name in both.
+local function noted_key()
+  return string.sub(KEYS[4], 1, -4) .. 'noted'
+end
+
+local function member_name()
+  return string.sub(KEYS[1], 5, -8)
+end
+
 local args = { cmsgpack.unpack(ARGV[1]) }
 local ledger_key, trimmed_key = tenant_key('ledger'), tenant_key('trimmed')
 local entries = redis.call('XRANGE', ledger_key, '-', '0-' .. string.format('%.0f', args[1]), 'COUNT', args[2])

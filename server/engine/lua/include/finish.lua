@@ -138,7 +138,7 @@ local function finish(key, id, hold, at, ending, state, after, now)
   local record = cmsgpack.pack(unpack(hold, 1, last))
 
   if crossings then
-    redis.call('XLEN', tenant_key('note'))
+    look_at_notes()
   end
   if entries then
     redis.call('XLEN', tenant_key('ledger'))

@@ -16,6 +16,7 @@ _GZIP: Final = (b"grpc-encoding", b"gzip")
 
 # Nearly every call sends these, so they are built once; nobody changes them.
 _START: Final[Event] = {"type": "http.response.start", "status": 200, "headers": _HEADERS, "trailers": True}
+_FLUSH: Final[Event] = {"type": "http.response.body", "body": b"", "more_body": True}
 _NO_MORE: Final[Event] = {"type": "http.response.body", "body": b""}
 _OK: Final[Event] = {"type": "http.response.trailers", "headers": [(b"grpc-status", CODES[StatusCode.OK])]}
 
@@ -47,15 +48,16 @@ class Reply:
         self.initial += headers
 
     async def start(self) -> None:
-        """Sends the headers."""
+        """Sends the headers, now."""
         self.started = True
-        await self._tell(self._start())
+        # h2corn keeps headers back until there is something of the body, be it nothing.
+        await self._tell(self._start(), _FLUSH)
 
     async def write(self, message: bytes) -> None:
         """Sends one of several messages; returns when there is room for the next."""
-        if not self.started:
-            await self.start()
-        await self._tell({"type": "http.response.body", "body": self._frame(message), "more_body": True})
+        head = () if self.started else (self._start(),)
+        self.started = True
+        await self._tell(*head, {"type": "http.response.body", "body": self._frame(message), "more_body": True})
 
     async def end_with(self, message: bytes) -> None:
         """Sends the only message, and the status."""

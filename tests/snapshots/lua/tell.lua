@@ -1,0 +1,69 @@
+#!lua flags=allow-oom
+--[[ Moves a tenant's webhook cursor to a note that was told; when that was the last, the tenant leaves the index.
+
+Keys   1 cells, which names the tenant  2-3 unused  4 index of tenants by due, which names that of notes
+Args   1 msgpack sequence: the cursor as it was read ('': none), id of the note that was told
+Reply  {1} moved; {0} the cursor is elsewhere.
+Writes told, the index of tenants with notes to tell.
+Example {1} ]]
+-- A key that a script finds in its own data: what is behind the tenant's tag. KEYS[1] is hg:{policy/tenant}:cells; all
+-- else of the tenant starts with the same tag. Mirrors server/engine/keys.py, and nothing else in Lua builds a key.
+local function tenant_key(rest)
+  return string.sub(KEYS[1], 1, -6) .. rest
+end
+
+-- What is published when there are new notes, with the tenant's name.
+local NOTED_CHANNEL = 'hg:noted'
+
+-- The index of the slot's tenants with notes for the webhook, beside that by due, and the tenant's name in both.
+local function noted_key()
+  return string.sub(KEYS[4], 1, -4) .. 'noted'
+end
+
+local function member_name()
+  return string.sub(KEYS[1], 5, -8)
+end
+
+--[[ Notes for the tenant's people, in the stream hg:{p/t}:note: each a list of fields with values (engine/notes.py).
+The oldest leave when there are more than this. ]]
+local MOST_NOTES = '1000'
+
+-- That both keys have their types is seen before a step's first write.
+local function look_at_notes()
+  redis.call('XLEN', tenant_key('note'))
+  redis.call('ZCARD', noted_key())
+end
+
+-- Writes the thresholds that a step crossed: `crossings` has field, start, percent, limit, used of each. The tenant is
+-- listed for the webhook by its oldest note that was not told, and whoever watches is woken; a store user who may not
+-- PUBLISH only makes watchers slow.
+local function write_crossings(crossings, now)
+  for index = 1, #crossings do
+    local field, start, percent, limit, used = unpack(crossings[index])
+    redis.call(
+      'XADD', tenant_key('note'), 'MAXLEN', '=', MOST_NOTES, '*',
+      'kind', 'threshold', 'at', string.format('%.0f', now), 'cell', field, 'cycle', string.format('%.0f', start),
+      'percent', string.format('%.0f', percent), 'limit', string.format('%.0f', limit),
+      'used', string.format('%.0f', used)
+    )
+  end
+  redis.call('ZADD', noted_key(), 'NX', string.format('%.0f', now), member_name())
+  redis.pcall('PUBLISH', NOTED_CHANNEL, member_name())
+end
+
+local before, id = cmsgpack.unpack(ARGV[1])
+local told, notes, index = tenant_key('told'), tenant_key('note'), noted_key()
+local cursor = redis.call('GET', told) or ''
+local following = redis.call('XRANGE', notes, '(' .. id, '+', 'COUNT', 1)[1]
+redis.call('ZCARD', index)
+if cursor ~= before then
+  return { 0 }
+end
+redis.call('SET', told, id)
+if following then
+  -- An entry's id begins with when it was made.
+  redis.call('ZADD', index, string.match(following[1], '^%d+'), member_name())
+else
+  redis.call('ZREM', index, member_name())
+end
+return { 1 }
