@@ -12,7 +12,7 @@ define step
 @if out=$$($(2) 2>&1); then echo "ok  $(1)"; else printf '%s\n' "$$out"; echo "FAILED  $(1)"; exit 1; fi
 endef
 
-.PHONY: help setup run test test-clients demo check bench bench-quick gen fmt story clean
+.PHONY: help setup run test test-clients simulate demo check bench bench-quick gen fmt story clean
 
 help: ## List what can be made
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' Makefile
@@ -31,6 +31,9 @@ test: $(STAMP) ## Run the tests; ARGS="-k window" passes options to pytest
 test-clients: $(STAMP) ## Build the clients of all languages and play the golden transcripts with them
 	@$(MAKE) -C clients
 	@$(BIN)/python -m pytest clients/conformance $(ARGS)
+
+simulate: $(STAMP) ## Play a million random steps against the real scripts in a simulated store; SEED=, STEPS=, EPISODE=
+	@$(BIN)/python -m tests.simulation $(if $(SEED),--seed $(SEED)) $(if $(STEPS),--steps $(STEPS)) $(if $(EPISODE),--episode $(EPISODE))
 
 demo: $(STAMP) ## Start a server, make a few calls, show what they answer
 	@$(BIN)/python examples/demo.py

@@ -25,7 +25,7 @@ from server.domain.units import MAX_AMOUNT
 from server.engine.base import AccountWrite, Conflict, Engine, HoldOutcome
 from server.engine.faults import no_such_hold
 from server.gate import QuotaGate
-from server.imports import ImportedUsage, imported_uses
+from server.imports import ImportedAllocation, ImportedUsage, imported_allocations, imported_uses
 from server.notices import Notices
 from server.policy.store import PolicyStore
 
@@ -39,6 +39,7 @@ class ImportRow:
     import_id: str
     balances: Mapping[str, int]
     usage: Sequence[ImportedUsage] = ()
+    allocations: Sequence[ImportedAllocation] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,11 +142,12 @@ class Administration:
             expected_version=0,
             grants=cells_of(policy, "balances", row.balances),
             uses=uses,
+            allocations=imported_allocations(policy, row.allocations),
             balances=balances_of(policy),
             refills=refills_of(policy, account, found.now_ms) if account is not None else (),
             cause=Cause.IMPORT,
             write_id=f"import/{row.import_id}",
-            fingerprint=fingerprint([dict(row.balances), *map(list, row.usage)] if row.usage else dict(row.balances)),
+            fingerprint=fingerprint(_content(row)),
         )
         answer = await self._engine.write_account(ref, write, within_s)
         self._gate.forget(ref)
@@ -234,6 +236,13 @@ def _plan_violations(account: Account, policy: Policy) -> list[FieldViolation]:
     if tier is not None:
         bad.append(FieldViolation("account.tier_override", f"must be absent: policy {policy.name!r} has no tiers"))
     return bad
+
+
+def _content(row: ImportRow) -> object:
+    """What makes two rows of one id equal."""
+    if not (row.usage or row.allocations):
+        return dict(row.balances)
+    return [dict(row.balances), *map(list, row.usage), *map(list, row.allocations)]
 
 
 def _opening(policy: Policy, plan: str, named: Mapping[str, int]) -> Mapping[str, int]:

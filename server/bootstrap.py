@@ -17,10 +17,10 @@ from server.engine.base import Engine
 from server.engine.client import StoreConnection
 from server.engine.embedded import EmbeddedStore
 from server.engine.epoch import EpochGuard, memory_path
+from server.engine.fallback_engine import FallbackEngine
 from server.engine.guarded_store import GuardedStore
 from server.engine.memory_engine import MemoryEngine
 from server.engine.pipeline import StoreCall
-from server.engine.redis_engine import RedisEngine
 from server.engine.store_address import StoreAddress
 from server.engine.store_checks import check_store
 from server.engine.store_errors import StoreError
@@ -49,6 +49,9 @@ from server.settings import Transport as TransportName
 
 READINESS_INTERVAL_S: Final = 0.2
 """How soon health follows the store."""
+
+BOOKING_INTERVAL_S: Final = 0.2
+"""How soon grants that were made without the store are booked once it is back."""
 
 SWEEPER: Final = "holdgate.sweeper"
 """Health by this name tells whether overdue holds of idle tenants are swept up in time."""
@@ -228,8 +231,13 @@ async def _connected(settings: Settings, url: str, refills: RefillTerms) -> Asyn
     connection = StoreConnection(url, on_connect=(check, watch.on_connect))
     clock = Clock(lambda: 0)
     wakes = StoreWakes(url)
-    engine = RedisEngine(
-        GuardedStore(connection), clock=clock, refills=refills, most_cells=settings.max_cells, wakes=wakes
+    engine = FallbackEngine(
+        GuardedStore(connection),
+        share=settings.outage_share,
+        clock=clock,
+        refills=refills,
+        most_cells=settings.max_cells,
+        wakes=wakes,
     )
     name = str(address)
     try:
@@ -237,7 +245,10 @@ async def _connected(settings: Settings, url: str, refills: RefillTerms) -> Asyn
     except StoreError as error:
         name = f"{address}, which is not usable yet ({error})"
     try:
-        async with Periodic("epoch", watch.verify, epoch_watch.INTERVAL_S):
+        async with (
+            Periodic("epoch", watch.verify, epoch_watch.INTERVAL_S),
+            Periodic("booking", engine.book, BOOKING_INTERVAL_S),
+        ):
             yield OpenStore(
                 name,
                 engine,

@@ -2,7 +2,7 @@
 
 import secrets
 from collections import OrderedDict
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping
 from time import monotonic
 from types import MappingProxyType
 from typing import Final, TypeVar
@@ -20,7 +20,6 @@ from server.domain.errors import (
 )
 from server.domain.hold import Delivered, HoldNote, HoldView, State
 from server.domain.limits import Gate, Kind
-from server.domain.limits.base import Look
 from server.domain.operation import (
     Operation,
     TenantRef,
@@ -28,8 +27,10 @@ from server.domain.operation import (
     differing_parts,
     scope_violations,
     text_violations,
+    unknown,
 )
 from server.domain.plan import (
+    ALWAYS_COUNTED,
     Plan,
     Source,
     account_or_default,
@@ -110,12 +111,13 @@ class QuotaGate:
             match await self._engine.reserve(plan, named, left_s):
                 case Stale() as stale:
                     return stale
-                case Granted(now_ms, looks, lease_ends_at_ms):
-                    return grant(plan, looks, _lease(named, lease_ends_at_ms, now_ms, plan.terms.lease_ms))
+                case Granted(now_ms, looks, lease_ends_at_ms, degraded):
+                    lease = _lease(named, lease_ends_at_ms, now_ms, plan.terms.lease_ms)
+                    return grant(plan, looks, lease, degraded=degraded)
                 case Refused(_, looks):
                     return refuse(plan, looks)
-                case Replayed(now_ms, hold, looks):
-                    return _replayed(plan, hold, looks, now_ms)
+                case Replayed() as known:
+                    return _replayed(plan, known)
 
         return await self._planned(policy, operation, attempt, within_s, planner)
 
@@ -128,9 +130,11 @@ class QuotaGate:
         final: bool,
         within_s: float,
         scope: Mapping[str, str] = MappingProxyType({}),
+        allocation: str = "",
     ) -> HoldOutcome:
         """Charges what was delivered; when final, gives the rest back and ends the hold. A caller that names
-        dimensions pays a read for them to be compared with the hold's, which never change.
+        dimensions pays a read for them to be compared with the hold's, which never change. What the hold has of counts
+        stands from then on as `allocation`, or under the hold's id.
         """
         policy, ref = self._held(ref, hold_id)
         if isinstance(delivered, Mapping):
@@ -146,12 +150,28 @@ class QuotaGate:
             hold, now_ms = await self._must_find(ref, hold_id, within_s)
             if (timed := timing.terms_of(policy, hold)) is not None:
                 delivered = timing.use_of(hold, timed, now_ms, hold.note.started_at_ms)
-        return await self._known(self._engine.settle(ref, hold_id, delivered, final=final, within_s=within_s))
+        if allocation and (bad := text_violations("allocation", allocation)):
+            raise InvalidRequestError(bad)
+        return await self._known(
+            self._engine.settle(ref, hold_id, delivered, final=final, within_s=within_s, allocation=allocation)
+        )
 
     async def release(self, ref: TenantRef, hold_id: str, *, within_s: float) -> HoldOutcome:
         """Gives back what no report has charged and ends the hold."""
         _, ref = self._held(ref, hold_id)
         return await self._known(self._engine.release(ref, hold_id, within_s))
+
+    async def release_allocation(self, ref: TenantRef, name: str, limit_id: str, *, within_s: float) -> bool:
+        """Gives back a standing allocation, of one count alone if its limit is named; whether anything stood."""
+        policy, ref = self.resolve(ref)
+        bad = text_violations("allocation", name, required=True)
+        counts = {limit.id: limit.cell for limit in policy.limits if limit.kind is Kind.COUNT}
+        if limit_id and limit_id not in counts:
+            bad.append(unknown("limit_id", limit_id, policy.name, "count", counts))
+        if bad:
+            raise InvalidRequestError(bad)
+        self.must_trust()
+        return await self._engine.books.release_allocation(ref, name, counts.get(limit_id, ""), within_s)
 
     async def extend(  # noqa: PLR0913  # each is a field of the request
         self,
@@ -237,7 +257,7 @@ class QuotaGate:
                 if not account.flags.get(limit.unless)
                 and (
                     (value := value_of(limit, account, found.now_ms)).value is not None
-                    or limit.kind in {Kind.BALANCE, Kind.GATE, Kind.QUOTA}
+                    or limit.kind in {*ALWAYS_COUNTED, Kind.GATE}
                 )
             ),
             products=tuple(policy.products.values()),
@@ -284,7 +304,7 @@ class QuotaGate:
         found = await self._find(plan.operation.ref, hold_id, within_s)
         version = found.account.version if found.account is not None else 0
         if found.hold is not None and hold_id and not plan.operation.check_only:
-            return _replayed(plan, found.hold, (), found.now_ms)
+            return _replayed(plan, Replayed(found.now_ms, found.hold, ()))
         if version != plan.account.version or not plan.valid_from_ms <= found.now_ms < plan.valid_until_ms:
             return Stale(found.now_ms, found.account)
         return refuse(plan, ())
@@ -304,7 +324,11 @@ class QuotaGate:
         started_s = monotonic()
         ref = operation.ref
         if ref not in self._accounts:
-            await self._find(ref, "", within_s)
+            try:
+                await self._find(ref, "", within_s)
+            except StoreUnavailableError:
+                if policy.default_plan is None:  # else the engine may go on without the store
+                    raise
         for _ in range(PLANNING_ROUNDS):
             account = account_or_default(policy, ref, self._accounts.get(ref), self._last_seen_ms)
             left_s = within_s - (monotonic() - started_s)
@@ -385,20 +409,22 @@ def _would(plan: Plan, looked: Looked) -> Decision:
     return grant(plan, looked.looks, None)
 
 
-def _replayed(plan: Plan, hold: HoldView, looks: Sequence[Look], now_ms: int) -> Decision:
+def _replayed(plan: Plan, known: Replayed) -> Decision:
     """The first answer again, if the content is equal."""
+    now_ms, hold, looks, degraded = known
     differs = differing_parts(hold.fingerprint, plan.operation.fingerprint())
     if differs:
         raise id_reused(hold.hold_id, differs)
     live = hold.lease_ends_at_ms if hold.state is State.ACTIVE else 0
-    return grant(plan, looks, _lease(hold.hold_id, live, now_ms, hold.lease_ms), replayed=True)
+    lease = _lease(hold.hold_id, live, now_ms, hold.lease_ms)
+    return grant(plan, looks, lease, replayed=True, degraded=degraded)
 
 
 def _extended(plan: Plan, answer: Extended) -> Decision:
     reserved = {meter: totals.reserved for meter, totals in answer.hold.meters.items()}
     lease = _lease(answer.hold.hold_id, answer.hold.lease_ends_at_ms, answer.now_ms, answer.hold.lease_ms)
     if answer.raised:
-        return grant(plan, answer.looks, lease).having(reserved, lease)
+        return grant(plan, answer.looks, lease, degraded=answer.degraded).having(reserved, lease)
     if not plan.guarded:  # a guard bounds the total; what else blocks, lacks room for the difference
         named = zip(plan.shape.names, plan.units, strict=True)
         plan = plan._replace(units=tuple(max(units - reserved.get(meter, 0), 0) for meter, units in named))

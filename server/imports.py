@@ -1,19 +1,23 @@
-"""Use of quotas that happened before a tenant came here, as an engine books it."""
+"""Use of quotas and allocations from before a tenant came here, as an engine books them."""
 
 from collections.abc import Mapping, Sequence
 from typing import Final, NamedTuple
 
 from server.domain.account import Account
 from server.domain.errors import FieldViolation, InvalidRequestError
-from server.domain.limits import Quota
+from server.domain.limits import Count, Limit, Quota
+from server.domain.limits.base import CycleTerms
 from server.domain.operation import text_violations, unknown
 from server.domain.plan import CheckForm, value_of
 from server.domain.policy import Policy
 from server.domain.units import MAX_AMOUNT
-from server.engine.base import CycleImport
+from server.engine.base import AllocationImport, CycleImport
 
 MAX_IMPORTED_USAGE: Final = 64
-"""Most entries of one row."""
+"""Most entries of usage in one row."""
+
+MAX_IMPORTED_ALLOCATIONS: Final = 1000
+"""Most allocations in one row."""
 
 
 class ImportedUsage(NamedTuple):
@@ -22,6 +26,15 @@ class ImportedUsage(NamedTuple):
     limit_id: str
     scope: Mapping[str, str]
     used: int
+
+
+class ImportedAllocation(NamedTuple):
+    """Units of a count, for these values of its dimensions, that stand under a name."""
+
+    limit_id: str
+    scope: Mapping[str, str]
+    name: str
+    units: int
 
 
 def imported_uses(
@@ -51,13 +64,47 @@ def imported_uses(
     return tuple(uses.values())
 
 
-def _violations(field: str, use: ImportedUsage, quota: Quota) -> list[FieldViolation]:
+def imported_allocations(policy: Policy, allocations: Sequence[ImportedAllocation]) -> tuple[AllocationImport, ...]:
+    """What is to stand; raises with every field that the policy does not know."""
+    if len(allocations) > MAX_IMPORTED_ALLOCATIONS:
+        text = f"has {len(allocations)} entries; at most {MAX_IMPORTED_ALLOCATIONS} are allowed"
+        raise InvalidRequestError.of("allocations", text)
+    counts = {limit.id: limit for limit in policy.limits if isinstance(limit, Count)}
     bad: list[FieldViolation] = []
-    if sorted(use.scope) != sorted(quota.scope):
-        expected = ", ".join(quota.scope) or "no dimension"
-        bad.append(FieldViolation(f"{field}.scope", f"must name {expected}: quota {quota.id!r} is kept so"))
-    for name, value in use.scope.items():
+    standing: dict[tuple[str, str], AllocationImport] = {}
+    for index, one in enumerate(allocations):
+        field = f"allocations[{index}]"
+        count = counts.get(one.limit_id)
+        if count is None:
+            bad.append(unknown(f"{field}.limit_id", one.limit_id, policy.name, "count", counts))
+            continue
+        bad += text_violations(f"{field}.allocation", one.name, required=True)
+        bad += _scope_violations(field, one.scope, count)
+        if not 1 <= one.units <= MAX_AMOUNT:
+            bad.append(FieldViolation(f"{field}.units", f"is {one.units}; must be from 1 to 2^53 - 1"))
+        if (count.id, one.name) in standing:
+            bad.append(FieldViolation(f"{field}.allocation", f"names {one.name!r} of {count.id!r} a second time"))
+        scope = tuple(one.scope.get(name, "") for name in count.scope)
+        standing[count.id, one.name] = AllocationImport(_form(count, scope, 0, None), one.name, one.units)
+    if bad:
+        raise InvalidRequestError(bad)
+    return tuple(standing.values())
+
+
+def _scope_violations(field: str, scope: Mapping[str, str], limit: Limit) -> list[FieldViolation]:
+    bad: list[FieldViolation] = []
+    if sorted(scope) != sorted(limit.scope):
+        expected = ", ".join(limit.scope) or "no dimension"
+        bad.append(
+            FieldViolation(f"{field}.scope", f"must name {expected}: {limit.kind.name.lower()} {limit.id!r} is kept so")
+        )
+    for name, value in scope.items():
         bad += text_violations(f"{field}.scope[{name}]", value, required=True)
+    return bad
+
+
+def _violations(field: str, use: ImportedUsage, quota: Quota) -> list[FieldViolation]:
+    bad = _scope_violations(field, use.scope, quota)
     if not 0 <= use.used <= MAX_AMOUNT:
         bad.append(FieldViolation(f"{field}.used", f"is {use.used}; must be from 0 to 2^53 - 1"))
     return bad
@@ -66,14 +113,9 @@ def _violations(field: str, use: ImportedUsage, quota: Quota) -> list[FieldViola
 def _check(quota: Quota, scope: tuple[str, ...], account: Account, now_ms: int) -> CheckForm:
     """The quota as it stands for the account, asked for nothing."""
     value = value_of(quota, account, now_ms).value
-    return CheckForm(
-        place=0,
-        limit=quota,
-        scope=scope,
-        cap=MAX_AMOUNT if value is None else value,
-        settles=False,
-        meter=-1,
-        fixed=0,
-        asks_room=False,
-        terms=quota.terms(account, now_ms),
-    )
+    return _form(quota, scope, MAX_AMOUNT if value is None else value, quota.terms(account, now_ms))
+
+
+def _form(limit: Limit, scope: tuple[str, ...], cap: int, terms: CycleTerms | None) -> CheckForm:
+    """A limit's cell, asked for nothing."""
+    return CheckForm(0, limit, scope, cap, settles=False, meter=-1, fixed=0, asks_room=False, terms=terms)

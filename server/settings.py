@@ -94,6 +94,12 @@ class Settings(BaseSettings):
         "always loses nothing and is slower",
     )
     store_timeout_ms: int = Field(500, ge=1, le=60_000, description="longest wait for the store per call")
+    outage_share: float = Field(
+        0.1,
+        ge=0,
+        le=1,
+        description="part of each open limit that each process grants by itself while the store is gone; 0: nothing",
+    )
     sweep_interval_ms: int = Field(
         10_000, ge=10, le=600_000, description="pause between two sweeps for overdue holds of idle tenants"
     )

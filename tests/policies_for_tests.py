@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import Final
 
-from server.domain.limits import Balance, Gate, Guard, Kind, Limit, Quota, Slots, Window
+from server.domain.limits import Balance, Count, Gate, Guard, Kind, Limit, Quota, Slots, Window
 from server.domain.limits.balance import GrantSource, Refilling
 from server.domain.limits.base import UNLIMITED, PlanValues
 from server.domain.policy import Action, Envelope, HoldTerms, Meter, Policy, Product, RefusalRule
@@ -149,6 +149,31 @@ def quota(  # noqa: PLR0913  # each is a field of the limit
         shadow=shadow,
         room={"work": room} if room else {},
         cell=f"{limit_id}~q",
+    )
+
+
+def count(  # noqa: PLR0913  # each is a field of the limit
+    limit_id: str,
+    limit: int | Mapping[str, int | None] | None,
+    meter: str = "",
+    *,
+    scope: tuple[str, ...] = (),
+    lifted_by: str = "",
+    shadow: bool = False,
+    room: int | None = None,
+) -> Count:
+    """At most `limit` standing allocations; a request takes one, or its amount of `meter`."""
+    return Count(
+        id=limit_id,
+        label=f"the {limit_id} count",
+        refuse=limit_id,
+        meter=meter,
+        values=values(limit),
+        scope=scope,
+        lifted_by=lifted_by,
+        shadow=shadow,
+        room={"work": room} if room else {},
+        cell=f"{limit_id}~n",
     )
 
 

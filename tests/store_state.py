@@ -7,17 +7,17 @@ import struct
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 import msgpack
-
-from tests.stores import RunningStore
 
 ACTIVE: Final = 1
 NEVER: Final = 2**53 - 1
 SLOTS: Final = 4
 BALANCE: Final = 5
 QUOTA: Final = 6
+COUNT: Final = 7
+COUNT_SIZE: Final = 15
 BALANCE_FIELDS: Final = ("granted", "reversed", "charged", "held", "expired", "uncollected", "debt")
 TOTALS_SIZE: Final = 7 * len(BALANCE_FIELDS)
 QUOTA_SIZES: Final = (6, 7, 7, 7, 6, 7, 7, 7, 7, 7, 7, 6, 1)
@@ -27,6 +27,14 @@ QUOTA_FIELDS: Final = (
 )
 METERS_AT: Final = 9
 TAKE_SIZE: Final = 9
+
+
+class Commanded(Protocol):
+    """A store, real or simulated, that runs commands past every client under test."""
+
+    def command(self, *words: bytes | str | int) -> Any:  # noqa: ANN401  # whatever the command answers
+        """A command's reply."""
+
 
 Snapshot = dict[bytes, tuple[bytes, object, bool]]
 """Per key: type, content in an order that does not depend on its encoding, whether it has a TTL."""
@@ -41,7 +49,7 @@ READ: Final = {
 }
 
 
-def snapshot(store: RunningStore) -> Snapshot:
+def snapshot(store: Commanded) -> Snapshot:
     """Everything in the store."""
     state: Snapshot = {}
     for key in sorted(store.command("KEYS", "*")):
@@ -58,6 +66,7 @@ class StoredHold:
     """A hold's record, as far as the rules need it."""
 
     state: int
+    created: int
     lease_end: int
     meters: list[tuple[bytes, int, int, int]]
     takes: list[tuple[Any, ...]]
@@ -72,6 +81,7 @@ class StoredHold:
         assert len(takes) == values[meters_end] * TAKE_SIZE
         return cls(
             state=values[0],
+            created=values[1],
             lease_end=values[1] + values[2],
             meters=[tuple(values[at : at + 4]) for at in range(METERS_AT + 1, meters_end, 4)],
             takes=[tuple(takes[at : at + TAKE_SIZE]) for at in range(0, len(takes), TAKE_SIZE)],
@@ -83,8 +93,8 @@ class StoredHold:
             reported = max(self.meters[meter - 1][2], 0) if meter else 0
             beyond = max(reported - base, 0)
             charged = beyond if last else min(beyond, amount)
-            if kind in {SLOTS, BALANCE, QUOTA}:
-                yield kind, field, amount if kind == SLOTS else max(amount - charged, 0)
+            if kind in {SLOTS, BALANCE, QUOTA, COUNT}:
+                yield kind, field, amount if kind in {SLOTS, COUNT} else max(amount - charged, 0)
 
 
 def is_balance(raw: bytes) -> bool:
@@ -131,7 +141,14 @@ def kind_of(raw: bytes) -> int:
         return BALANCE
     if raw.partition(b";")[0].isdigit():
         return SLOTS
+    if len(raw) == COUNT_SIZE and raw[:1] == b"n":
+        return COUNT
     return QUOTA if len(raw) >= sum(QUOTA_SIZES) else SLOTS
+
+
+def standing_in(raw: bytes) -> int:
+    """Units that stand in a count's cell."""
+    return int.from_bytes(raw[1:8], "big")
 
 
 def held_in(raw: bytes) -> int:
@@ -141,6 +158,8 @@ def held_in(raw: bytes) -> int:
             return balance_of(raw)["held"]
         case 6:
             return sum(cycle["held"] for cycle in cycles_in(raw))
+        case 7:
+            return int.from_bytes(raw[8:], "big")
         case _:
             return int(raw.partition(b";")[0])
 
@@ -177,6 +196,8 @@ def _broken_in_tenant(state: Snapshot, prefix: bytes) -> Iterator[str]:
     yield from _broken_index_of_notes(state, prefix)
 
     yield from _broken_cells(prefix, cells, live.values())
+    allocations: dict[bytes, bytes] = state.get(prefix + b"alloc", (b"", {}, False))[1]  # type: ignore[assignment]  # a hash
+    yield from _broken_counts(prefix, cells, allocations)
     schedules: dict[bytes, bytes] = state.get(prefix + b"grants", (b"", {}, False))[1]  # type: ignore[assignment]  # a hash
     yield from _broken_schedules(prefix, cells, due, schedules)
     ledger: list[Any] = state.get(prefix + b"ledger", (b"", [], False))[1]  # type: ignore[assignment]  # a stream
@@ -200,6 +221,20 @@ def _broken_cells(prefix: bytes, cells: dict[bytes, bytes], live: Iterable[Store
             yield f"{prefix!r}: cell {field!r} {wrong}"
     if any(expected.values()):
         yield f"{prefix!r}: live holds took {expected} from cells that do not exist"
+
+
+def _broken_counts(prefix: bytes, cells: dict[bytes, bytes], allocations: dict[bytes, bytes]) -> Iterator[str]:
+    """What stands in each count is the sum over the allocations."""
+    expected: Counter[bytes] = Counter()
+    for raw in allocations.values():
+        unpacker = msgpack.Unpacker(raw=True)
+        unpacker.feed(raw)
+        values = list(unpacker)
+        expected.update(dict(zip(values[::2], values[1::2], strict=True)))
+    counts = {field: standing_in(raw) for field, raw in cells.items() if kind_of(raw) == COUNT}
+    for field in expected.keys() | counts.keys():
+        if expected[field] != counts.get(field, 0):
+            yield f"{prefix!r}: {counts.get(field, 0)} stand in {field!r}, and {expected[field]} by name"
 
 
 def _wrong_in(kind: int, raw: bytes) -> str:
@@ -300,7 +335,7 @@ def leaks(state: Snapshot) -> list[str]:
     left: list[str] = []
     for key, (kind, content, has_ttl) in state.items():
         name = key.rpartition(b"}:")[2]
-        if name in {b"acct", b"ids", b"ledger", b"trimmed", b"grants", b"note", b"noted", b"told"} or (
+        if name in {b"acct", b"ids", b"ledger", b"trimmed", b"grants", b"note", b"noted", b"told", b"alloc"} or (
             has_ttl and name[:2] in {b"h:", b"w:"}
         ):
             continue

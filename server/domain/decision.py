@@ -34,14 +34,17 @@ class Decision(NamedTuple):
     replayed: bool = False
     refusal: Refusal | None = None
     http: HttpAnswer | None = None
+    degraded: bool = False
 
     def having(self, amounts: Mapping[str, int], lease: Lease | None) -> "Decision":
         """The same answer about a hold that keeps these amounts."""
         return self._replace(amounts=amounts, lease=lease)
 
 
-def grant(plan: Plan, looks: Sequence[Look], lease: Lease | None, *, replayed: bool = False) -> Decision:
-    """A grant with its figures; a replay whose figures are no longer known has none."""
+def grant(
+    plan: Plan, looks: Sequence[Look], lease: Lease | None, *, replayed: bool = False, degraded: bool = False
+) -> Decision:
+    """A grant with its figures; a replay whose figures are no longer known has none, and neither has a degraded one."""
     return Decision(
         granted=True,
         policy_version=plan.policy.version,
@@ -50,6 +53,7 @@ def grant(plan: Plan, looks: Sequence[Look], lease: Lease | None, *, replayed: b
         lease=lease,
         replayed=replayed,
         http=on_grant(plan, looks),
+        degraded=degraded,
     )
 
 

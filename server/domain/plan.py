@@ -10,7 +10,6 @@ from server.domain.account import Account
 from server.domain.cycle import day_of_month
 from server.domain.errors import AccountNotFoundError, InvalidRequestError
 from server.domain.hold import HoldNote
-from server.domain.limits.balance import Balance
 from server.domain.limits.base import Check, CycleTerms, Kind, Limit, Look, QueueForm
 from server.domain.limits.gate import Gate
 from server.domain.limits.quota import Quota
@@ -36,10 +35,19 @@ FIGURES_KEY: Final = "plan.figures_key"
 """Where a shape's memo has its figures key."""
 
 
+ALWAYS_COUNTED: Final = frozenset({Kind.BALANCE, Kind.QUOTA, Kind.COUNT})
+"""Kinds that count whether or not there is a limit: money or an allowance stands behind them."""
+
+
+PLACES: Final = frozenset({Kind.SLOTS, Kind.COUNT})
+"""Kinds of which a request takes one place, whatever it reports, unless it asks for more."""
+
+
 class CheckForm(NamedTuple):
     """A limit with state as it applies to every request of one shape: all of a `Check` but the amount.
 
-    `meter` is the amount's place in the shape's names, or -1 for a `fixed` amount; `asks_room` takes nothing.
+    `meter` is the amount's place in the shape's names, or -1 for a `fixed` amount; `asks_room` takes nothing; `forced`
+    takes whether it fits or not.
     """
 
     place: int
@@ -51,13 +59,15 @@ class CheckForm(NamedTuple):
     fixed: int
     asks_room: bool
     terms: CycleTerms | None = None
+    forced: bool = False
     queue: QueueForm | None = None
 
     def check(self, units: Sequence[int]) -> Check:
         """The check of a request with these units, by the shape's names."""
         amount = self.fixed if self.meter < 0 else units[self.meter]
         take = 0 if self.asks_room else amount
-        return Check(self.place, self.limit, self.scope, amount, take, self.cap, self.settles, self.terms, self.queue)
+        asked = 0 if self.forced else amount
+        return Check(self.place, self.limit, self.scope, asked, take, self.cap, self.settles, self.terms, self.queue)
 
 
 class GuardForm(NamedTuple):
@@ -96,6 +106,11 @@ class Shape:
     gated: bool
     closed: bool
     memo: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def forced(self) -> bool:
+        """Whether its plans take without asking whether they fit."""
+        return any(check.forced for check in self.checks)
 
     @property
     def figures_key(self) -> bytes:
@@ -219,6 +234,13 @@ class Plan(NamedTuple):
         return self.shape.closed
 
 
+def forced(plan: Plan) -> Plan:
+    """The plan of what has happened already: it takes what the given one would, whether it fits or not."""
+    shape = plan.shape
+    checks = tuple(check._replace(forced=True) for check in shape.checks)
+    return plan._replace(shape=replace(shape, checks=checks, guards=(), gates=(), gated=False, memo={}))
+
+
 class Source(IntEnum):
     """Where a limit's value came from."""
 
@@ -245,6 +267,8 @@ def value_of(limit: Limit, account: Account, now_ms: int) -> Value:
                 return Value(override.value, Source.OVERRIDE, until_ms=override.expires_at_ms)
             from_ms = max(from_ms, override.expires_at_ms)
     source = Source.POLICY if limit.values.by_plan is None else Source.PLAN
+    if limit.kind is Kind.COUNT and account.flags.get(limit.lifted_by):
+        return Value(None, source, from_ms=from_ms)
     return Value(limit.values.of(account.plan), source, from_ms=from_ms)
 
 
@@ -290,7 +314,7 @@ def make_shape(policy: Policy, operation: Operation, names: tuple[str, ...], acc
             continue
         value = value_of(limit, account, now_ms)
         from_ms, until_ms = max(from_ms, value.from_ms), min(until_ms, value.until_ms)
-        if value.value is None and not isinstance(limit, (Balance, Quota)):
+        if value.value is None and limit.kind not in ALWAYS_COUNTED:
             continue
         terms = terms_of(limit, account, now_ms)
         if terms is not None:
@@ -306,7 +330,7 @@ def make_shape(policy: Policy, operation: Operation, names: tuple[str, ...], acc
                 limit=limit,
                 scope=_scope_values(limit, operation.scope),
                 cap=MAX_AMOUNT if value.value is None else value.value,
-                settles=limit.kind is not Kind.SLOTS and limit.meter in kept,
+                settles=limit.kind not in PLACES and limit.meter in kept,
                 meter=meter if room is None else -1,
                 fixed=fixed if room is None else room,
                 asks_room=room is not None,
@@ -326,7 +350,7 @@ def make_shape(policy: Policy, operation: Operation, names: tuple[str, ...], acc
         gates=tuple(gates),
         checks=tuple(checks),
         gated=any(not gate.look.fits and not gate.limit.shadow for gate in gates),
-        closed=any(form.limit.kind in {Kind.BALANCE, Kind.QUOTA} for form in checks),
+        closed=any(form.limit.is_closed for form in checks),
     )
 
 
@@ -339,7 +363,7 @@ def usage_plan(policy: Policy, operation: Operation, account: Account, now_ms: i
             continue
         value = value_of(limit, account, now_ms)
         from_ms, until_ms = max(from_ms, value.from_ms), min(until_ms, value.until_ms)
-        if value.value is None and not isinstance(limit, (Balance, Quota)):
+        if value.value is None and limit.kind not in ALWAYS_COUNTED:
             continue
         terms = terms_of(limit, account, now_ms)
         if terms is not None:
@@ -360,7 +384,7 @@ def usage_plan(policy: Policy, operation: Operation, account: Account, now_ms: i
         gates=(),
         checks=tuple(checks),
         gated=False,
-        closed=any(form.limit.kind in {Kind.BALANCE, Kind.QUOTA} for form in checks),
+        closed=any(form.limit.is_closed for form in checks),
     )
     return Plan(shape, operation, account, ())
 
@@ -405,7 +429,7 @@ def _amount(policy: Policy, limit: Limit, names: tuple[str, ...]) -> tuple[int, 
     """Where the units of the limit's meter come from: their place among the names, or -1 and a fixed amount."""
     if limit.meter in names:
         return names.index(limit.meter), 0
-    return -1, 1 if limit.kind is Kind.SLOTS else policy.meters[limit.meter].per_request
+    return -1, 1 if limit.kind in PLACES else policy.meters[limit.meter].per_request
 
 
 def _scope_values(limit: Limit, scope: Mapping[str, str]) -> tuple[str, ...]:

@@ -18,16 +18,21 @@ from server.domain.reconcile import BalanceState
 from server.domain.refill import Refill
 from server.domain.timed import Start
 from server.domain.units import FOREVER_MS
+from server.engine.books import Books
 from server.engine.feed import Feed
 from server.engine.wakes import Wakes
 
 
 class Granted(NamedTuple):
-    """Everything was taken; `looks` in the order of `plan.checks`. The lease's end is 0 without a lease."""
+    """Everything was taken; `looks` in the order of `plan.checks`. The lease's end is 0 without a lease.
+
+    `degraded`: from this process's allowance, as the store is gone; there are no looks.
+    """
 
     now_ms: int
     looks: tuple[Look, ...]
     lease_ends_at_ms: int
+    degraded: bool = False
 
 
 class Refused(NamedTuple):
@@ -46,6 +51,7 @@ class Replayed(NamedTuple):
     now_ms: int
     hold: HoldView
     looks: tuple[Look, ...]
+    degraded: bool = False
 
 
 class Stale(NamedTuple):
@@ -77,6 +83,7 @@ class Extended(NamedTuple):
     hold: HoldView
     looks: tuple[Look, ...]
     raised: bool
+    degraded: bool = False
 
 
 class Overtaken(NamedTuple):
@@ -99,6 +106,14 @@ class HoldOutcome(NamedTuple):
     meters: Mapping[str, MeterTotals]
 
 
+class AllocationImport(NamedTuple):
+    """An allocation that was made elsewhere: `check` names the count's cell."""
+
+    check: CheckForm
+    name: str
+    units: int
+
+
 class CycleImport(NamedTuple):
     """Use of a quota in one cycle that happened elsewhere: `check` names the cell and has limit and terms."""
 
@@ -114,8 +129,8 @@ class AccountWrite:
     record alone. `grants` adds units by balance cell, of this source and expiry; units below 0 are taken back.
     `balances` has the policy's limit of each cell; without it a balance is one sum, has no ledger and no debt.
     `refills` make the schedule of balances that have none; with `raises` they also top up at once, once per plan and
-    cycle. `uses` books use of quotas. `write_id` makes it idempotent, with `fingerprint` telling equal content; empty
-    for a write that only the version guards. `cause` is for the ledger.
+    cycle. `uses` books use of quotas, `allocations` makes allocations stand. `write_id` makes it idempotent, with
+    `fingerprint` telling equal content; empty for a write that only the version guards. `cause` is for the ledger.
     """
 
     account: Account | None = None
@@ -128,6 +143,7 @@ class AccountWrite:
     raises: bool = False
     cause: Cause = Cause.OPENING
     uses: tuple[CycleImport, ...] = ()
+    allocations: tuple[AllocationImport, ...] = ()
     write_id: str = ""
     fingerprint: bytes = b""
 
@@ -149,7 +165,7 @@ class Conflict(NamedTuple):
 
 
 class Audit(NamedTuple):
-    """Balances by cell, and the last sequence of the ledger at that instant."""
+    """Balances by cell, and the sequence of the ledger's last entry (0 where none is left) at that instant."""
 
     now_ms: int
     last_sequence: int
@@ -158,6 +174,10 @@ class Audit(NamedTuple):
 
 class Engine(Protocol):
     """Atomic decisions. `within_s` bounds each call: past it StoreUnavailableError, never a half-taken state."""
+
+    @property
+    def books(self) -> Books:
+        """What callers tell of what exists."""
 
     @property
     def feed(self) -> Feed:
@@ -179,10 +199,12 @@ class Engine(Protocol):
     async def notes(self, ref: TenantRef, after: str, count: int, within_s: float) -> Sequence[Note]:
         """At most `count` notes behind the one of id `after` (empty: from the start), the oldest first."""
 
-    async def settle(
-        self, ref: TenantRef, hold_id: str, delivered: Delivered, *, final: bool, within_s: float
+    async def settle(  # noqa: PLR0913  # each is a field of the request
+        self, ref: TenantRef, hold_id: str, delivered: Delivered, *, final: bool, within_s: float, allocation: str = ""
     ) -> HoldOutcome:
-        """Charges what was delivered; when final, gives the rest back and ends the hold."""
+        """Charges what was delivered; when final, gives the rest back and ends the hold, and what it has of counts
+        stands from then on as `allocation` (empty: under the hold's id).
+        """
 
     async def release(self, ref: TenantRef, hold_id: str, within_s: float) -> HoldOutcome:
         """Gives back what no report has charged and ends the hold."""

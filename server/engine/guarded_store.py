@@ -61,7 +61,7 @@ class GuardedStore:
     ) -> Reply:
         """Runs a script; refused at once while the breaker is open."""
         if self.is_open:
-            raise self._refusal()
+            raise self.refusal()
         try:
             reply = await self._connection.evalsha(script, keys, args, timeout_s)
         except StoreError as error:
@@ -74,7 +74,7 @@ class GuardedStore:
         """Runs a plain command; refused at once while the breaker is open."""
         if self.is_open:
             future: asyncio.Future[Reply] = asyncio.get_running_loop().create_future()
-            future.set_exception(self._refusal())
+            future.set_exception(self.refusal())
             return future
         return self._connection.call(*words, timeout_s=timeout_s)
 
@@ -85,7 +85,8 @@ class GuardedStore:
             await asyncio.wait({self._prober})
         await self._connection.close()
 
-    def _refusal(self) -> StoreUnavailable:
+    def refusal(self) -> StoreUnavailable:
+        """Why no call is sent while the breaker is open."""
         return StoreUnavailable(f"not sent, the store does not answer: {self._why}", reason=OPEN)
 
     def _count(self, error: StoreError, timeout_s: float) -> None:

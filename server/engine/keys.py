@@ -12,6 +12,7 @@ of tenants by earliest due lives in the same slot: its tag is the smallest numbe
     hg:{p/t}:due        sorted set  open holds by lease end; with an empty id, the next change of grants
     hg:{p/t}:h:<id>     string      hold or tombstone
     hg:{p/t}:w:<scope>  hash        window cells of one scope
+    hg:{p/t}:alloc      hash        what stands: allocation -> units per cell of a count
     hg:{p/t}:note       stream      notes for the tenant's people: thresholds that were crossed
     hg:{p/t}:told       string      id of the last note that the webhook has told
     hg:{<slot>}:due     sorted set  tenants of a slot by earliest due

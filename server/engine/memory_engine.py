@@ -47,7 +47,9 @@ from server.engine.faults import (
     too_many_cells,
     unfit,
 )
+from server.engine.memory_books import MemoryBooks
 from server.engine.memory_checks import blocked, cell_for, follow_clock, look_all, name_of, take_all
+from server.engine.memory_counts import bring_in, settled, stand
 from server.engine.memory_feed import MemoryFeed
 from server.engine.memory_money import begin_refills, change_grants, grant_units, is_ledgered, joined_draws, must_fit
 from server.engine.memory_quotas import book_uses, cycles_of, joins, note_crossings
@@ -72,6 +74,7 @@ class MemoryEngine:
         self._refills = refills
         self._most_cells = most_cells
         self._tenants: dict[TenantRef, Tenant] = {}
+        self.books = MemoryBooks(self._enter)
         self.feed = MemoryFeed(self._tenants, clock)
         self.wakes = Wakes()
 
@@ -139,14 +142,8 @@ class MemoryEngine:
             return Stale(now_ms, tenant.account)
         return Looked(now_ms, look_all(plan.checks, tenant, now_ms))
 
-    async def settle(
-        self,
-        ref: TenantRef,
-        hold_id: str,
-        delivered: Delivered,
-        *,
-        final: bool,
-        within_s: float,
+    async def settle(  # noqa: PLR0913  # each is a field of the request
+        self, ref: TenantRef, hold_id: str, delivered: Delivered, *, final: bool, within_s: float, allocation: str = ""
     ) -> HoldOutcome:
         """Charges what was delivered; when final, ends the hold."""
         tenant, now_ms = self._enter(ref)
@@ -172,6 +169,7 @@ class MemoryEngine:
         raised = {meter: max(total, hold.meters[meter].reported or 0) for meter, total in totals.items()}
         if final:
             state = State.SETTLED if hold.state is State.ACTIVE else State.SETTLED_LATE
+            stand(tenant, allocation or hold_id, settled(hold.takes))
             _finish(tenant, hold, _Step(Ending.SETTLE, state, raised), now_ms)
         else:
             kept = {meter: total for meter, total in raised.items() if total or meter in named}
@@ -248,6 +246,7 @@ class MemoryEngine:
         for refill in write.refills:
             begin_refills(tenant, refill, write, now_ms)
         book_uses(write.uses, lambda check: cell_for(tenant, check), now_ms)
+        bring_in(tenant, write.allocations)
         if write.account is not None:
             tenant.account = write.account
         if write.write_id:
@@ -270,7 +269,8 @@ class MemoryEngine:
     async def audit(self, ref: TenantRef, cells: Sequence[str], within_s: float) -> Audit:
         """Balances with what stands behind them."""
         tenant, now_ms = self._enter(ref)
-        return Audit(now_ms, tenant.sequence, {cell: tenant.balance_state(cell) for cell in cells})
+        last = tenant.ledger[-1].sequence if tenant.ledger else 0
+        return Audit(now_ms, last, {cell: tenant.balance_state(cell) for cell in cells})
 
     async def repair(self, ref: TenantRef, totals: Mapping[str, Totals], seen: Audit, within_s: float) -> bool:
         """Sets totals."""
@@ -386,7 +386,7 @@ def _finish(tenant: Tenant, hold: Hold, step: _Step, now_ms: int) -> None:
         hold.meters[meter_name] = hold.meters[meter_name]._replace(reported=total)
     hold.state = state
     if state is State.EXPIRED:
-        hold.takes = [take for take in hold.takes if take.meter]
+        hold.takes = [take for take in hold.takes if take.meter or take.limit.kind is Kind.COUNT]
     elif state is not State.ACTIVE:
         hold.takes = []
     if live and state is not State.ACTIVE:

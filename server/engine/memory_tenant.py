@@ -77,6 +77,7 @@ class Tenant:
     account: Account | None = None
     writes: dict[str, tuple[bytes, Mapping[str, int]]] = field(default_factory=dict)
     cells: dict[CellName, Cell] = field(default_factory=dict)
+    allocations: dict[str, dict[CellName, int]] = field(default_factory=dict)
     notes: list[Note] = field(default_factory=list)
     noted: Callable[[], object] = lambda: None
     told: str = ""

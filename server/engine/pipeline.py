@@ -18,7 +18,7 @@ import hiredis
 from server.engine.store_errors import OutcomeUnknown, StoreError, StoreUnavailable, error_from_reply
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Awaitable, Callable, Sequence
 
 Reply: TypeAlias = Any
 """A RESP2 reply: `bytes`, `int`, `None` or a list of replies. Whoever decodes it knows which."""
@@ -44,6 +44,21 @@ class ScriptSource(Protocol):
     @property
     def sha(self) -> bytes:
         """The SHA-1 of the text, 40 hex digits in lower case."""
+
+
+class StoreCaller(Protocol):
+    """What the engine needs of `client.StoreConnection`."""
+
+    def evalsha(
+        self, script: ScriptSource, keys: Sequence[bytes], args: Sequence[Word], timeout_s: float
+    ) -> Awaitable[Reply]:
+        """Runs a script."""
+
+    def call(self, *words: Word, timeout_s: float = 1.0) -> Awaitable[Reply]:
+        """Runs a plain command."""
+
+    async def close(self) -> None:
+        """Drops the connection."""
 
 
 _Entry: TypeAlias = "tuple[asyncio.Future[Reply], float, float, tuple[Word, ...], ScriptSource | None]"

@@ -7,7 +7,7 @@ there is the answer.
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from time import monotonic
-from typing import Any, Final, NamedTuple, Protocol
+from typing import Any, Final
 
 from server.domain.account import Account
 from server.domain.errors import (
@@ -53,11 +53,13 @@ from server.engine.faults import (
     too_many_grants,
 )
 from server.engine.notes import note_of
-from server.engine.pipeline import Reply, ScriptSource, Word
+from server.engine.pipeline import StoreCaller, Word
 from server.engine.quota_cells import cycles_of
+from server.engine.redis_books import RedisBooks
 from server.engine.redis_feed import RedisFeed
 from server.engine.replies import fault_of, hold_outcome, unreadable
 from server.engine.scripts import script
+from server.engine.store_calls import ScriptCall
 from server.engine.store_errors import OutcomeUnknown, StoreError
 from server.engine.wakes import Wakes
 
@@ -91,38 +93,6 @@ OVERDUE: Final = 4
 _LookUp = Callable[[], Awaitable[list[Any] | None]]
 
 
-class _Call(NamedTuple):
-    """A script for one tenant and hold, with its arguments and the window keys that it looks at."""
-
-    name: str
-    tenant: keys.TenantKeys
-    hold_id: str
-    args: Sequence[bytes]
-    window_keys: Sequence[bytes] = ()
-
-    @property
-    def keys(self) -> tuple[bytes, ...]:
-        """KEYS, in the order that all scripts share."""
-        tenant = self.tenant
-        hold = tenant.hold(self.hold_id)
-        return (tenant.cells, tenant.account, tenant.due, tenant.due_index, hold, *self.window_keys)
-
-
-class StoreCaller(Protocol):
-    """What the engine needs of `client.StoreConnection`."""
-
-    def evalsha(
-        self, script: ScriptSource, keys: Sequence[bytes], args: Sequence[Word], timeout_s: float
-    ) -> Awaitable[Reply]:
-        """Runs a script."""
-
-    def call(self, *words: Word, timeout_s: float = 1.0) -> Awaitable[Reply]:
-        """Runs a plain command."""
-
-    async def close(self) -> None:
-        """Drops the connection."""
-
-
 class RedisEngine:
     """Decisions in Redis. `clock` gives milliseconds for tests, or 0 for the store's own clock.
 
@@ -142,6 +112,7 @@ class RedisEngine:
         self._clock = clock
         self._refills = refills
         self._most_cells = most_cells
+        self.books = RedisBooks(self._evalsha)
         self.feed = RedisFeed(self._evalsha, self._plain, clock)
         self.wakes = wakes or Wakes()
 
@@ -157,7 +128,7 @@ class RedisEngine:
             now_ms, _, record = await self._found(plan.operation.ref, hold_id, within_s * LOOK_UP_SHARE)
             return [2, now_ms, record] if record else None
 
-        call = _Call("reserve", tenant, hold_id, args, packed.window_keys)
+        call = ScriptCall("reserve", tenant, hold_id, args, packed.window_keys)
         reply = await self._run(call, within_s * (1 - LOOK_UP_SHARE), look_up)
         match reply:
             case [1, now_ms, rows]:
@@ -178,7 +149,7 @@ class RedisEngine:
         """The plan's figures."""
         tenant = keys.tenant_keys(plan.operation.ref)
         packed = wire.pack_plan(plan, tenant, self._clock(), self._most_cells)
-        reply = await self._run(_Call("usage", tenant, "", (packed.argument,), packed.window_keys), within_s)
+        reply = await self._run(ScriptCall("usage", tenant, "", (packed.argument,), packed.window_keys), within_s)
         match reply:
             case [0, now_ms, rows]:
                 return Looked(now_ms, packed.looks(rows, now_ms))
@@ -190,7 +161,7 @@ class RedisEngine:
         """The plan's figures, and the cycles of its quotas."""
         tenant = keys.tenant_keys(plan.operation.ref)
         packed = wire.pack_plan(plan, tenant, self._clock(), self._most_cells)
-        reply = await self._run(_Call("usage", tenant, "", (packed.argument, b"1"), packed.window_keys), within_s)
+        reply = await self._run(ScriptCall("usage", tenant, "", (packed.argument, b"1"), packed.window_keys), within_s)
         match reply:
             case [0, now_ms, rows, *cells]:
                 return Cycles(now_ms, packed.looks(rows, now_ms), tuple(map(cycles_of, cells)))
@@ -204,24 +175,26 @@ class RedisEngine:
         found = await self._plain(within_s, "XRANGE", keys.tenant_keys(ref).notes, begin, "+", "COUNT", count)
         return [note_of(note_id, fields) for note_id, fields in found]
 
-    async def settle(
-        self, ref: TenantRef, hold_id: str, delivered: Delivered, *, final: bool, within_s: float
+    async def settle(  # noqa: PLR0913  # each is a field of the request
+        self, ref: TenantRef, hold_id: str, delivered: Delivered, *, final: bool, within_s: float, allocation: str = ""
     ) -> HoldOutcome:
         """Charges what was delivered. Named items cost one read more: their prices stand in the hold."""
         tenant = keys.tenant_keys(ref)
         started_s = monotonic()
         if isinstance(delivered, tuple):
             delivered = item_totals((await self._hold(ref, hold_id, within_s)), delivered)
-        args = (wire.pack_settle(self._clock(), hold_id, delivered, final=final),)
+        args = [wire.pack_settle(self._clock(), hold_id, delivered, final=final)]
+        if allocation:
+            args.append(allocation.encode())
         left_s = within_s - (monotonic() - started_s)
-        reply = await self._run(_Call("settle", tenant, hold_id, args), left_s)
+        reply = await self._run(ScriptCall("settle", tenant, hold_id, args), left_s)
         return hold_outcome("settle", ref, hold_id, reply)
 
     async def release(self, ref: TenantRef, hold_id: str, within_s: float) -> HoldOutcome:
         """Gives back what no report has charged."""
         tenant = keys.tenant_keys(ref)
         args = (sequences.pack([self._clock(), hold_id]),)
-        reply = await self._run(_Call("release", tenant, hold_id, args), within_s)
+        reply = await self._run(ScriptCall("release", tenant, hold_id, args), within_s)
         return hold_outcome("release", ref, hold_id, reply)
 
     async def extend(  # noqa: PLR0913  # each is a field of the request
@@ -247,7 +220,7 @@ class RedisEngine:
         args = [argument, wire.pack_extend(hold_id, used, raised, packed, meters)]
         if start is not None:
             args.append(wire.pack_start(start, tenant))
-        call = _Call("extend", tenant, hold_id, args, packed.window_keys if packed else ())
+        call = ScriptCall("extend", tenant, hold_id, args, packed.window_keys if packed else ())
         reply = await self._run(call, within_s - (monotonic() - started_s))
         match reply:
             case [0 | 1 as raised_all, now_ms, record, rows, taken]:
@@ -276,14 +249,14 @@ class RedisEngine:
     async def _found(self, ref: TenantRef, hold_id: str, within_s: float) -> list[Any]:
         """The time, and the records of the account and of the hold."""
         args = (sequences.pack([self._clock()]),)
-        call = _Call("find", keys.tenant_keys(ref), hold_id, args)
+        call = ScriptCall("find", keys.tenant_keys(ref), hold_id, args)
         return await self._evalsha("find", call.keys, args, within_s)
 
     async def write_account(self, ref: TenantRef, write: AccountWrite, within_s: float) -> Written | Conflict:
         """Changes an account and its balances in one step."""
         tenant = keys.tenant_keys(ref)
         args = (wire_money.pack_account_write(self._clock(), tenant.member, write),)
-        reply = await self._run(_Call("account", tenant, "", args, (tenant.ids,)), within_s)
+        reply = await self._run(ScriptCall("account", tenant, "", args, (tenant.ids,)), within_s)
         match reply:
             case [1 | 2 as outcome, record, results]:
                 changed = dict(zip(write.grants, wire_money.results_of(results), strict=True))
@@ -330,7 +303,7 @@ class RedisEngine:
 
     async def trim_ledger(self, ref: TenantRef, through: int, within_s: float) -> int:
         """Drops entries, some at a time."""
-        call = _Call("trim", keys.tenant_keys(ref), "", (sequences.pack([through, TRIM_MOST]),))
+        call = ScriptCall("trim", keys.tenant_keys(ref), "", (sequences.pack([through, TRIM_MOST]),))
         dropped, more = 0, True
         while more:
             more, count = await self._evalsha(call.name, call.keys, call.args, within_s)
@@ -343,7 +316,7 @@ class RedisEngine:
 
         async def page(passed_over: int) -> list[Any]:
             args = (sequences.pack([self._clock(), passed_over, *cells]),)
-            return await self._run(_Call("audit", tenant, "", args), within_s)
+            return await self._run(ScriptCall("audit", tenant, "", args), within_s)
 
         return await audited(cells, page)
 
@@ -351,7 +324,7 @@ class RedisEngine:
         """Writes totals over what was seen."""
         values = [v for cell, right in totals.items() for v in (cell, seen.balances[cell].cell, *right)]
         args = (sequences.pack([self._clock(), *values]),)
-        reply = await self._run(_Call("repair", keys.tenant_keys(ref), "", args), within_s)
+        reply = await self._run(ScriptCall("repair", keys.tenant_keys(ref), "", args), within_s)
         return bool(reply[0])
 
     async def sweep(self) -> int:
@@ -420,7 +393,7 @@ class RedisEngine:
         account = records.account_of(record) or Account(plan="")
         return wire_money.RefillsAt(at_ms, account.version, self._refills(ref, account, at_ms))
 
-    async def _run(self, call: _Call, within_s: float, look_up: _LookUp | None = None) -> list[Any]:
+    async def _run(self, call: ScriptCall, within_s: float, look_up: _LookUp | None = None) -> list[Any]:
         """Runs a script; while it answers that holds are overdue, reaps and asks again."""
         loop = asyncio.get_running_loop()
         ends_at_s = loop.time() + within_s

@@ -27,6 +27,7 @@ SCRIPT_NAMES: Final = (
     "audit",
     "trim",
     "repair",
+    "deallocate",
     "lease",
     "tell",
 )

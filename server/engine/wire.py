@@ -64,11 +64,17 @@ def _quota_look(check: CheckForm, row: list[int], taken: int, now_ms: int) -> Lo
     return Look(check.cap, used + taken, held + taken, cast("CycleTerms", check.terms).end_ms - now_ms, wait_ms)
 
 
+def _count_look(check: CheckForm, row: list[int], taken: int, _now_ms: int) -> Look:
+    used, held, wait_ms = row
+    return Look(check.cap, used + taken, held + taken, -1, wait_ms)
+
+
 _LOOKS: Final[Mapping[Kind, _ToLook]] = {
     Kind.WINDOW: _window_look,
     Kind.SLOTS: _slots_look,
     Kind.BALANCE: _balance_look,
     Kind.QUOTA: _quota_look,
+    Kind.COUNT: _count_look,
 }
 """What a kind's two numbers mean (`check_all` in `lua/include/checks.lua`), once `taken` units are added to them."""
 
@@ -204,11 +210,24 @@ class ShapeForm:
         return values
 
 
+class ForcedForm(ShapeForm):
+    """The form of a shape that takes without asking: an amount of 0 always fits."""
+
+    __slots__ = ()
+
+    def plan_values(self, now_ms: int, version: int, units: Sequence[int]) -> list[object]:
+        """The plan's argument."""
+        values = super().plan_values(now_ms, version, units)
+        for amount in range(len(values) - CHECK_SIZE * len(self.checks) + 1, len(values), CHECK_SIZE):
+            values[amount] = 0
+        return values
+
+
 def form_of(shape: Shape, most_cells: int) -> ShapeForm:
     """The shape's form, made at its first use."""
     form = shape.memo.get(SHAPE)
     if form is None:
-        form = shape.memo[SHAPE] = ShapeForm(shape, most_cells)
+        form = shape.memo[SHAPE] = (ForcedForm if shape.forced else ShapeForm)(shape, most_cells)
     return cast("ShapeForm", form)
 
 

@@ -54,6 +54,9 @@ def pack_account_write(now_ms: int, member: bytes, write: AccountWrite) -> bytes
         assert check.terms is not None  # noqa: S101  # of a quota
         cycle = quota_cells.packed_cycle(check.terms.start_ms, ())  # the next settle notes what was crossed
         values += (keys.standing_field(check), check.cap, quota_cells.packed_terms(check.terms), cycle, used)
+    values.append(len(write.allocations))
+    for check, name, units in write.allocations:
+        values += (keys.standing_field(check), name, units)
     return pack(values)
 
 

@@ -149,6 +149,8 @@ def _grant_template(decision: Decision) -> bytes:
 def _fill_terms(message: decision_pb2.Decision, decision: Decision) -> None:
     if decision.replayed:
         message.replayed = True
+    if decision.degraded:
+        message.degraded = True
     if (lease := decision.lease) is not None:
         message.hold_id = lease.hold_id
         if lease.expires_in_ms is not None:

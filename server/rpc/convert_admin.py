@@ -11,7 +11,7 @@ from server.domain.errors import FieldViolation, InvalidRequestError
 from server.domain.hold import HoldView
 from server.domain.operation import TenantRef
 from server.domain.units import FOREVER_MS, MAX_AMOUNT
-from server.imports import ImportedUsage
+from server.imports import ImportedAllocation, ImportedUsage
 from server.rpc.convert import HOLD_STATES, fill_meters
 
 MAX_OVERRIDES: Final = 64
@@ -93,7 +93,8 @@ def import_rows(request: admin_service_pb2.ImportBalancesRequest) -> list[Import
             bad += [FieldViolation(f"rows[{place}].{field}", said) for field, said in error.violations]
         else:
             ref, usage = TenantRef(request.policy, row.tenant), _imported_usage(row.usage)
-            rows.append(ImportRow(ref, record, row.import_id, dict(row.balances), usage))
+            standing = _imported_allocations(row.allocations)
+            rows.append(ImportRow(ref, record, row.import_id, dict(row.balances), usage, standing))
     if bad:
         raise InvalidRequestError(bad)
     return rows
@@ -101,6 +102,10 @@ def import_rows(request: admin_service_pb2.ImportBalancesRequest) -> list[Import
 
 def _imported_usage(usage: Iterable[admin_service_pb2.ImportedUsage]) -> list[ImportedUsage]:
     return [ImportedUsage(use.limit_id, dict(use.scope), use.used) for use in usage]
+
+
+def _imported_allocations(allocations: Iterable[admin_service_pb2.ImportedAllocation]) -> list[ImportedAllocation]:
+    return [ImportedAllocation(one.limit_id, dict(one.scope), one.allocation, one.units or 1) for one in allocations]
 
 
 def account_message(value: Account) -> admin_service_pb2.Account:

@@ -28,6 +28,7 @@ class QuotaService(quota_service_pb2_grpc.QuotaServiceServicer):
                 "release": partial(as_written(QuotaService.Release), self),
                 "extend": partial(as_written(QuotaService.Extend), self),
                 "estimate": partial(as_written(QuotaService.Estimate), self),
+                "release_allocation": partial(as_written(QuotaService.ReleaseAllocation), self),
             }
         )
 
@@ -59,6 +60,7 @@ class QuotaService(quota_service_pb2_grpc.QuotaServiceServicer):
             final=request.final if request.HasField("final") else True,
             within_s=within_s,
             scope=request.scope,
+            allocation=request.allocation,
         )
         convert.fill_outcome(response, outcome)
 
@@ -69,6 +71,19 @@ class QuotaService(quota_service_pb2_grpc.QuotaServiceServicer):
         """Gives back what no report has charged."""
         ref = TenantRef(request.policy, request.tenant)
         convert.fill_outcome(response, await self._gate.release(ref, request.hold_id, within_s=within_s))
+
+    @filling(quota_service_pb2.ReleaseAllocationResponse)
+    async def ReleaseAllocation(
+        self,
+        request: quota_service_pb2.ReleaseAllocationRequest,
+        response: quota_service_pb2.ReleaseAllocationResponse,
+        within_s: float,
+    ) -> None:
+        """Gives back a standing allocation."""
+        ref = TenantRef(request.policy, request.tenant)
+        response.applied = await self._gate.release_allocation(
+            ref, request.allocation, request.limit_id, within_s=within_s
+        )
 
     @filling(quota_service_pb2.ExtendResponse)
     async def Extend(

@@ -218,8 +218,9 @@ def test_an_account_write_is_packed_with_its_grants() -> None:
         *(b"c~b", 5, 1, FOREVER_MS, b"", 0, 0),
         0,
         0,
+        0,
     ]
-    nothing = [9, b"lab/t", 0, 0, b"", b"", b"", 8, 0, 0, 0]
+    nothing = [9, b"lab/t", 0, 0, b"", b"", b"", 8, 0, 0, 0, 0]
     assert sequences.unpack(wire_money.pack_account_write(9, b"lab/t", AccountWrite())) == nothing
 
 

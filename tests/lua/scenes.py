@@ -19,12 +19,12 @@ from server.domain.plan import CheckForm, Plan
 from server.domain.refill import refills_of
 from server.domain.units import FOREVER_MS
 from server.engine import keys
-from server.engine.base import AccountWrite, CycleImport
+from server.engine.base import AccountWrite, AllocationImport, CycleImport
 from server.engine.client import StoreConnection
 from server.engine.pipeline import Reply, ScriptSource, Word
 from server.engine.redis_engine import RedisEngine
 from server.engine.scripts import SCRIPT_NAMES, script
-from tests.policies_for_tests import HOUR_MS, TERMS, balance, policy, quota, slots, window
+from tests.policies_for_tests import HOUR_MS, TERMS, balance, count, policy, quota, slots, window
 from tests.stores import RunningStore
 from tests.tenants import START_MS, WITHIN_S, Clock, Tenant
 
@@ -34,6 +34,7 @@ LAB: Final = policy(
     window("shadow", 1, shadow=True),
     slots("jobs", 5),
     slots("sized", 50, "frames", scope=("model",)),
+    count("places", 9),
     quota("allowance", 4, grace_ms=30 * 24 * HOUR_MS, thresholds=(75, 100)),
     balance("credits", debt=10),
 )
@@ -67,6 +68,7 @@ KEYS: Final = {
     "hold": TENANT.hold("h"),
     "new hold": TENANT.hold("new"),
     "notes": TENANT.notes,
+    "allocations": TENANT.prefix + b"alloc",
     "noted": TENANT.noted,
     "told": TENANT.told,
     "lease": keys.WEBHOOK_LEASE,
@@ -144,6 +146,11 @@ def quota_of(plan: Plan) -> CheckForm:
     return next(check for check in plan.shape.checks if check.terms is not None)
 
 
+def count_of(plan: Plan) -> CheckForm:
+    """The one count of a plan."""
+    return next(check for check in plan.shape.checks if check.limit.kind is Kind.COUNT)
+
+
 def _write_account(tenant: Tenant) -> Awaitable[object]:
     account = Account(plan="pro", version=tenant.account.version + 1)
     write = replace(
@@ -154,6 +161,7 @@ def _write_account(tenant: Tenant) -> Awaitable[object]:
         expires_at_ms=START_MS + HOUR_MS,
         refills=refills_of(RICH, account, tenant.clock()),
         uses=(CycleImport(quota_of(tenant.plan()), 5),),
+        allocations=(AllocationImport(count_of(tenant.plan()), "elsewhere", 2),),
         write_id="second",
     )
     return tenant.write(write)
@@ -182,6 +190,7 @@ OPERATIONS: Final[dict[str, Operation]] = {
     "release": lambda tenant: tenant.release("h"),
     "renew": lambda tenant: tenant.renew("h", credits=6),
     "extend": _extend,
+    "deallocate": lambda tenant: tenant.engine.books.release_allocation(REF, "ended", "", WITHIN_S),
     "find": lambda tenant: tenant.find("h"),
     "write account": _write_account,
     "audit": lambda tenant: tenant.engine.audit(REF, [PURSE.cell, CREDITS], WITHIN_S),

@@ -28,12 +28,13 @@ TOUCHES: Final = {
     "reserve, repeated": {"cells", "due", "hold", "windows", "project's windows"},
     "look": {"cells", "windows", "project's windows"},
     "report": {"cells", "hold", "ledger", "project's windows"},
-    "settle": {"cells", "due", "hold", "ledger", "notes", "noted", "project's windows"},
+    "deallocate": {"allocations", "cells"},
+    "settle": {"allocations", "cells", "due", "hold", "ledger", "notes", "noted", "project's windows"},
     "release": {"cells", "due", "hold", "project's windows"},
     "renew": {"cells", "due", "hold", "ledger", "project's windows"},
     "extend": {"cells", "account", "due", "hold", "ledger", "windows", "project's windows"},
     "find": {"account", "hold"},
-    "write account": {"cells", "account", "ids", "due", "due_index", "grants", "ledger"},
+    "write account": {"allocations", "cells", "account", "ids", "due", "due_index", "grants", "ledger"},
     "audit": {"cells", "due", "grants", "hold", "ledger", "trimmed"},
     "trim": {"ledger", "trimmed"},
     "repair": {"cells", "due", "grants", "hold", "ledger", "trimmed"},
@@ -96,6 +97,7 @@ TYPES: Final = {
     "ledger": "stream",
     "trimmed": "hash",
     "notes": "stream",
+    "allocations": "hash",
     "noted": "zset",
 }
 
@@ -191,6 +193,7 @@ UNREADABLE: Final = {
     "pool": (TENANT.cells, b"jobs~s", [b"garbage", b"", b"nan", b"inf", b"-7", b"0.5", b"9" * 30]),
     "balance": (TENANT.cells, b"credits~b", [b"garbage", b"", b"7", b"\xff" * 49, b"\x00" * 48, b"\x00" * 50]),
     "quota": (TENANT.cells, b"allowance~q", [b"garbage", b"", b"7", b"\x00" * 81, MARCH + b"\x7f" * 76]),
+    "count": (TENANT.cells, b"places~n", [b"garbage", b"", b"7", b"n" + b"\xff" * 14, b"\x00" * 15]),
     "window": (TENANT.windows("project=p 1"), b"tpm~w", [b"garbage", b"\x00" * 14, b"\xff" * 27]),
 }
 """What no operation that decides by it may take for a number."""

@@ -197,3 +197,15 @@ def test_a_shape_that_is_wrong_in_several_places_is_reported_whole() -> None:
         "policy:", "'tenant'", "'actions'", "plans:", "limits[0]:", "limits[0]:", "limits[0]:", "limits[0]:",
         "limits[1]:", "extra:",
     ]  # fmt: skip
+
+
+def test_a_limits_posture_is_that_of_its_kind_unless_it_says_otherwise() -> None:
+    limits = with_limits(
+        "id: a, kind: window, meter: requests, window: 1m, limit: 3",
+        "id: b, kind: slots, limit: 3",
+        "id: c, kind: quota, meter: credits, limit: 3",
+        "id: d, kind: balance, meter: credits",
+        "id: e, kind: window, meter: requests, window: 1m, limit: 3, posture: closed",
+        "id: f, kind: quota, meter: credits, limit: 3, posture: open",
+    ).limits
+    assert [limit.id for limit in limits if limit.is_closed] == ["c", "d", "e"]

@@ -8,14 +8,22 @@ import pytest
 
 from server.domain.templates import Format
 from server.policy import fields
-from server.policy.kinds import BalanceModel, GateModel, GuardModel, QuotaModel, SlotsModel, WindowModel
+from server.policy.kinds import (
+    BalanceModel,
+    CountModel,
+    GateModel,
+    GuardModel,
+    QuotaModel,
+    SlotsModel,
+    WindowModel,
+)
 from server.policy.kinds.base import LimitModel
 from server.policy.model import Model
 from server.policy.schema import EnvelopeModel, HoldModel, MeterModel, PolicyModel, PriceModel, RefusalModel
 from tests.policy.texts import shop
 
 REFERENCE = (Path(__file__).parents[2] / "docs" / "policies.md").read_text("utf-8")
-KINDS = [GuardModel, GateModel, QuotaModel, WindowModel, SlotsModel, BalanceModel]
+KINDS = [GuardModel, GateModel, QuotaModel, WindowModel, SlotsModel, BalanceModel, CountModel]
 SHAPES = [PolicyModel, MeterModel, HoldModel, PriceModel, *KINDS]
 
 

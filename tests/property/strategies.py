@@ -7,9 +7,11 @@ from hypothesis import strategies as st
 from server.domain.account import Override
 from server.domain.hold import Delivered, Fraction
 from server.domain.limits import Limit
-from tests.policies_for_tests import HOUR_MS, MINUTE_MS, PLANS, TERMS, balance, quota, slots, window
+from tests.policies_for_tests import HOUR_MS, MINUTE_MS, PLANS, TERMS, balance, count, quota, slots, window
 
 MOST_UNITS: Final = 12
+NAMES: Final = ("x", "y", "a")
+"""Of allocations; one is also the id of a hold."""
 HOLD_IDS: Final = ("a", "b", "c", "d", "e")
 TENANTS: Final = ("one", "t{wo}/2")
 SCOPES: Final = ({"project": "p", "model": "m"}, {"project": "q 1", "model": "m"}, {"project": "p", "model": "n"})
@@ -84,9 +86,16 @@ quotas: st.SearchStrategy[Limit] = st.builds(
     st.sampled_from([0, 0, 1000, HOUR_MS]),
     st.booleans(),
 )
+counts: st.SearchStrategy[Limit] = st.builds(
+    lambda meter, scope, cap, shadow: count(f"n-{meter}-{'-'.join(scope)}", cap, meter, scope=scope, shadow=shadow),
+    st.sampled_from(["", "frames"]),
+    st.sampled_from([(), ("project",)]),
+    caps,
+    st.booleans(),
+)
 BALANCES: Final = tuple(balance(f"b-{meter}", meter) for meter in ("credits", "tokens"))
 limits = st.lists(
-    st.one_of(windows, windows, pools, balances, quotas, quotas),
+    st.one_of(windows, windows, pools, balances, quotas, quotas, counts),
     min_size=1,
     max_size=5,
     unique_by=lambda limit: limit.id,

@@ -22,9 +22,8 @@ from hypothesis.stateful import (
 )
 
 from server.domain.account import Account
-from server.domain.errors import HoldgateError, InvalidRequestError
 from server.domain.hold import TRANSITIONS, Delivered, HoldView, State
-from server.domain.limits import Balance, Limit, Quota
+from server.domain.limits import Balance, Count, Limit, Quota
 from server.domain.operation import Operation, TenantRef
 from server.domain.plan import Plan, make_plan, usage_plan
 from server.engine import keys
@@ -33,6 +32,7 @@ from server.engine.client import StoreConnection
 from server.engine.memory_engine import MemoryEngine
 from server.engine.redis_engine import RedisEngine
 from tests.conftest import MOST_CELLS, REAL_STORES
+from tests.engine_answers import Fault, answer_of
 from tests.policies_for_tests import HOUR_MS, policy
 from tests.policies_for_tests import TERMS as SHORT_LIVED
 from tests.property import strategies as draw_
@@ -170,6 +170,26 @@ class EnginesAgree(RuleBasedStateMachine):
         final: bool,  # noqa: FBT001  # drawn
     ) -> None:
         self.ask(lambda engine: engine.settle(self.ref(name), hold_id, delivered, final=final, within_s=WITHIN_S))
+
+    @rule(
+        name=draw_.tenant_names,
+        hold_id=draw_.hold_ids,
+        delivered=draw_.delivered,
+        allocation=st.sampled_from(draw_.NAMES),
+    )
+    def settle_as(self, name: str, hold_id: str, delivered: Delivered, allocation: str) -> None:
+        ref = self.ref(name)
+        self.ask(
+            lambda engine: engine.settle(ref, hold_id, delivered, final=True, within_s=WITHIN_S, allocation=allocation)
+        )
+
+    @rule(name=draw_.tenant_names, allocation=st.sampled_from((*draw_.NAMES, *draw_.HOLD_IDS)), data=st.data())
+    def give_back(self, name: str, allocation: str, data: st.DataObject) -> None:
+        counts = [limit.cell for limit in self.policy.limits if isinstance(limit, Count)]
+        cell = data.draw(st.sampled_from(["", *counts]))
+        self.ask(
+            lambda engine: engine.books.release_allocation(self.ref(name), allocation, cell, WITHIN_S), repeatable=False
+        )
 
     @rule(name=draw_.tenant_names, hold_id=draw_.hold_ids)
     def release(self, name: str, hold_id: str) -> None:
@@ -338,21 +358,6 @@ class EnginesAgree(RuleBasedStateMachine):
         for engine in self.engines:
             self.loop.run_until_complete(engine.sweep())
         assert leaks(snapshot(self.store)) == []
-
-
-class Fault(tuple[Any, ...]):
-    """An error as an answer: its class and all that a caller can branch on."""
-
-    __slots__ = ()
-
-
-async def answer_of(operation: Awaitable[Any]) -> Any:  # noqa: ANN401  # whatever the engine answers
-    try:
-        return await operation
-    except InvalidRequestError as error:
-        return Fault((type(error), error.violations))
-    except HoldgateError as error:
-        return Fault((type(error), dict(error.metadata)))
 
 
 def any_overdue(state: Snapshot, now_ms: int) -> bool:

@@ -30,8 +30,8 @@ from server.engine.client import StoreConnection
 from server.engine.memory_engine import MemoryEngine
 from server.engine.redis_engine import RedisEngine
 from tests.conftest import REAL_STORES
+from tests.engine_answers import answer_of
 from tests.policies_for_tests import HOUR_MS, MINUTE_MS, TERMS, balance, policy
-from tests.property.test_engines_agree import answer_of
 from tests.store_state import balance_of, broken_rules, grants_of, leaks, snapshot
 from tests.stores import RunningStore
 from tests.tenants import WITHIN_S, Clock, Refills

@@ -41,6 +41,7 @@ VERBS: Final[Mapping[str, Verb]] = {
     "reserve": Verb(QUOTA, "CheckAndReserve", quota.CheckAndReserveRequest, "request_id"),
     "settle": Verb(QUOTA, "Settle", quota.SettleRequest, "hold_id"),
     "release": Verb(QUOTA, "Release", quota.ReleaseRequest, "hold_id"),
+    "release_allocation": Verb(QUOTA, "ReleaseAllocation", quota.ReleaseAllocationRequest, "allocation"),
     "extend": Verb(QUOTA, "Extend", quota.ExtendRequest, "hold_id"),
     "estimate": Verb(QUOTA, "Estimate", quota.EstimateRequest),
     "usage": Verb(QUOTA, "GetUsage", quota.GetUsageRequest),

@@ -1114,6 +1114,7 @@ class ImportRow(message.Message):
     IMPORT_ID_FIELD_NUMBER: builtins.int
     BALANCES_FIELD_NUMBER: builtins.int
     USAGE_FIELD_NUMBER: builtins.int
+    ALLOCATIONS_FIELD_NUMBER: builtins.int
     tenant: builtins.str
     """The tenant. Required."""
     import_id: builtins.str
@@ -1130,6 +1131,10 @@ class ImportRow(message.Message):
     def usage(self) -> containers.RepeatedCompositeFieldContainer[ImportedUsage]:
         """What was used of quotas in their current cycle so far. At most 64."""
 
+    @builtins.property
+    def allocations(self) -> containers.RepeatedCompositeFieldContainer[ImportedAllocation]:
+        """What stands already. At most 1000."""
+
     def __init__(
         self,
         *,
@@ -1138,10 +1143,65 @@ class ImportRow(message.Message):
         import_id: builtins.str = ...,
         balances: abc.Mapping[builtins.str, builtins.int] | None = ...,
         usage: abc.Iterable[ImportedUsage] | None = ...,
+        allocations: abc.Iterable[ImportedAllocation] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = typing.Literal["account", b"account"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["account", b"account", "balances", b"balances", "import_id", b"import_id", "tenant", b"tenant", "usage", b"usage"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = typing.Literal["account", b"account", "allocations", b"allocations", "balances", b"balances", "import_id", b"import_id", "tenant", b"tenant", "usage", b"usage"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+@typing.final
+class ImportedAllocation(message.Message):
+    """An allocation that was made before the tenant came here."""
+
+    DESCRIPTOR: descriptor.Descriptor
+
+    @typing.final
+    class ScopeEntry(message.Message):
+        DESCRIPTOR: descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: builtins.int
+        VALUE_FIELD_NUMBER: builtins.int
+        key: builtins.str
+        value: builtins.str
+        def __init__(
+            self,
+            *,
+            key: builtins.str = ...,
+            value: builtins.str = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    LIMIT_ID_FIELD_NUMBER: builtins.int
+    SCOPE_FIELD_NUMBER: builtins.int
+    ALLOCATION_FIELD_NUMBER: builtins.int
+    UNITS_FIELD_NUMBER: builtins.int
+    limit_id: builtins.str
+    """The count's id."""
+    allocation: builtins.str
+    """Its name, as ReleaseAllocation will give it back. What stands under this name already is left alone."""
+    units: builtins.int
+    """Units; 0 stands for 1."""
+    @builtins.property
+    def scope(self) -> containers.ScalarMap[builtins.str, builtins.str]:
+        """A value for each dimension that separates its cells."""
+
+    def __init__(
+        self,
+        *,
+        limit_id: builtins.str = ...,
+        scope: abc.Mapping[builtins.str, builtins.str] | None = ...,
+        allocation: builtins.str = ...,
+        units: builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["allocation", b"allocation", "limit_id", b"limit_id", "scope", b"scope", "units", b"units"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -65,6 +65,8 @@ class _LimitKindEnumTypeWrapper(enum_type_wrapper._EnumTypeWrapper[_LimitKind.Va
     """Prepaid units: available, held, charged."""
     LIMIT_KIND_QUOTA: _LimitKind.ValueType  # 6
     """An allowance per billing cycle, with optional overage and grace."""
+    LIMIT_KIND_COUNT: _LimitKind.ValueType  # 7
+    """Standing allocations, kept until they are given back."""
 
 class LimitKind(_LimitKind, metaclass=_LimitKindEnumTypeWrapper):
     """What rule a limit follows. See docs/policies.md for each kind's fields."""
@@ -83,6 +85,8 @@ LIMIT_KIND_BALANCE: LimitKind.ValueType  # 5
 """Prepaid units: available, held, charged."""
 LIMIT_KIND_QUOTA: LimitKind.ValueType  # 6
 """An allowance per billing cycle, with optional overage and grace."""
+LIMIT_KIND_COUNT: LimitKind.ValueType  # 7
+"""Standing allocations, kept until they are given back."""
 
 @typing.final
 class LimitStatus(message.Message):
@@ -132,12 +136,12 @@ class LimitStatus(message.Message):
     meter: builtins.str
     """The meter that it counts; empty for gates."""
     limit: builtins.int
-    """The bound in the meter's base units; absent for gates and for a quota that only counts, and for a balance it
+    """The bound in the meter's base units; absent for gates and for quotas and counts without one, and for a balance it
     is what has been granted and neither charged nor expired.
     """
     used: builtins.int
-    """Units used: counted by the window, places taken, units held and charged against `limit`, or units held and
-    settled in this cycle.
+    """Units used: counted by the window, places taken, units held and charged against `limit`, units held and
+    settled in this cycle, or units that stand and those held.
     """
     held: builtins.int
     """The part of `used` that open holds keep and that a settle may still give back; 0 for windows."""
@@ -145,7 +149,7 @@ class LimitStatus(message.Message):
     """limit - used, never below 0; absent where `limit` is."""
     reset_after_ms: builtins.int
     """Milliseconds until `remaining` next rises by itself; 0 when the cell is empty; of a quota until its cycle ends;
-    absent where time alone changes nothing (slots, balances, gates, guards).
+    absent where time alone changes nothing (slots, balances, counts, gates, guards).
     """
     blocking: builtins.bool
     """Whether this limit, alone, was reason enough to refuse."""

@@ -496,6 +496,7 @@ class SettleRequest(message.Message):
     ITEMS_FIELD_NUMBER: builtins.int
     FINAL_FIELD_NUMBER: builtins.int
     SCOPE_FIELD_NUMBER: builtins.int
+    ALLOCATION_FIELD_NUMBER: builtins.int
     policy: builtins.str
     """As in CheckAndReserveRequest."""
     tenant: builtins.str
@@ -505,6 +506,11 @@ class SettleRequest(message.Message):
     final: builtins.bool
     """Absent or true: ends the hold. False: charges the difference to the last report and keeps the hold open;
     a total below the last report is then ignored.
+    """
+    allocation: builtins.str
+    """Of a final Settle of a hold that has places of counts: the name under which they stand from now on, such as the id
+    of the project that was made; empty for the hold's id. Where something stands under this name already, nothing
+    is added. A repeat's is not compared.
     """
     @builtins.property
     def usage(self) -> Usage:
@@ -537,10 +543,11 @@ class SettleRequest(message.Message):
         items: DeliveredItems | None = ...,
         final: builtins.bool | None = ...,
         scope: abc.Mapping[builtins.str, builtins.str] | None = ...,
+        allocation: builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = typing.Literal["_final", b"_final", "delivered", b"delivered", "final", b"final", "fraction", b"fraction", "items", b"items", "usage", b"usage"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["_final", b"_final", "delivered", b"delivered", "final", b"final", "fraction", b"fraction", "hold_id", b"hold_id", "items", b"items", "policy", b"policy", "scope", b"scope", "tenant", b"tenant", "usage", b"usage"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = typing.Literal["_final", b"_final", "allocation", b"allocation", "delivered", b"delivered", "final", b"final", "fraction", b"fraction", "hold_id", b"hold_id", "items", b"items", "policy", b"policy", "scope", b"scope", "tenant", b"tenant", "usage", b"usage"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__final: _TypeAlias = typing.Literal["final"]  # noqa: Y015
     _WhichOneofArgType__final: _TypeAlias = typing.Literal["_final", b"_final"]  # noqa: Y015
@@ -668,6 +675,58 @@ class ReleaseResponse(message.Message):
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
     _ClearFieldArgType: _TypeAlias = typing.Literal["applied", b"applied", "meters", b"meters", "state", b"state"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+@typing.final
+class ReleaseAllocationRequest(message.Message):
+    """Gives back what stands under a name."""
+
+    DESCRIPTOR: descriptor.Descriptor
+
+    POLICY_FIELD_NUMBER: builtins.int
+    TENANT_FIELD_NUMBER: builtins.int
+    ALLOCATION_FIELD_NUMBER: builtins.int
+    LIMIT_ID_FIELD_NUMBER: builtins.int
+    policy: builtins.str
+    """As in CheckAndReserveRequest."""
+    tenant: builtins.str
+    """The allocation's tenant. Required."""
+    allocation: builtins.str
+    """The name that the final Settle gave it: its `allocation`, or the hold's id. Required."""
+    limit_id: builtins.str
+    """The count to give it back to; empty for every count of the policy that has it."""
+    def __init__(
+        self,
+        *,
+        policy: builtins.str = ...,
+        tenant: builtins.str = ...,
+        allocation: builtins.str = ...,
+        limit_id: builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["allocation", b"allocation", "limit_id", b"limit_id", "policy", b"policy", "tenant", b"tenant"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+@typing.final
+class ReleaseAllocationResponse(message.Message):
+    """The answer to ReleaseAllocationRequest."""
+
+    DESCRIPTOR: descriptor.Descriptor
+
+    APPLIED_FIELD_NUMBER: builtins.int
+    applied: builtins.bool
+    """False when nothing stood under this name: it was given back before, or never made."""
+    def __init__(
+        self,
+        *,
+        applied: builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["applied", b"applied"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1259,7 +1318,7 @@ class EffectiveLimit(message.Message):
     meter: builtins.str
     """The meter that it counts; empty for gates."""
     value: builtins.int
-    """Its value in base units; absent for gates, balances and quotas that only count."""
+    """Its value in base units; absent for gates, balances, and quotas and counts that have no limit for this tenant."""
     source: ValueSource.ValueType
     """Where the value came from."""
     window_ms: builtins.int
@@ -1574,6 +1633,7 @@ class Operation(message.Message):
     RELEASE_FIELD_NUMBER: builtins.int
     EXTEND_FIELD_NUMBER: builtins.int
     ESTIMATE_FIELD_NUMBER: builtins.int
+    RELEASE_ALLOCATION_FIELD_NUMBER: builtins.int
     @builtins.property
     def check_and_reserve(self) -> CheckAndReserveRequest:
         """As the rpc of that name."""
@@ -1594,6 +1654,10 @@ class Operation(message.Message):
     def estimate(self) -> EstimateRequest:
         """As the rpc of that name."""
 
+    @builtins.property
+    def release_allocation(self) -> ReleaseAllocationRequest:
+        """As the rpc of that name."""
+
     def __init__(
         self,
         *,
@@ -1602,12 +1666,13 @@ class Operation(message.Message):
         release: ReleaseRequest | None = ...,
         extend: ExtendRequest | None = ...,
         estimate: EstimateRequest | None = ...,
+        release_allocation: ReleaseAllocationRequest | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = typing.Literal["check_and_reserve", b"check_and_reserve", "estimate", b"estimate", "extend", b"extend", "operation", b"operation", "release", b"release", "settle", b"settle"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = typing.Literal["check_and_reserve", b"check_and_reserve", "estimate", b"estimate", "extend", b"extend", "operation", b"operation", "release", b"release", "release_allocation", b"release_allocation", "settle", b"settle"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["check_and_reserve", b"check_and_reserve", "estimate", b"estimate", "extend", b"extend", "operation", b"operation", "release", b"release", "settle", b"settle"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = typing.Literal["check_and_reserve", b"check_and_reserve", "estimate", b"estimate", "extend", b"extend", "operation", b"operation", "release", b"release", "release_allocation", b"release_allocation", "settle", b"settle"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_operation: _TypeAlias = typing.Literal["check_and_reserve", "settle", "release", "extend", "estimate"]  # noqa: Y015
+    _WhichOneofReturnType_operation: _TypeAlias = typing.Literal["check_and_reserve", "settle", "release", "extend", "estimate", "release_allocation"]  # noqa: Y015
     _WhichOneofArgType_operation: _TypeAlias = typing.Literal["operation", b"operation"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_operation) -> _WhichOneofReturnType_operation | None: ...
 
@@ -1651,6 +1716,7 @@ class OperationResult(message.Message):
     EXTEND_FIELD_NUMBER: builtins.int
     ESTIMATE_FIELD_NUMBER: builtins.int
     ERROR_FIELD_NUMBER: builtins.int
+    RELEASE_ALLOCATION_FIELD_NUMBER: builtins.int
     @builtins.property
     def check_and_reserve(self) -> CheckAndReserveResponse:
         """Of a check_and_reserve."""
@@ -1675,6 +1741,10 @@ class OperationResult(message.Message):
     def error(self) -> OperationError:
         """The operation failed."""
 
+    @builtins.property
+    def release_allocation(self) -> ReleaseAllocationResponse:
+        """Of a release_allocation."""
+
     def __init__(
         self,
         *,
@@ -1684,12 +1754,13 @@ class OperationResult(message.Message):
         extend: ExtendResponse | None = ...,
         estimate: EstimateResponse | None = ...,
         error: OperationError | None = ...,
+        release_allocation: ReleaseAllocationResponse | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = typing.Literal["check_and_reserve", b"check_and_reserve", "error", b"error", "estimate", b"estimate", "extend", b"extend", "release", b"release", "result", b"result", "settle", b"settle"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = typing.Literal["check_and_reserve", b"check_and_reserve", "error", b"error", "estimate", b"estimate", "extend", b"extend", "release", b"release", "release_allocation", b"release_allocation", "result", b"result", "settle", b"settle"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["check_and_reserve", b"check_and_reserve", "error", b"error", "estimate", b"estimate", "extend", b"extend", "release", b"release", "result", b"result", "settle", b"settle"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = typing.Literal["check_and_reserve", b"check_and_reserve", "error", b"error", "estimate", b"estimate", "extend", b"extend", "release", b"release", "release_allocation", b"release_allocation", "result", b"result", "settle", b"settle"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_result: _TypeAlias = typing.Literal["check_and_reserve", "settle", "release", "extend", "estimate", "error"]  # noqa: Y015
+    _WhichOneofReturnType_result: _TypeAlias = typing.Literal["check_and_reserve", "settle", "release", "extend", "estimate", "error", "release_allocation"]  # noqa: Y015
     _WhichOneofArgType_result: _TypeAlias = typing.Literal["result", b"result"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_result) -> _WhichOneofReturnType_result | None: ...
 

@@ -63,6 +63,11 @@ class QuotaServiceStub:
                 request_serializer=quota_dot_v1_dot_quota__service__pb2.ExtendRequest.SerializeToString,
                 response_deserializer=quota_dot_v1_dot_quota__service__pb2.ExtendResponse.FromString,
                 _registered_method=True)
+        self.ReleaseAllocation = channel.unary_unary(
+                '/quota.v1.QuotaService/ReleaseAllocation',
+                request_serializer=quota_dot_v1_dot_quota__service__pb2.ReleaseAllocationRequest.SerializeToString,
+                response_deserializer=quota_dot_v1_dot_quota__service__pb2.ReleaseAllocationResponse.FromString,
+                _registered_method=True)
         self.Estimate = channel.unary_unary(
                 '/quota.v1.QuotaService/Estimate',
                 request_serializer=quota_dot_v1_dot_quota__service__pb2.EstimateRequest.SerializeToString,
@@ -131,6 +136,13 @@ class QuotaServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ReleaseAllocation(self, request, context):
+        """Gives back a standing allocation, such as a project that was deleted.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def Estimate(self, request, context):
         """Prices an action and shows where it stands against every limit, holding nothing.
         """
@@ -190,6 +202,11 @@ def add_QuotaServiceServicer_to_server(servicer, server):
                     servicer.Extend,
                     request_deserializer=quota_dot_v1_dot_quota__service__pb2.ExtendRequest.FromString,
                     response_serializer=quota_dot_v1_dot_quota__service__pb2.ExtendResponse.SerializeToString,
+            ),
+            'ReleaseAllocation': grpc.unary_unary_rpc_method_handler(
+                    servicer.ReleaseAllocation,
+                    request_deserializer=quota_dot_v1_dot_quota__service__pb2.ReleaseAllocationRequest.FromString,
+                    response_serializer=quota_dot_v1_dot_quota__service__pb2.ReleaseAllocationResponse.SerializeToString,
             ),
             'Estimate': grpc.unary_unary_rpc_method_handler(
                     servicer.Estimate,
@@ -334,6 +351,33 @@ class QuotaService:
             '/quota.v1.QuotaService/Extend',
             quota_dot_v1_dot_quota__service__pb2.ExtendRequest.SerializeToString,
             quota_dot_v1_dot_quota__service__pb2.ExtendResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ReleaseAllocation(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/quota.v1.QuotaService/ReleaseAllocation',
+            quota_dot_v1_dot_quota__service__pb2.ReleaseAllocationRequest.SerializeToString,
+            quota_dot_v1_dot_quota__service__pb2.ReleaseAllocationResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -35,6 +35,8 @@ class QuotaServiceStub:
     """Gives back everything that no report has charged and ends the hold."""
     Extend: aio.UnaryUnaryMultiCallable[quota_service_pb2.ExtendRequest, quota_service_pb2.ExtendResponse]
     """Renews the lease; may report usage; may raise amounts."""
+    ReleaseAllocation: aio.UnaryUnaryMultiCallable[quota_service_pb2.ReleaseAllocationRequest, quota_service_pb2.ReleaseAllocationResponse]
+    """Gives back a standing allocation, such as a project that was deleted."""
     Estimate: aio.UnaryUnaryMultiCallable[quota_service_pb2.EstimateRequest, quota_service_pb2.EstimateResponse]
     """Prices an action and shows where it stands against every limit, holding nothing."""
     GetUsage: aio.UnaryUnaryMultiCallable[quota_service_pb2.GetUsageRequest, quota_service_pb2.GetUsageResponse]
@@ -95,6 +97,14 @@ class QuotaServiceServicer(metaclass=abc_1.ABCMeta):
         context: aio.ServicerContext[quota_service_pb2.ExtendRequest, abc.Awaitable[quota_service_pb2.ExtendResponse]],
     ) -> abc.Awaitable[quota_service_pb2.ExtendResponse]:
         """Renews the lease; may report usage; may raise amounts."""
+
+    @abc_1.abstractmethod
+    def ReleaseAllocation(
+        self,
+        request: quota_service_pb2.ReleaseAllocationRequest,
+        context: aio.ServicerContext[quota_service_pb2.ReleaseAllocationRequest, abc.Awaitable[quota_service_pb2.ReleaseAllocationResponse]],
+    ) -> abc.Awaitable[quota_service_pb2.ReleaseAllocationResponse]:
+        """Gives back a standing allocation, such as a project that was deleted."""
 
     @abc_1.abstractmethod
     def Estimate(

@@ -8,13 +8,14 @@ from typing import Final
 
 from server.domain.limits.balance import Balance, BalanceCell
 from server.domain.limits.base import Cell, Kind, Limit
+from server.domain.limits.count import Count, CountCell
 from server.domain.limits.gate import Gate
 from server.domain.limits.guard import Guard
 from server.domain.limits.quota import Quota, QuotaCell
 from server.domain.limits.slots import Slots, SlotsCell
 from server.domain.limits.window import Window, WindowCell
 
-PRECEDENCE: Final = (Kind.GUARD, Kind.GATE, Kind.QUOTA, Kind.BALANCE, Kind.WINDOW, Kind.SLOTS)
+PRECEDENCE: Final = (Kind.GUARD, Kind.GATE, Kind.QUOTA, Kind.BALANCE, Kind.COUNT, Kind.WINDOW, Kind.SLOTS)
 """Which kind gives the refusal's code when several block, unless the policy states its own order."""
 
 
@@ -29,8 +30,9 @@ CELLS: Final[Mapping[Kind, Callable[[Limit], Cell]]] = MappingProxyType(
         Kind.SLOTS: lambda _limit: SlotsCell(),
         Kind.BALANCE: lambda _limit: BalanceCell(),
         Kind.QUOTA: lambda _limit: QuotaCell(),
+        Kind.COUNT: lambda _limit: CountCell(),
     }
 )
 """The plain model of each kind that keeps state."""
 
-__all__ = ["CELLS", "PRECEDENCE", "Balance", "Gate", "Guard", "Kind", "Limit", "Quota", "Slots", "Window"]
+__all__ = ["CELLS", "PRECEDENCE", "Balance", "Count", "Gate", "Guard", "Kind", "Limit", "Quota", "Slots", "Window"]

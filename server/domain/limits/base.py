@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from enum import IntEnum
+from enum import IntEnum, StrEnum
 from types import MappingProxyType
 from typing import ClassVar, Final, NamedTuple, Protocol
 
@@ -16,6 +16,20 @@ class Kind(IntEnum):
     SLOTS = 4
     BALANCE = 5
     QUOTA = 6
+    COUNT = 7
+
+
+class Posture(StrEnum):
+    """What becomes of a limit while the store cannot be asked."""
+
+    OPEN = "open"
+    """Each process goes on with a share of it."""
+    CLOSED = "closed"
+    """Whatever it applies to waits for the store."""
+
+
+CLOSED_KINDS: Final = frozenset({Kind.BALANCE, Kind.QUOTA, Kind.COUNT})
+"""Those behind which money or an allowance stands: closed unless the policy says otherwise."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +57,8 @@ class Limit:
     scope and window length, so that changing one of those starts a new cell and changing a value does not. Actions in
     `optional_for` need not name the scope's dimensions, and then do not fall under the rule. For an action in `room`
     the rule looks whether so many units would fit, and takes nothing. `unless` is a flag; the rule is not for accounts
-    that have it.
+    that have it. `lifted_by` is a flag, too: accounts that have it are counted, and never refused. `posture` None is
+    that of its kind.
     """
 
     kind: ClassVar[Kind]
@@ -60,7 +75,16 @@ class Limit:
     room: Mapping[str, int] = field(default_factory=lambda: MappingProxyType({}))
     shadow: bool = False
     unless: str = ""
+    lifted_by: str = ""
     cell: str = ""
+    posture: Posture | None = None
+
+    @property
+    def is_closed(self) -> bool:
+        """Whether what it applies to needs the store that money stands on."""
+        if self.posture is not None:
+            return self.posture is Posture.CLOSED
+        return self.kind in CLOSED_KINDS
 
     def applies(self, action: str, scope: Mapping[str, str]) -> bool:
         """Whether a request for `action` with these dimensions falls under the rule."""

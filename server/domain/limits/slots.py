@@ -107,7 +107,7 @@ class SlotsCell:
         typical_ms = self.typical_ms(limit)
         if not typical_ms:
             return -1
-        return max(min(self.starts, default=now_ms) + typical_ms - now_ms, 1)
+        return max(min([now_ms, *self.starts]) + typical_ms - now_ms, 1)
 
     def follow(self, now_ms: int) -> None:
         """Nothing: time changes nothing here."""

@@ -9,21 +9,23 @@ Args   1 msgpack sequence: now_ms (0: ask the store), tenant's member in the ind
          number of changes, per change: field, units (below 0: taken back), source, expires_ms, burn order ('': not
          kept apart), ledgered (1 or 0), debt bound; then number of refills, per refill: field, ledgered, plan,
          ceiling, cycle_ms, next_ms, raises (1: at once, once per plan and cycle); then number of uses, per use: field,
-         limit, terms, cycle (quota.lua), units
+         limit, terms, cycle (quota.lua), units; then number of allocations, per allocation: field, name, units
 Reply  {1, account, results} written; {2, account, results} this id was written before, with equal content;
        {3, account} the version is another one; {4, now} something is overdue: call reap, then ask again;
        {5, account} a balance would pass 2^53 - 1; {6, account} this id was written before with other content;
        {7, account} a balance would have too many grants; {8, account} a grant would be over already.
        results: msgpack array, units changed per change.
-Writes cells, account, ids, grants, due and index, ledger. Ids stay as long as the account.
+Writes cells, account, ids, grants, due and index, ledger, allocations. Ids stay as long as the account.
 Example {1, '{"plan":"free",...}', <10>} ]]
 --@include clock
 --@include grants_change
 --@include quota
 --@include quota_finish
+--@include count
+--@include allocations
 --@include version
 
-local UPGRADE, CHANGE_SIZE, REFILL_SIZE, USE_SIZE = 7, 7, 7, 5
+local UPGRADE, CHANGE_SIZE, REFILL_SIZE, USE_SIZE, ALLOCATION_SIZE = 7, 7, 7, 5, 3
 local args = { cmsgpack.unpack(ARGV[1]) }
 local now, member, replaces, expected, record = clock(args[1]), args[2], args[3] == 1, args[4], args[5]
 local write_id, fingerprint, cause, changes = args[6], args[7], args[8], args[9]
@@ -48,6 +50,12 @@ end
 local balances_last = #fields
 for use = 1, uses do
   fields[balances_last + use] = args[uses_at + 1 + (use - 1) * USE_SIZE]
+end
+
+local allocations_at = uses_at + 1 + uses * USE_SIZE
+local allocations = args[allocations_at]
+for allocation = 1, allocations do
+  fields[balances_last + uses + allocation] = args[allocations_at + 1 + (allocation - 1) * ALLOCATION_SIZE]
 end
 
 local stored = redis.call('GET', KEYS[2]) or ''
@@ -166,6 +174,21 @@ for use = 1, uses do
   cells[#cells + 1] = field
   cells[#cells + 1] = quota_finish(cell, SETTLE, false, 0, now, cycle, 0, units, now)
 end
+-- An allocation that stands under its name already is left alone.
+local counts, stands = {}, {}
+for allocation = 1, allocations do
+  local at = allocations_at + 1 + (allocation - 1) * ALLOCATION_SIZE
+  local field, name, units = unpack(args, at, at + 2)
+  local standing, held = count_read(counts[field] or read[balances_last + uses + allocation])
+  stands[name] = stands[name] or allocation_read(name)
+  if not stands[name][field] then
+    stands[name][field] = units
+    counts[field] = count_packed(standing + units, held)
+  end
+end
+for field, raw in pairs(counts) do
+  cells[#cells + 1], cells[#cells + 2] = field, raw
+end
 local packed_results = cmsgpack.pack(results)
 local before = redis.call('ZSCORE', KEYS[3], GRANTS_DUE)
 redis.call('ZSCORE', KEYS[4], member)
@@ -187,6 +210,9 @@ if #cells > 0 then
 end
 if #kept > 0 then
   redis.call('HSET', tenant_key('grants'), unpack(kept))
+end
+for name, units in pairs(stands) do
+  allocation_write(name, units)
 end
 if write_id ~= '' then
   redis.call('HSET', KEYS[6], write_id, fingerprint .. packed_results)

@@ -46,9 +46,9 @@ for _, id in ipairs(ids) do
     hold, at = hold_read(raw)
   end
   if hold and hold[1] == ACTIVE then
-    finish(key, id, hold, at, EXPIRE, EXPIRED, reported(hold), now, true)
+    finish(key, id, hold, at, EXPIRE, EXPIRED, reported(hold), now, nil, true)
   elseif hold and (hold[1] == QUEUED or hold[1] == PROMOTED) then
-    finish(key, id, hold, at, RELEASE, LEFT, reported(hold), now, true)
+    finish(key, id, hold, at, RELEASE, LEFT, reported(hold), now, nil, true)
   else
     redis.call('ZREM', KEYS[3], id)
   end

@@ -5,11 +5,13 @@ Keys   1 cells (hash)  2 unused  3 due (sorted set)  4 unused  5 hold (string)
 Args   1 msgpack sequence: now_ms (0: ask the store), hold id, final (1 or 0),
          form (0 nothing said, 1 totals, 2 fraction), then for form 1: number of meters, per meter: name, total;
          for form 2: delivered, reserved
-Reply  {1, now, state, meters, more} applied, meters as in a hold's record, more: not 0 when reap has turns to make; {2, now, hold} nothing to apply: a repeat, or not
+       2 the allocation that a final settle makes of what the hold has of counts; absent: named as the hold
+Reply  {1, now, state, meters, more} applied, meters as in a hold's record, more: not 0 when reap has turns to make;
+       {2, now, hold} nothing to apply: a repeat, or not
        above the last report;
        {3, now} no such hold; {4, now} holds are overdue: call reap, then ask again; {5, now, hold} does not fit its
        state; {6, now, hold} a final total below an earlier report; {7, now, meter} the hold has no such meter.
-Writes due, cells and windows of the hold's takes, hold.
+Writes due, cells and windows of the hold's takes, hold; the allocation.
 Example {1, 1773144000000, 2, <1,'credits',10,7,0>} ]]
 --@include clock
 --@include finish
@@ -97,7 +99,7 @@ local ending, next_state = REPORT, state
 if final then
   ending, next_state = SETTLE, state == ACTIVE and SETTLED or SETTLED_LATE
 end
-local record, more = finish(KEYS[5], id, hold, at, ending, next_state, totals, now)
+local record, more = finish(KEYS[5], id, hold, at, ending, next_state, totals, now, ARGV[2] or id)
 if not record then
   return { 4, now }
 end

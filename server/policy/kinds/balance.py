@@ -55,6 +55,9 @@ class BalanceModel(StatefulModel):
     def compile(self, context: Context, path: Path) -> Balance:
         """The balance, in base units."""
         meter = context.meter((*path, "meter"), self.meter)
+        if self.posture == "open":
+            problem = "a balance cannot be open: what is there is known to the store alone; leave it closed"
+            context.reject((*path, "posture"), problem)
         return Balance(
             **self.rule(context, path),
             meter=meter.name,

@@ -4,11 +4,11 @@ from abc import ABC, abstractmethod
 from base64 import b32encode
 from collections.abc import Iterable, Mapping
 from hashlib import sha256
-from typing import Final, TypedDict
+from typing import Final, Literal, TypedDict
 
 from pydantic import Field
 
-from server.domain.limits.base import Kind, Limit
+from server.domain.limits.base import Kind, Limit, Posture
 from server.domain.policy import Unit
 from server.domain.templates import Template
 from server.policy.context import Context
@@ -30,6 +30,7 @@ class Rule(TypedDict):
     when: Mapping[str, frozenset[str]]
     shadow: bool
     unless: str
+    posture: Posture | None
 
 
 class LimitModel(Model, ABC):
@@ -88,13 +89,25 @@ class LimitModel(Model, ABC):
             when={name: frozenset(allowed) for name, allowed in self.when.items() if name != _ACTION},
             shadow=self.shadow,
             unless=self.unless or "",
+            posture=None,
         )
 
 
 class StatefulModel(LimitModel, ABC):
-    """A limit that counts. For an action in `room` it only looks whether so much would fit, and takes nothing."""
+    """A limit that counts. For an action in `room` it only looks whether so much would fit, and takes nothing.
+
+    `posture` says what becomes of it while the store is gone.
+    """
 
     room: dict[Name, Amount] = Field(default_factory=dict)
+    posture: Literal["open", "closed"] | None = None
+
+    def rule(self, context: Context, path: Path) -> Rule:
+        """As above, with the posture."""
+        rule = super().rule(context, path)
+        if self.posture is None:
+            return rule
+        return {**rule, "posture": Posture(self.posture)}
 
     def room_in(self, context: Context, path: Path, unit: Unit) -> dict[str, int]:
         """The room that is asked for, by action, in base units."""

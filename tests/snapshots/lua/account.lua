@@ -9,13 +9,13 @@ Args   1 msgpack sequence: now_ms (0: ask the store), tenant's member in the ind
          number of changes, per change: field, units (below 0: taken back), source, expires_ms, burn order ('': not
          kept apart), ledgered (1 or 0), debt bound; then number of refills, per refill: field, ledgered, plan,
          ceiling, cycle_ms, next_ms, raises (1: at once, once per plan and cycle); then number of uses, per use: field,
-         limit, terms, cycle (quota.lua), units
+         limit, terms, cycle (quota.lua), units; then number of allocations, per allocation: field, name, units
 Reply  {1, account, results} written; {2, account, results} this id was written before, with equal content;
        {3, account} the version is another one; {4, now} something is overdue: call reap, then ask again;
        {5, account} a balance would pass 2^53 - 1; {6, account} this id was written before with other content;
        {7, account} a balance would have too many grants; {8, account} a grant would be over already.
        results: msgpack array, units changed per change.
-Writes cells, account, ids, grants, due and index, ledger. Ids stay as long as the account.
+Writes cells, account, ids, grants, due and index, ledger, allocations. Ids stay as long as the account.
 Example {1, '{"plan":"free",...}', <10>} ]]
 -- The one clock of a script: the store's own time in milliseconds, or what a test passes (0 asks the store).
 local function clock(given)
@@ -477,12 +477,77 @@ local function quota_finish(raw, ending, live, amount, instant, param, before, a
     within, billed, graced, over, held, exhausted, noted)
   return string.sub(raw, 1, at - 1) .. entry .. string.sub(raw, at + QUOTA_SIZE), crossed
 end
+--[[ count: standing allocations. Twin of server/domain/limits/count.py.
+
+A cell is the letter n, the units that stand, and those that open holds keep; there is none while both are 0. Which
+allocations stand is in the hash hg:{p/t}:alloc: by name a msgpack sequence, per cell: field, units. ]]
+local COUNT, COUNT_SIZE = '>c1I7I7', 15
+
+-- Units that stand and units that are held.
+local function count_read(raw)
+  if not raw then
+    return 0, 0
+  end
+  if #raw ~= COUNT_SIZE then
+    error('CORRUPT a count of ' .. #raw .. ' bytes')
+  end
+  local mark, standing, held = struct.unpack(COUNT, raw)
+  if mark ~= 'n' or standing + held >= 9007199254740992 then
+    error('CORRUPT a count')
+  end
+  return standing, held
+end
+
+-- The new raw value, or false where nothing is left.
+local function count_packed(standing, held)
+  if math.min(standing, held) < 0 or standing + held >= 9007199254740992 then
+    error('CORRUPT a count outside 0 to 2^53 - 1')
+  end
+  return standing + held > 0 and struct.pack(COUNT, 'n', standing, held)
+end
+
+-- Returns units that stand or are held, those held, wait_ms, and the new raw value (nil when it does not fit or takes
+-- nothing).
+local function count_check(raw, amount, take, cap)
+  local standing, held = count_read(raw)
+  if amount > 0 and standing + held + amount > cap then
+    return standing + held, held, -1
+  end
+  return standing + held, held, 0, take and count_packed(standing, held + take) or nil
+end
+
+-- What stands under a name: units by cell field; nothing for a name that is not known.
+local function allocation_read(name)
+  local raw = redis.call('HGET', tenant_key('alloc'), name)
+  local units = {}
+  local values = raw and { cmsgpack.unpack(raw) } or {}
+  for at = 1, #values, 2 do
+    if type(values[at]) ~= 'string' or type(values[at + 1]) ~= 'number' then
+      error('CORRUPT an allocation')
+    end
+    units[values[at]] = values[at + 1]
+  end
+  return units
+end
+
+-- Writes what stands under a name from now on; a name under which nothing does is forgotten.
+local function allocation_write(name, units)
+  local values = {}
+  for field, amount in pairs(units) do
+    values[#values + 1], values[#values + 2] = field, amount
+  end
+  if #values == 0 then
+    redis.call('HDEL', tenant_key('alloc'), name)
+  else
+    redis.call('HSET', tenant_key('alloc'), name, cmsgpack.pack(unpack(values)))
+  end
+end
 -- The account's version as stored, 0 for a tenant without an account.
 local function account_version(raw)
   return raw and (tonumber(raw) or error('CORRUPT an account version')) or 0
 end
 
-local UPGRADE, CHANGE_SIZE, REFILL_SIZE, USE_SIZE = 7, 7, 7, 5
+local UPGRADE, CHANGE_SIZE, REFILL_SIZE, USE_SIZE, ALLOCATION_SIZE = 7, 7, 7, 5, 3
 local args = { cmsgpack.unpack(ARGV[1]) }
 local now, member, replaces, expected, record = clock(args[1]), args[2], args[3] == 1, args[4], args[5]
 local write_id, fingerprint, cause, changes = args[6], args[7], args[8], args[9]
@@ -507,6 +572,12 @@ end
 local balances_last = #fields
 for use = 1, uses do
   fields[balances_last + use] = args[uses_at + 1 + (use - 1) * USE_SIZE]
+end
+
+local allocations_at = uses_at + 1 + uses * USE_SIZE
+local allocations = args[allocations_at]
+for allocation = 1, allocations do
+  fields[balances_last + uses + allocation] = args[allocations_at + 1 + (allocation - 1) * ALLOCATION_SIZE]
 end
 
 local stored = redis.call('GET', KEYS[2]) or ''
@@ -625,6 +696,21 @@ for use = 1, uses do
   cells[#cells + 1] = field
   cells[#cells + 1] = quota_finish(cell, SETTLE, false, 0, now, cycle, 0, units, now)
 end
+-- An allocation that stands under its name already is left alone.
+local counts, stands = {}, {}
+for allocation = 1, allocations do
+  local at = allocations_at + 1 + (allocation - 1) * ALLOCATION_SIZE
+  local field, name, units = unpack(args, at, at + 2)
+  local standing, held = count_read(counts[field] or read[balances_last + uses + allocation])
+  stands[name] = stands[name] or allocation_read(name)
+  if not stands[name][field] then
+    stands[name][field] = units
+    counts[field] = count_packed(standing + units, held)
+  end
+end
+for field, raw in pairs(counts) do
+  cells[#cells + 1], cells[#cells + 2] = field, raw
+end
 local packed_results = cmsgpack.pack(results)
 local before = redis.call('ZSCORE', KEYS[3], GRANTS_DUE)
 redis.call('ZSCORE', KEYS[4], member)
@@ -646,6 +732,9 @@ if #cells > 0 then
 end
 if #kept > 0 then
   redis.call('HSET', tenant_key('grants'), unpack(kept))
+end
+for name, units in pairs(stands) do
+  allocation_write(name, units)
 end
 if write_id ~= '' then
   redis.call('HSET', KEYS[6], write_id, fingerprint .. packed_results)

@@ -487,6 +487,81 @@ local function quota_finish(raw, ending, live, amount, instant, param, before, a
     within, billed, graced, over, held, exhausted, noted)
   return string.sub(raw, 1, at - 1) .. entry .. string.sub(raw, at + QUOTA_SIZE), crossed
 end
+--[[ count: standing allocations. Twin of server/domain/limits/count.py.
+
+A cell is the letter n, the units that stand, and those that open holds keep; there is none while both are 0. Which
+allocations stand is in the hash hg:{p/t}:alloc: by name a msgpack sequence, per cell: field, units. ]]
+local COUNT, COUNT_SIZE = '>c1I7I7', 15
+
+-- Units that stand and units that are held.
+local function count_read(raw)
+  if not raw then
+    return 0, 0
+  end
+  if #raw ~= COUNT_SIZE then
+    error('CORRUPT a count of ' .. #raw .. ' bytes')
+  end
+  local mark, standing, held = struct.unpack(COUNT, raw)
+  if mark ~= 'n' or standing + held >= 9007199254740992 then
+    error('CORRUPT a count')
+  end
+  return standing, held
+end
+
+-- The new raw value, or false where nothing is left.
+local function count_packed(standing, held)
+  if math.min(standing, held) < 0 or standing + held >= 9007199254740992 then
+    error('CORRUPT a count outside 0 to 2^53 - 1')
+  end
+  return standing + held > 0 and struct.pack(COUNT, 'n', standing, held)
+end
+
+-- Returns units that stand or are held, those held, wait_ms, and the new raw value (nil when it does not fit or takes
+-- nothing).
+local function count_check(raw, amount, take, cap)
+  local standing, held = count_read(raw)
+  if amount > 0 and standing + held + amount > cap then
+    return standing + held, held, -1
+  end
+  return standing + held, held, 0, take and count_packed(standing, held + take) or nil
+end
+
+-- New raw value (false: nothing is left). Places are given back when the hold ends; after a final settle `stands` more
+-- units stand, beyond the limit too, because they exist.
+local function count_finish(raw, ending, live, amount, stands)
+  local standing, held = count_read(raw)
+  if live and ending ~= REPORT then
+    held = held - amount
+  end
+  return count_packed(standing + stands, held)
+end
+
+-- What stands under a name: units by cell field; nothing for a name that is not known.
+local function allocation_read(name)
+  local raw = redis.call('HGET', tenant_key('alloc'), name)
+  local units = {}
+  local values = raw and { cmsgpack.unpack(raw) } or {}
+  for at = 1, #values, 2 do
+    if type(values[at]) ~= 'string' or type(values[at + 1]) ~= 'number' then
+      error('CORRUPT an allocation')
+    end
+    units[values[at]] = values[at + 1]
+  end
+  return units
+end
+
+-- Writes what stands under a name from now on; a name under which nothing does is forgotten.
+local function allocation_write(name, units)
+  local values = {}
+  for field, amount in pairs(units) do
+    values[#values + 1], values[#values + 2] = field, amount
+  end
+  if #values == 0 then
+    redis.call('HDEL', tenant_key('alloc'), name)
+  else
+    redis.call('HSET', tenant_key('alloc'), name, cmsgpack.pack(unpack(values)))
+  end
+end
 
 --[[ Notes for the tenant's people, in the stream hg:{p/t}:note: each a list of fields with values (engine/notes.py).
 The oldest leave when there are more than this. ]]
@@ -532,12 +607,13 @@ end
 
 --[[ One step in a hold's life: brings every cell that it took from to the new totals, then stores the record.
 `at` is the index of the hold's number of takes; `after` has the reported total of each meter, by its number; `state` is
-the hold's next state. Reads and works out everything before the first write; ZREM comes first because only it could
-still find a wrong type. Returns the new record, or nil when holds are overdue, which must be reaped first.
+the hold's next state; `name` is the allocation that a final settle makes of the hold's counts. Reads and works out
+everything before the first write; ZREM comes first because only it could still find a wrong type. Returns the new
+record, or nil when holds are overdue, which must be reaped first.
 Takes of one scope stand together in a record, and those of one cell too. ]]
-local function finish(key, id, hold, at, ending, state, after, now)
+local function finish(key, id, hold, at, ending, state, after, now, name)
   local live, created, last = hold[1] == ACTIVE, hold[2], #hold
-  local due_known, crossings, entries = ending == EXPIRE, nil, nil
+  local due_known, crossings, entries, known, stands = ending == EXPIRE, nil, nil, nil, nil
   local writes, groups, take = { false, false, false, false, false, false, false, false }, 0, at + 1
   while take <= last do
     local scope = hold[take + 2]
@@ -607,6 +683,14 @@ local function finish(key, id, hold, at, ending, state, after, now)
           crossings = crossings or {}
           crossings[#crossings + 1] = { field, unpack(crossed[number]) }
         end
+      elseif kind == 7 then
+        local more = 0
+        if ending == SETTLE then
+          known, stands = known or allocation_read(name), stands or {}
+          more = known[field] and 0 or amount -- who settles under a name that stands, adds nothing to it
+          stands[field] = (stands[field] or 0) + amount
+        end
+        new = count_finish(raw, ending, live, amount, more)
       else
         error('CORRUPT a take of a hold')
       end
@@ -645,7 +729,7 @@ local function finish(key, id, hold, at, ending, state, after, now)
   if state == EXPIRED then
     local kept = at
     for from = at + 1, last, TAKE_SIZE do
-      if hold[from + 1] > 0 then -- a late settle still changes it
+      if hold[from + 1] > 0 or hold[from] == 7 then -- a late settle still changes it
         for offset = 0, TAKE_SIZE - 1 do
           hold[kept + 1 + offset] = hold[from + offset]
         end
@@ -659,6 +743,11 @@ local function finish(key, id, hold, at, ending, state, after, now)
   end
   local record = cmsgpack.pack(unpack(hold, 1, last))
 
+  if stands then
+    for field, units in pairs(stands) do
+      known[field] = known[field] or units
+    end
+  end
   if crossings then
     look_at_notes()
   end
@@ -681,6 +770,9 @@ local function finish(key, id, hold, at, ending, state, after, now)
     redis.call('SET', key, record, 'KEEPTTL')
   else
     redis.call('SET', key, record, 'PX', string.format('%.0f', tombstone_ms))
+  end
+  if stands then
+    allocation_write(name, known)
   end
   if crossings then
     write_crossings(crossings, now)

@@ -420,6 +420,44 @@ local function quota_check(raw, now, amount, take, cap, param)
   end
   return used + held, held, 0, string.sub(raw, 1, at - 1) .. entry .. string.sub(raw, at, size)
 end
+--[[ count: standing allocations. Twin of server/domain/limits/count.py.
+
+A cell is the letter n, the units that stand, and those that open holds keep; there is none while both are 0. Which
+allocations stand is in the hash hg:{p/t}:alloc: by name a msgpack sequence, per cell: field, units. ]]
+local COUNT, COUNT_SIZE = '>c1I7I7', 15
+
+-- Units that stand and units that are held.
+local function count_read(raw)
+  if not raw then
+    return 0, 0
+  end
+  if #raw ~= COUNT_SIZE then
+    error('CORRUPT a count of ' .. #raw .. ' bytes')
+  end
+  local mark, standing, held = struct.unpack(COUNT, raw)
+  if mark ~= 'n' or standing + held >= 9007199254740992 then
+    error('CORRUPT a count')
+  end
+  return standing, held
+end
+
+-- The new raw value, or false where nothing is left.
+local function count_packed(standing, held)
+  if math.min(standing, held) < 0 or standing + held >= 9007199254740992 then
+    error('CORRUPT a count outside 0 to 2^53 - 1')
+  end
+  return standing + held > 0 and struct.pack(COUNT, 'n', standing, held)
+end
+
+-- Returns units that stand or are held, those held, wait_ms, and the new raw value (nil when it does not fit or takes
+-- nothing).
+local function count_check(raw, amount, take, cap)
+  local standing, held = count_read(raw)
+  if amount > 0 and standing + held + amount > cap then
+    return standing + held, held, -1
+  end
+  return standing + held, held, 0, take and count_packed(standing, held + take) or nil
+end
 
 --[[ The look at everything. A plan's checks arrive as one msgpack sequence (wire.py):
 1 now_ms (0: ask the store)  2 account version  3 valid from  4 valid until  5 most standing cells
@@ -486,6 +524,8 @@ local function check_all(plan, standing, now)
         end
       elseif kind == 6 then
         own, other, wait, new = quota_check(raw, now, plan[at + 1], plan[at + 2], plan[at + 3], plan[at + 4])
+      elseif kind == 7 then
+        own, other, wait, new = count_check(raw, plan[at + 1], plan[at + 2], plan[at + 3])
       end
       rows[row + 1], rows[row + 2], rows[row + 3] = own, other, wait
       if wait ~= 0 then

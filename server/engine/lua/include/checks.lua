@@ -3,6 +3,7 @@
 --@include pool
 --@include balance
 --@include quota
+--@include count
 
 --[[ The look at everything. A plan's checks arrive as one msgpack sequence (wire.py):
 1 now_ms (0: ask the store)  2 account version  3 valid from  4 valid until  5 most standing cells
@@ -78,6 +79,8 @@ local function check_all(plan, standing, now)
         end
       elseif kind == 6 then
         own, other, wait, new = quota_check(raw, now, plan[at + 1], plan[at + 2], plan[at + 3], plan[at + 4])
+      elseif kind == 7 then
+        own, other, wait, new = count_check(raw, plan[at + 1], plan[at + 2], plan[at + 3])
       end
       rows[row + 1], rows[row + 2], rows[row + 3] = own, other, wait
       if wait == QUEUES then

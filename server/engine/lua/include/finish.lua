@@ -6,20 +6,23 @@
 --@include queues
 --@include balance_finish
 --@include quota_finish
+--@include count_finish
+--@include allocations
 --@include notes
 --@include ledger
 
 --[[ One step in a hold's life: brings every cell that it took from to the new totals, then stores the record.
 `at` is the index of the hold's number of takes; `after` has the reported total of each meter, by its number; `state` is
-the hold's next state. Reads and works out everything before the first write; ZREM comes first because only it could
-still find a wrong type. Returns the new record, or nil when holds are overdue, which must be reaped first; and whether
-turns are left for reap to make. Whose turn it is when a place is freed is part of the step, unless it is one of reap's
-(`reaps`), which sees to the turns once at its end.
+the hold's next state; `name` is the allocation that a final settle makes of the hold's counts. Reads and works out
+everything before the first write; ZREM comes first because only it could still find a wrong type. Returns the new
+record, or nil when holds are overdue, which must be reaped first; and whether turns are left for reap to make. Whose
+turn it is when a place is freed is part of the step, unless it is one of reap's (`reaps`), which sees to the turns once
+at its end.
 Takes of one scope stand together in a record, and those of one cell too. ]]
-local function finish(key, id, hold, at, ending, state, after, now, reaps)
+local function finish(key, id, hold, at, ending, state, after, now, name, reaps)
   local was, created, last = hold[1], hold[2], #hold
   local live = was == ACTIVE or was == QUEUED or was == PROMOTED
-  local due_known, crossings, entries, freed, leaves = reaps, nil, nil, nil, nil
+  local due_known, crossings, entries, known, stands, freed, leaves = reaps, nil, nil, nil, nil, nil, nil
   local writes, groups, take = { false, false, false, false, false, false, false, false }, 0, at + 1
   while take <= last do
     local scope = hold[take + 2]
@@ -95,6 +98,14 @@ local function finish(key, id, hold, at, ending, state, after, now, reaps)
           crossings = crossings or {}
           crossings[#crossings + 1] = { field, unpack(crossed[number]) }
         end
+      elseif kind == 7 then
+        local more = 0
+        if ending == SETTLE then
+          known, stands = known or allocation_read(name), stands or {}
+          more = known[field] and 0 or amount -- who settles under a name that stands, adds nothing to it
+          stands[field] = (stands[field] or 0) + amount
+        end
+        new = count_finish(raw, ending, live, amount, more)
       else
         error('CORRUPT a take of a hold')
       end
@@ -133,7 +144,7 @@ local function finish(key, id, hold, at, ending, state, after, now, reaps)
   if state == EXPIRED then
     local kept = at
     for from = at + 1, last, TAKE_SIZE do
-      if hold[from + 1] > 0 then -- a late settle still changes it
+      if hold[from + 1] > 0 or hold[from] == 7 then -- a late settle still changes it
         for offset = 0, TAKE_SIZE - 1 do
           hold[kept + 1 + offset] = hold[from + offset]
         end
@@ -153,6 +164,11 @@ local function finish(key, id, hold, at, ending, state, after, now, reaps)
   end
   if not reaps and (freed or leaves) then
     promoted, more = promote_look(now, freed or {}, leaves and id)
+  end
+  if stands then
+    for field, units in pairs(stands) do
+      known[field] = known[field] or units
+    end
   end
   if crossings then
     look_at_notes()
@@ -179,6 +195,9 @@ local function finish(key, id, hold, at, ending, state, after, now, reaps)
     redis.call('SET', key, record, 'KEEPTTL')
   else
     redis.call('SET', key, record, 'PX', string.format('%.0f', tombstone_ms))
+  end
+  if stands then
+    allocation_write(name, known)
   end
   if crossings then
     write_crossings(crossings, now)
