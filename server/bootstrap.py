@@ -12,7 +12,6 @@ from typing import Final
 
 from server.administration import Administration
 from server.domain.errors import PolicyRejectedError
-from server.domain.refill import RefillTerms
 from server.engine.base import Engine
 from server.engine.client import StoreConnection
 from server.engine.embedded import EmbeddedStore
@@ -24,6 +23,7 @@ from server.engine.pipeline import StoreCall
 from server.engine.store_address import StoreAddress
 from server.engine.store_checks import check_store
 from server.engine.store_errors import StoreError
+from server.engine.turns import StoreTurns
 from server.engine.wakes import StoreWakes
 from server.gate import QuotaGate
 from server.jobs import epoch_watch
@@ -46,6 +46,7 @@ from server.rpc.transports.grpcio import GrpcioTransport
 from server.rpc.transports.tls import TlsError, TlsFiles
 from server.settings import Settings, Store
 from server.settings import Transport as TransportName
+from server.waiting import RENEW_EVERY_S, Waiting
 
 READINESS_INTERVAL_S: Final = 0.2
 """How soon health follows the store."""
@@ -101,6 +102,7 @@ class App:
     store: str
     policies: PolicyStore
     _rpc: RpcServer
+    _waiting: Waiting
     _hurry: asyncio.Event
 
     def describe(self) -> str:
@@ -113,6 +115,7 @@ class App:
         await self._rpc.stop_advertising()
         with suppress(TimeoutError):
             await asyncio.wait_for(self._hurry.wait(), lameduck_s)
+        self._waiting.close()
         await self._rpc.stop()
 
 
@@ -124,8 +127,9 @@ async def running(settings: Settings, hurry: asyncio.Event | None = None) -> Asy
     """
     policies = load_policies(settings)
     async with AsyncExitStack() as stack:
-        store = await stack.enter_async_context(open_store(settings, policies.refills))
+        store = await stack.enter_async_context(open_store(settings, policies))
         gate = QuotaGate(policies, store.engine, trusted=store.why_untrusted)
+        await stack.enter_async_context(Periodic("waiting calls", gate.waiting.renew, RENEW_EVERY_S))
         transport = transport_of(settings)
         transport.add_route(authorize.PATH, authorize.Authorize(gate, settings.store_timeout_s))
         rpc = RpcServer(
@@ -149,7 +153,7 @@ async def running(settings: Settings, hurry: asyncio.Event | None = None) -> Asy
         except ListenError as error:
             raise StartError(str(error)) from error
         await stack.enter_async_context(Periodic("readiness", show_health, READINESS_INTERVAL_S))
-        app = App(address, store.name, policies, rpc, hurry or asyncio.Event())
+        app = App(address, store.name, policies, rpc, gate.waiting, hurry or asyncio.Event())
         stack.push_async_callback(app.drain, settings.drain_seconds)
         yield app
 
@@ -190,18 +194,20 @@ def load_policies(settings: Settings) -> PolicyStore:
 
 
 @asynccontextmanager
-async def open_store(settings: Settings, refills: RefillTerms) -> AsyncIterator[OpenStore]:
+async def open_store(settings: Settings, policies: PolicyStore) -> AsyncIterator[OpenStore]:
     """The store that the settings choose. One that cannot be reached is kept being tried; see `ready`."""
     match settings.store_kind:
         case Store.MEMORY:
             clock = Clock(lambda: time.time_ns() // _NS_PER_MS)
-            engine = MemoryEngine(clock, refills=refills, most_cells=settings.max_cells)
+            engine = MemoryEngine(
+                clock, refills=policies.refills, queues=policies.queues, most_cells=settings.max_cells
+            )
             yield OpenStore("memory, gone at exit", engine, clock, ready=lambda: True, why_untrusted=lambda: "")
         case Store.REDIS:
-            async with _connected(settings, settings.redis_url, refills) as store:
+            async with _connected(settings, settings.redis_url, policies) as store:
                 yield store
         case _:
-            async with embedded_store(settings) as url, _connected(settings, url, refills) as store:
+            async with embedded_store(settings) as url, _connected(settings, url, policies) as store:
                 yield replace(store, name=f"embedded, in {settings.data_dir}")
 
 
@@ -220,7 +226,7 @@ async def embedded_store(settings: Settings) -> AsyncIterator[str]:
 
 
 @asynccontextmanager
-async def _connected(settings: Settings, url: str, refills: RefillTerms) -> AsyncIterator[OpenStore]:
+async def _connected(settings: Settings, url: str, policies: PolicyStore) -> AsyncIterator[OpenStore]:
     address = parse_address(url)
     watch = EpochWatch(memory_path(settings.data_dir, address))
 
@@ -230,14 +236,16 @@ async def _connected(settings: Settings, url: str, refills: RefillTerms) -> Asyn
 
     connection = StoreConnection(url, on_connect=(check, watch.on_connect))
     clock = Clock(lambda: 0)
-    wakes = StoreWakes(url)
+    wakes, turns = StoreWakes(url), StoreTurns(url)
     engine = FallbackEngine(
         GuardedStore(connection),
         share=settings.outage_share,
         clock=clock,
-        refills=refills,
+        refills=policies.refills,
+        queues=policies.queues,
         most_cells=settings.max_cells,
         wakes=wakes,
+        turns=turns,
     )
     name = str(address)
     try:
@@ -258,6 +266,7 @@ async def _connected(settings: Settings, url: str, refills: RefillTerms) -> Asyn
             )
     finally:
         await wakes.close()
+        await turns.close()
         await engine.close()
 
 

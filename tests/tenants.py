@@ -21,6 +21,7 @@ from server.engine.base import (
     HoldOutcome,
     Looked,
     Overtaken,
+    Queued,
     Refused,
     Replayed,
     Stale,
@@ -101,7 +102,9 @@ class Tenant:
         return make_plan(self.policy, operation, self.account, self.clock())
 
     async def reserve(self, plan: Plan) -> Granted | Refused | Replayed | Stale:
-        return await self.engine.reserve(plan, plan.operation.request_id, WITHIN_S)
+        answer = await self.engine.reserve(plan, plan.operation.request_id, WITHIN_S)
+        assert not isinstance(answer, Queued)
+        return answer
 
     async def grant(
         self, hold_id: str = "", *, action: str = "work", scope: Mapping[str, str] = EVERYWHERE, **amounts: int

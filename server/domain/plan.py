@@ -90,7 +90,8 @@ class Shape:
 
     For a policy, an account's plan, flags, overrides and first days of cycles, an action, dimensions, and the names of
     the amounts. Valid while valid_from_ms <= now < valid_until_ms. `kept` are the places in `names` of what a hold
-    keeps. `memo` is for what other layers derive from a shape once, each under its own name.
+    keeps. `queue` is the one in which a request without a place waits.
+    `memo` is for what other layers derive from a shape once, each under its own name.
     """
 
     policy: Policy
@@ -105,6 +106,7 @@ class Shape:
     checks: tuple[CheckForm, ...]
     gated: bool
     closed: bool
+    queue: QueueForm | None = None
     memo: dict[str, Any] = field(default_factory=dict)
 
     @property
@@ -224,11 +226,6 @@ class Plan(NamedTuple):
         return bool(self.shape.kept) or any(c.limit.kind is not Kind.WINDOW and c.take for c in self.checks)
 
     @property
-    def queue(self) -> QueueForm | None:
-        """The queue that a request without a place waits in; a plan has one at most."""
-        return next((form.queue for form in self.shape.checks if form.queue is not None), None)
-
-    @property
     def closed(self) -> bool:
         """Whether money or an allowance stands behind it, so that a store that lost its state must not decide."""
         return self.shape.closed
@@ -335,7 +332,7 @@ def make_shape(policy: Policy, operation: Operation, names: tuple[str, ...], acc
                 fixed=fixed if room is None else room,
                 asks_room=room is not None,
                 terms=terms,
-                queue=queue_of(limit, account, value.value),
+                queue=limit.queue_form(account.plan, value.value) if isinstance(limit, Slots) else None,
             )
         )
     return Shape(
@@ -351,6 +348,7 @@ def make_shape(policy: Policy, operation: Operation, names: tuple[str, ...], acc
         checks=tuple(checks),
         gated=any(not gate.look.fits and not gate.limit.shadow for gate in gates),
         closed=any(form.limit.is_closed for form in checks),
+        queue=next((form.queue for form in checks if form.queue is not None), None),
     )
 
 
@@ -371,7 +369,8 @@ def usage_plan(policy: Policy, operation: Operation, account: Account, now_ms: i
         cap = MAX_AMOUNT if value.value is None else value.value
         scope = _scope_values(limit, operation.scope)
         form = CheckForm(place, limit, scope, cap, settles=False, meter=-1, fixed=0, asks_room=False, terms=terms)
-        checks.append(form._replace(queue=queue_of(limit, account, value.value)))
+        queue = limit.queue_form(account.plan, value.value) if isinstance(limit, Slots) else None
+        checks.append(form._replace(queue=queue))
     shape = Shape(
         policy=policy,
         action=operation.action,
@@ -387,14 +386,6 @@ def usage_plan(policy: Policy, operation: Operation, account: Account, now_ms: i
         closed=any(form.limit.is_closed for form in checks),
     )
     return Plan(shape, operation, account, ())
-
-
-def queue_of(limit: Limit, account: Account, cap: int | None) -> QueueForm | None:
-    """The queue in front of a pool with so many places; None for limits without one."""
-    if not isinstance(limit, Slots) or limit.queue is None or cap is None:
-        return None
-    queue = limit.queue
-    return QueueForm(queue.depth(account.plan, cap), limit.joined(account.plan), queue.ticket_ms)
 
 
 def plan_span(policy: Policy, account: Account, now_ms: int) -> tuple[int, int]:

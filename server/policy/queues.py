@@ -7,6 +7,7 @@ from server.policy.context import Context
 from server.policy.document import Path, shown
 from server.policy.kinds import AnyLimit, SlotsModel
 
+
 def check_queues(context: Context, limits: list[AnyLimit], actions: Mapping[str, Action]) -> None:
     """Notes what pools with queues must not have, and where they do not agree with each other."""
     pools = {
@@ -18,14 +19,18 @@ def check_queues(context: Context, limits: list[AnyLimit], actions: Mapping[str,
         for plan, joined in pool.cells.items():
             at = (*path, "cells", plan)
             context.expect_known(at, joined, pools, "pool with a queue")
-            if pool.id not in joined or any(pools[each][1].cells.get(plan) != joined for each in joined if each in pools):
+            if pool.id not in joined or any(
+                pools[each][1].cells.get(plan) != joined for each in joined if each in pools
+            ):
                 context.reject(at, f"pools that share places list the same ones; expected it of {', '.join(joined)}")
         _check_tickets(context, path, pool, actions)
     listed = list(pools.values())
     for place, (path, pool) in enumerate(listed):
         for _, other in listed[:place]:
             if _overlap(pool, other):
-                context.reject(path, f"a request could wait in two queues, this and {other.id}'s; keep them apart by `when`")
+                context.reject(
+                    path, f"a request could wait in two queues, this and {other.id}'s; keep them apart by `when`"
+                )
 
 
 def _check_tickets(context: Context, path: Path, pool: SlotsModel, actions: Mapping[str, Action]) -> None:

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import IntEnum, StrEnum
 from types import MappingProxyType
-from typing import ClassVar, Final, NamedTuple, Protocol
+from typing import ClassVar, Final, NamedTuple, Protocol, Self
 
 
 class Kind(IntEnum):
@@ -109,10 +109,11 @@ class CycleTerms(NamedTuple):
 
 class QueueForm(NamedTuple):
     """A pool's queue as it applies to one kind of request: at most `depth` wait for the places of `cells`, which are
-    those of all pools that share them, this one's too; a ticket lasts `ticket_ms`.
+    those of all pools that share them; `cell` is this one's. A ticket lasts `ticket_ms`.
     """
 
     depth: int
+    cell: str
     cells: tuple[str, ...]
     ticket_ms: int
 
@@ -168,7 +169,7 @@ class QueueLook(Look):
 
     def __new__(  # noqa: PLR0913, PLR0917  # the figures
         cls, cap: int, used: int, held: int, reset_ms: int, wait_ms: int, queued: int, queue_cap: int
-    ) -> "QueueLook":
+    ) -> Self:
         """As a Look, with two figures beside it."""
         look = super().__new__(cls, cap, used, held, reset_ms, wait_ms)
         look.queued, look.queue_cap = queued, queue_cap

@@ -19,6 +19,7 @@ from server.domain.limits.base import (
     Limit,
     Look,
     PlanValues,
+    QueueForm,
     QueueLook,
     Taken,
 )
@@ -63,6 +64,12 @@ class Slots(Limit):
     typical_ms: int = 0
     measured: bool = False
     queue: Queue | None = None
+
+    def queue_form(self, plan: str, cap: int | None) -> QueueForm | None:
+        """The queue as it applies on this plan, with so many places; None without one."""
+        if self.queue is None or cap is None:
+            return None
+        return QueueForm(self.queue.depth(plan, cap), self.cell, self.joined(plan), self.queue.ticket_ms)
 
     def joined(self, plan: str) -> tuple[str, ...]:
         """The cells whose sum counts on this plan: its own, or those of all pools that share places with it."""
@@ -114,11 +121,15 @@ class SlotsCell:
 
     def take(self, check: Check, now_ms: int) -> Look:
         """Takes places."""
-        self.taken += check.take
-        limit = check.limit
-        if isinstance(limit, Slots) and limit.typical_ms and len(self.starts) < STARTS_KEPT:
-            self.starts.append(now_ms)
+        assert isinstance(check.limit, Slots)
+        self.begin(check.take, check.limit, now_ms)
         return self.look(check._replace(amount=0), now_ms)
+
+    def begin(self, places: int, limit: Slots, now_ms: int) -> None:
+        """A job takes places."""
+        self.taken += places
+        if limit.typical_ms and len(self.starts) < STARTS_KEPT:
+            self.starts.append(now_ms)
 
     def finish(self, taken: Taken, change: Change, limit: Limit) -> int:
         """Frees the places when the hold ends, however it ends, and measures how long they were taken."""

@@ -12,9 +12,11 @@ Args   1 plan (checks.lua)
          pool, the terms of the queues (queues.lua), the cells of all pools with queues
 Reply  {0, now, rows} refused; {1, now, rows} granted; {2, now, hold} the id is known;
        {3, now, account} planned for another version or time; {4, now} holds are overdue: call reap, then ask again;
-       {5, now} too many cells; {6, now, rows, position, free} it waits in the queue; free: 1 when reap has turns to make. rows: msgpack sequence, 3 per check (checks.lua), from before anything is taken.
-Writes on a grant alone: due and index, hold, cells, windows; of one that waits also its queue and pools. ZADD NX comes first, as only it can still find a wrong
-       type; SET NX is the look at the id. On a refusal only windows that block and moved back with the clock.
+       {5, now} too many cells; {6, now, rows, position, free} it waits in the queue; free: 1 when reap has turns to
+       make. rows: msgpack sequence, 3 per check (checks.lua), from before anything is taken.
+Writes on a grant alone: due and index, hold, cells, windows; of one that waits also its queue and pools. ZADD NX comes
+       first, as only it can still find a wrong type; SET NX is the look at the id. On a refusal only windows that block
+       and moved back with the clock.
 Example {1, 1773144000000, <1,60000,0>} ]]
 --@include clock
 --@include hold_layout
@@ -97,12 +99,12 @@ if lease_ms == 0 then
 end
 
 -- A request that must wait takes everything but its place, and stands behind all who came before it to any queue.
-local state, ticket_ms, pool, terms, arrival = ACTIVE, nil, nil, nil, 0
+local state, pool, terms, arrival = ACTIVE, nil, nil, 0
 local lease_end, lease_in = now + lease_ms, lease_ms
 if plan.queued then
   local asked = { cmsgpack.unpack(ARGV[4]) }
-  ticket_ms, pool, terms = asked[1], asked[2], asked[3]
-  state, lease_end, lease_in = QUEUED, now + ticket_ms, 0
+  pool, terms = asked[2], asked[3]
+  state, lease_end, lease_in = QUEUED, now + asked[1], 0
   for index = 4, #asked do
     local last = redis.call('ZRANGE', queue_key(asked[index]), -1, -1, 'WITHSCORES')
     arrival = math.max(arrival, (tonumber(last[2]) or 0) + 1)

@@ -3,12 +3,14 @@
 
 Keys   1 cells (hash)  2 account (string)  3 due (sorted set)  4 unused  5 hold (string)  6.. windows (hash), one per
        scope, in the plan's order
-Args   1 plan (checks.lua)  2 msgpack sequence: hold id, the pool's part of the hold as the caller keeps it (queues.lua)
-Reply  {1, now, hold, rows, position} it waits; {2, now, hold, rows} it has its place; {0, now, hold} it waits no more;
+Args   1 plan (checks.lua)  2 msgpack sequence: hold id, the pool's part of the hold as the caller keeps it (queues.lua;
+         '': as it was)
+Reply  {1, now, hold, rows, position, for how long its ticket is kept} it waits; {2, now, hold, rows} it has its place;
+       {0, now, hold} it waits no more;
        {3, now, account} planned for another version or time; {4, now} holds are overdue: call reap, then ask again;
        {6, now} no such hold. rows: as in reserve.lua.
 Writes due, hold.
-Example {1, 1773144000000, <7,...>, <3,5,-2>, 3} ]]
+Example {1, 1773144000000, <7,...>, <3,5,-2>, 3, 30000} ]]
 --@include clock
 --@include checks
 --@include queues
@@ -62,10 +64,13 @@ for other = 0, joined do
   local queue = queue_key(plan[own - other])
   position = position + redis.call('ZCOUNT', queue, '-inf', '(' .. arrival)
 end
+if kept == '' then
+  kept = hold[take + 8]
+end
 redis.call('ZADD', KEYS[3], 'XX', string.format('%.0f', now + struct.unpack('>I4', kept, TICKET_AT)), id)
 if hold[take + 8] ~= kept then
   hold[take + 8] = kept
   raw = cmsgpack.pack(unpack(hold))
   redis.call('SET', KEYS[5], raw)
 end
-return { 1, now, raw, figures, position }
+return { 1, now, raw, figures, position, (struct.unpack('>I4', kept, TICKET_AT)) }

@@ -6,7 +6,7 @@ from typing import Annotated, Final, Literal
 
 from pydantic import Field
 
-from server.domain.limits.base import UNLIMITED, Kind
+from server.domain.limits.base import UNLIMITED, Kind, Posture
 from server.domain.limits.slots import Queue, Slots
 from server.domain.policy import Meter, Unit
 from server.policy import fields
@@ -62,8 +62,11 @@ class SlotsModel(ScopedModel):
         if self.measured and self.typical is None:
             context.reject((*path, "measured"), "needs `typical`, for the time until enough jobs were measured")
         self._check_queue(context, path)
+        rule = self.rule(context, path)
+        if self.queue is not None:
+            rule["posture"] = Posture.CLOSED  # only the store knows who is next
         return Slots(
-            **self.rule(context, path),
+            **rule,
             meter=meter.name,
             scope=scope,
             optional_for=self.optional_actions(context, path),
@@ -84,7 +87,9 @@ class SlotsModel(ScopedModel):
             context.reject((*path, "queue"), "needs `typical`, for the hint when the queue is full")
         for key in ("scope", "meter", "room", "shadow"):
             if getattr(self, key):
-                context.reject((*path, key), "does not go with a queue; requests wait for one place of the tenant's pool")
+                context.reject(
+                    (*path, key), "does not go with a queue; requests wait for one place of the tenant's pool"
+                )
         context.expect_known((*path, "cells"), self.cells, context.plans, "plan")
 
     def fills(self, context: Context) -> fields.Fills:  # noqa: ARG002  # one signature for all kinds

@@ -31,8 +31,8 @@ Returns the figures before anything is taken as a msgpack sequence (two numbers 
 check), the same as a table, the fields and values to set per scope (1: the standing cells; false: none), which scopes
 need their TTL renewed (nil: none), whether any check blocks, whether a standing cell is new, and the blocking windows
 that moved back with the clock, per scope (nil: none): to be written even when nothing is taken. What taking draws from
-grants that are kept apart is put into plan.draws, by the cell's field. For a request that must wait in a queue, plan.queued
-is how many wait there, and plan.free whether a place is free nevertheless. ]]
+grants that are kept apart is put into plan.draws, by the cell's field. For a request that must wait in a queue,
+plan.queued is how many wait there, and plan.free whether a place is free nevertheless. ]]
 local function check_all(plan, standing, now)
   local rows = { 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0 } -- made at once for five checks, for speed
   local sets, renews, moves = { false, false, false }, nil, nil
@@ -83,9 +83,7 @@ local function check_all(plan, standing, now)
         own, other, wait, new = count_check(raw, plan[at + 1], plan[at + 2], plan[at + 3])
       end
       rows[row + 1], rows[row + 2], rows[row + 3] = own, other, wait
-      if wait == QUEUES then
-        new = nil
-      elseif wait ~= 0 then
+      if wait ~= 0 and wait ~= QUEUES then
         blocked = blocked or plan[at + 5] == 0
         if new then
           moves = moves or {}
@@ -93,7 +91,7 @@ local function check_all(plan, standing, now)
           table.insert(moves[scope], plan[field])
           table.insert(moves[scope], new)
         end
-      elseif new then
+      elseif new and wait == 0 then
         set = set or {}
         set[n + 1], set[n + 2] = plan[field], new
         n = n + 2

@@ -1,4 +1,5 @@
 --@include keys
+--@include endings
 
 --[[ slots: a pool of concurrent places. Twin of server/domain/limits/slots.py. A cell is a decimal count; an empty pool
 has no cell. Whose place it is stands in the holds; overdue ones are given back before anybody looks.
@@ -77,10 +78,10 @@ end
 
 --[[ The same for a pool with a queue: `rows` before `row` has the places taken of the pools that share theirs with it,
 `field` is the place of its own cell among the plan's fields, with theirs in front. Returns the places taken of all, how
-many wait, what the wait is (QUEUES: there is a place in the queue), the new value, and whether somebody waits although a
-place is free. Nobody overtakes: with anyone waiting, a request waits too. ]]
+many wait, what the wait is (QUEUES: there is a place in the queue), the new value, and whether somebody waits although
+a place is free. Nobody overtakes: with anyone waiting, a request waits too. ]]
 local function queued_check(plan, field, rows, row, raw, now, amount, take, cap, param)
-  local taken, mean, jobs, starts = pool_read(raw)
+  local taken, mean, jobs = pool_read(raw)
   local measured, typical, depth, joined = struct.unpack('>I1I6I7I1', param)
   local all, waiting = taken, redis.call('ZCARD', queue_key(plan[field]))
   for other = 1, joined do

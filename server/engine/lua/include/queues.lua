@@ -37,9 +37,9 @@ local function turn_of(id, field, now)
   return { id, field, key, cmsgpack.pack(unpack(hold)), deadline, string.sub(param, OWNER_AT) }
 end
 
---[[ Whose turn it is, reading everything and writing nothing. `changed` has cells as they are about to be (false: gone),
-`leaving` is an id that is about to leave its queue. Returns what promote_write wants (nil: nobody's turn), and whether
-reap must go on with it: 1 for more turns than one call makes, 2 for terms that are out of date. ]]
+--[[ Whose turn it is, reading everything and writing nothing. `changed` has cells as they are about to be (false:
+gone), `leaving` is an id that is about to leave its queue. Returns what promote_write wants (nil: nobody's turn), and
+whether reap must go on with it: 1 for more turns than one call makes, 2 for terms that are out of date. ]]
 local function promote_look(now, changed, leaving)
   local packed = redis.call('GET', tenant_key('pools'))
   if not packed then
