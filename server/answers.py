@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 from server.domain.account import Account
 from server.domain.decision import Decision, Lease, grant, queued, refuse, unblocked
-from server.domain.errors import InvalidRequestError
+from server.domain.errors import FieldViolation, InvalidRequestError
 from server.domain.hold import HoldNote, HoldView, State
 from server.domain.limits.base import QUEUES, QueueLook
 from server.domain.operation import Operation, TenantRef, differing_parts
@@ -102,3 +102,17 @@ def operation_of(ref: TenantRef, note: HoldNote, amounts: Mapping[str, int], pol
         message = f"the hold's action {note.action!r} is no longer in policy {policy.name!r}"
         raise InvalidRequestError.of("hold_id", message)
     return Operation(ref=ref, action=note.action, scope=note.scope, amounts=amounts)
+
+
+def must_be_scope(scope: Mapping[str, str], hold: HoldView | None) -> None:
+    """Raises where a caller takes a hold for another one's; a hold that is not there is the engine's to tell."""
+    if hold is None:
+        return
+    made = {name: hold.note.scope.get(name, "") for name in scope}
+    bad = [
+        FieldViolation(f"scope[{name}]", f"is {value!r}; hold {hold.hold_id!r} was made with {made[name]!r}")
+        for name, value in scope.items()
+        if made[name] != value
+    ]
+    if bad:
+        raise InvalidRequestError(bad)

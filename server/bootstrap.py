@@ -5,9 +5,10 @@ import gc
 import os
 import signal
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Final
 
 from server.administration import Administration
@@ -31,10 +32,15 @@ from server.jobs.epoch_watch import EpochWatch
 from server.jobs.periodic import Periodic
 from server.jobs.policy_reload import reload_policies
 from server.jobs.reaper import Reaper
+from server.jobs.webhook.delivery import Webhook
+from server.jobs.webhook.endpoint import Endpoint
+from server.jobs.webhook.message import read_secrets
 from server.logs import DecisionLog, log
+from server.page.app import PageApp
 from server.policy.knobs import KnobSource
 from server.policy.store import PolicyStore
 from server.rpc.admin_service import AdminService
+from server.rpc.load import Load
 from server.rpc.proxies import authorize
 from server.rpc.proxies.envoy import EnvoyRateLimitService
 from server.rpc.proxies.limitador import LimitadorRateLimitService
@@ -44,7 +50,7 @@ from server.rpc.test_clock_service import TestClockService
 from server.rpc.transports.base import ListenError, Transport
 from server.rpc.transports.grpcio import GrpcioTransport
 from server.rpc.transports.tls import TlsError, TlsFiles
-from server.settings import Settings, Store
+from server.settings import Settings, Store, is_loopback
 from server.settings import Transport as TransportName
 from server.waiting import RENEW_EVERY_S, Waiting
 
@@ -101,6 +107,7 @@ class App:
     address: str
     store: str
     policies: PolicyStore
+    page_address: str
     _rpc: RpcServer
     _waiting: Waiting
     _hurry: asyncio.Event
@@ -108,7 +115,8 @@ class App:
     def describe(self) -> str:
         """One line for whoever started it."""
         policies = ", ".join(f"{name} {self.policies.get(name).version}" for name in self.policies.names)
-        return f"holdgate serves on {self.address}; store: {self.store}; policies: {policies}"
+        page = f"; page: http://{self.page_address}/" if self.page_address else ""
+        return f"holdgate serves on {self.address}{page}; store: {self.store}; policies: {policies}"
 
     async def drain(self, lameduck_s: float) -> None:
         """Says NOT_SERVING, answers calls for another `lameduck_s` seconds, then only those already in work."""
@@ -132,16 +140,20 @@ async def running(settings: Settings, hurry: asyncio.Event | None = None) -> Asy
         await stack.enter_async_context(Periodic("waiting calls", gate.waiting.renew, RENEW_EVERY_S))
         transport = transport_of(settings)
         transport.add_route(authorize.PATH, authorize.Authorize(gate, settings.store_timeout_s))
+        administration = Administration(policies, store.engine, gate)
         rpc = RpcServer(
             transport,
             QuotaService(gate, DecisionLog(settings.decision_log_rate), settings.store_timeout_s),
-            AdminService(Administration(policies, store.engine, gate), settings.store_timeout_s),
+            AdminService(administration, settings.store_timeout_s),
             TestClockService(store.clock.set_ms, settings.store_timeout_s) if settings.test_clock else None,
             (
                 EnvoyRateLimitService(gate, DecisionLog(settings.decision_log_rate), settings.store_timeout_s),
                 LimitadorRateLimitService(gate, settings.store_timeout_s),
             ),
         )
+        load = await stack.enter_async_context(Load())
+        transport.bound(rpc.new_work, load)
+        gate.waiting.aside = load.aside
         reaper = await stack.enter_async_context(Reaper(store.engine, settings.sweep_interval_s))
 
         async def show_health() -> None:
@@ -153,7 +165,14 @@ async def running(settings: Settings, hurry: asyncio.Event | None = None) -> Asy
         except ListenError as error:
             raise StartError(str(error)) from error
         await stack.enter_async_context(Periodic("readiness", show_health, READINESS_INTERVAL_S))
-        app = App(address, store.name, policies, rpc, gate.waiting, hurry or asyncio.Event())
+        if settings.webhook_secret_file is not None:
+            keys = webhook_secrets(settings.webhook_secret_file)
+            webhook = Webhook(Endpoint(settings.webhook_url), keys, store.engine, policies)
+            await stack.enter_async_context(webhook)
+        page_address = ""
+        if settings.page_address:
+            page_address = await stack.enter_async_context(served_page(settings, gate, administration, policies))
+        app = App(address, store.name, policies, page_address, rpc, gate.waiting, hurry or asyncio.Event())
         stack.push_async_callback(app.drain, settings.drain_seconds)
         yield app
 
@@ -183,6 +202,35 @@ def tls_of(settings: Settings) -> TlsFiles | None:
     except TlsError as error:
         raise StartError(str(error)) from error
     return tls
+
+
+@asynccontextmanager
+async def served_page(
+    settings: Settings, gate: QuotaGate, administration: Administration, policies: PolicyStore
+) -> AsyncIterator[str]:
+    """The usage page on its address, which has the port that was taken."""
+    try:
+        from server.page.listener import PageListener  # noqa: PLC0415  # h2corn's wheel may be missing
+    except ImportError as error:
+        raise StartError(f"--page-address needs h2corn, which cannot be imported: {error}") from error
+    where, loopback = settings.page_address, is_loopback(settings.page_address)
+    if not loopback:
+        log.warning("page.open_to_all", address=where, note="whoever reaches this address sees every tenant's usage")
+    page = PageApp(gate, administration, lambda: policies.names, within_s=settings.store_timeout_s, loopback=loopback)
+    async with AsyncExitStack() as stack:
+        try:
+            listener = await stack.enter_async_context(PageListener(page, where, reuse_port=settings.workers > 1))
+        except OSError as error:
+            raise StartError(f"--page-address: cannot listen on {where}: is the port in use?") from error
+        yield listener.address
+
+
+def webhook_secrets(path: Path) -> Sequence[bytes]:
+    """The secrets of a file; raises StartError naming the line that is none."""
+    try:
+        return read_secrets(path)
+    except ValueError as error:
+        raise StartError(f"--webhook-secret-file: {error}") from error
 
 
 def load_policies(settings: Settings) -> PolicyStore:

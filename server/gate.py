@@ -12,6 +12,7 @@ from server.answers import (
     extended,
     lease_of,
     must_be_same,
+    must_be_scope,
     operation_of,
     replayed_answer,
     totals_of,
@@ -24,7 +25,6 @@ from server.domain.decision import Decision, LimitResults, grant, refuse
 from server.domain.errors import (
     AccountChangedError,
     DeadlineError,
-    FieldViolation,
     HoldNotFoundError,
     InvalidRequestError,
     StoreLostError,
@@ -200,7 +200,7 @@ class QuotaGate:
             started_s = monotonic()
             found = await self._find(ref, hold_id, within_s)
             scope = policy.resolved(scope)
-            _must_be_scope(scope, found.hold)
+            must_be_scope(scope, found.hold)
             within_s -= monotonic() - started_s
         if delivered is None and final and policy.is_timed:
             hold, now_ms = await self._must_find(ref, hold_id, within_s)
@@ -313,6 +313,7 @@ class QuotaGate:
         found = await self._find(ref, "", within_s)
         account = account_or_default(policy, ref, found.account, found.now_ms)
         return LimitsView(
+            now_ms=found.now_ms,
             plan=account.plan,
             limits=tuple(
                 EffectiveLimit(limit, value, found.now_ms, terms_of(limit, account, found.now_ms))
@@ -429,20 +430,6 @@ class QuotaGate:
 
 def _must_be_amounts(field: str, amounts: Mapping[str, int], policy: Policy) -> None:
     bad = amount_violations(field, amounts, policy)
-    if bad:
-        raise InvalidRequestError(bad)
-
-
-def _must_be_scope(scope: Mapping[str, str], hold: HoldView | None) -> None:
-    """Raises where a caller takes a hold for another one's; a hold that is not there is the engine's to tell."""
-    if hold is None:
-        return
-    made = {name: hold.note.scope.get(name, "") for name in scope}
-    bad = [
-        FieldViolation(f"scope[{name}]", f"is {value!r}; hold {hold.hold_id!r} was made with {made[name]!r}")
-        for name, value in scope.items()
-        if made[name] != value
-    ]
     if bad:
         raise InvalidRequestError(bad)
 

@@ -131,9 +131,9 @@ class Notices:
             event.set()
 
 
-def told_by(policy: Policy, notes: Sequence[Note]) -> list[Notification]:
+def told_by(policy: Policy | None, notes: Sequence[Note]) -> list[Notification]:
     """Notes by the limits of a policy; a limit that it no longer has is named by its cell, without dimensions."""
-    limits = {limit.cell: limit for limit in policy.limits if limit.cell}
+    limits = {limit.cell: limit for limit in policy.limits if limit.cell} if policy is not None else {}
     return [_notification(note, limits.get(note.cell)) for note in notes]
 
 

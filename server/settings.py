@@ -10,8 +10,9 @@ from collections.abc import Collection, Mapping
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any, Final, Self
+from urllib.parse import urlsplit
 
-from pydantic import Field, ValidationError, field_validator, model_validator
+from pydantic import Field, ValidationError, ValidationInfo, field_validator, model_validator
 from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
@@ -107,6 +108,17 @@ class Settings(BaseSettings):
         2.0, ge=0, le=300, description="how long calls are still taken after SIGTERM while health says NOT_SERVING"
     )
     max_cells: int = Field(1000, ge=1, le=100_000, description="most cells (limit and scope) that one tenant may have")
+    webhook_url: str = Field(
+        "", description="http or https URL that is told each notification, signed; needs --webhook-secret-file"
+    )
+    webhook_secret_file: Path | None = Field(
+        None, description="file of the secrets to sign with, one to a line: whsec_ and 24 to 64 bytes in base64"
+    )
+    page_address: str = Field(
+        "",
+        description="address and port of the usage page, a page to look at for people; it asks nobody who they are, so "
+        "keep it on loopback or behind a proxy that does",
+    )
     log_level: LogLevel = Field(LogLevel.INFO, description="least severe events to log: debug, info, warning, error")
     decision_log_rate: float = Field(
         0.01, ge=0, le=1, description="share of decisions to log as quota.decided, from 0 to 1"
@@ -127,10 +139,12 @@ class Settings(BaseSettings):
             raise ValueError("names no file; expected at least one")
         return value
 
-    @field_validator("listen")
+    @field_validator("listen", "page_address")
     @classmethod
-    def _address(cls, value: str) -> str:
+    def _address(cls, value: str, info: ValidationInfo) -> str:
         host, colon, port = value.rpartition(":")
+        if not value and info.field_name == "page_address":
+            return value
         if not (colon and host and port.isascii() and port.isdecimal() and int(port) <= _LAST_PORT):
             raise ValueError("expected host:port, such as 127.0.0.1:50051 or [::1]:50051")
         return value
@@ -151,10 +165,26 @@ class Settings(BaseSettings):
             raise ValueError("--tls-client-ca needs --tls-cert and --tls-key: without TLS nobody shows a certificate")
         return self
 
+    @field_validator("webhook_url")
+    @classmethod
+    def _endpoint(cls, value: str) -> str:
+        url = urlsplit(value)
+        if value and not (url.scheme in {"http", "https"} and url.hostname and url.username is None):
+            raise ValueError("expected a URL such as https://example.com/hooks/quota, without a user in it")
+        return value
+
+    @model_validator(mode="after")
+    def _webhook_is_whole(self) -> Self:
+        if bool(self.webhook_url) != bool(self.webhook_secret_file):
+            raise ValueError("a webhook needs both --webhook-url and --webhook-secret-file")
+        return self
+
     @model_validator(mode="after")
     def _workers_share(self) -> Self:
         if self.workers > 1 and self.store_kind is Store.MEMORY:
             raise ValueError("--store memory is one process's own: it needs --workers 1")
+        if self.workers > 1 and self.page_address.endswith(":0"):
+            raise ValueError("--page-address with a free port would be another one of each worker: name the port")
         if self.workers > 1 and self.test_clock:
             raise ValueError("--test-clock sets the time of one process: it needs --workers 1")
         return self

@@ -5,8 +5,8 @@ the next renewal. What a dead process leaves behind lapses within CALL_TICKET_MS
 """
 
 import asyncio
-from collections.abc import Coroutine, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Coroutine, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from itertools import count
 from typing import Any, Final
@@ -50,6 +50,8 @@ class Waiting:
         self._tasks: set[asyncio.Task[None]] = set()
         self._due: dict[TenantRef, asyncio.TimerHandle] = {}
         self._listens = self._closed = False
+        self.aside: Callable[[], AbstractContextManager[None]] = nullcontext
+        """Within it a call is not counted as work; set by whoever counts."""
 
     @contextmanager
     def turn(self, ref: TenantRef, hold_id: str, cells: Sequence[str]) -> Iterator[Turn]:
@@ -80,8 +82,9 @@ class Waiting:
         """
         if self._closed:
             raise StoreUnavailableError("the server stops; send the request again at once, and it keeps its place")
-        async with asyncio.timeout(within_s):
-            await turn.come.wait()
+        with self.aside():
+            async with asyncio.timeout(within_s):
+                await turn.come.wait()
         turn.come.clear()
         if self._closed:
             raise StoreUnavailableError("the server stops; send the request again at once, and it keeps its place")

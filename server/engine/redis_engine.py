@@ -113,7 +113,7 @@ class RedisEngine:
         self._reaping = Reaping(self._evalsha, clock, refills, queues)
         self._most_cells = most_cells
         self.books = RedisBooks(self._evalsha)
-        self.feed = RedisFeed(self._evalsha, self._plain, clock)
+        self.feed = RedisFeed(self._evalsha, store, clock)
         self.queues = RedisQueues(self._run, self._reaping.reap, clock, turns or Turns(), most_cells)
         self.wakes = wakes or Wakes()
 

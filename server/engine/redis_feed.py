@@ -2,12 +2,15 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import suppress
 from typing import Any, Final, Protocol
 
 from server.domain.errors import CorruptStateError
 from server.domain.operation import TenantRef
 from server.engine import keys, sequences
-from server.engine.pipeline import Word
+from server.engine.pipeline import Reply, Word
+from server.engine.replies import fault_of
+from server.engine.store_errors import StoreError
 
 BATCH: Final = 512
 """Index keys that are looked at in one write."""
@@ -18,19 +21,19 @@ MOST_PER_SLOT: Final = 1000
 CallScript = Callable[[str, Sequence[bytes], Sequence[bytes], float], Awaitable[list[Any]]]
 
 
-class CallPlain(Protocol):
-    """Runs a plain command."""
+class PlainCaller(Protocol):
+    """What this needs of the store's connection beside scripts."""
 
-    def __call__(self, within_s: float, *words: Word) -> Awaitable[Any]:
-        """Its reply; raises a HoldgateError."""
+    def call(self, *words: Word, timeout_s: float = 1.0) -> Awaitable[Reply]:
+        """Runs a plain command."""
 
 
 class RedisFeed:
-    """Asks the store by the engine's own means, which give each failure its error."""
+    """`call_script` is the engine's own way to call a script of that name."""
 
-    def __init__(self, call_script: CallScript, call_plain: CallPlain, clock: Callable[[], int]) -> None:
+    def __init__(self, call_script: CallScript, store: PlainCaller, clock: Callable[[], int]) -> None:
         self._call_script = call_script
-        self._call_plain = call_plain
+        self._store = store
         self._clock = clock
 
     async def hold_lease(self, owner: str, lasts_ms: int, within_s: float) -> int | None:
@@ -49,20 +52,25 @@ class RedisFeed:
         index = list(keys.noted_keys())
         for start in range(0, len(index), BATCH):
             calls = [
-                self._call_plain(within_s, "ZRANGE", key, 0, MOST_PER_SLOT - 1, "WITHSCORES")
+                self._store.call("ZRANGE", key, 0, MOST_PER_SLOT - 1, "WITHSCORES", timeout_s=within_s)
                 for key in index[start : start + BATCH]
             ]
-            for answer in await asyncio.gather(*calls):
+            for answer in await asyncio.gather(*calls, return_exceptions=True):
+                if isinstance(answer, StoreError):
+                    raise fault_of("untold", answer) from answer
+                if isinstance(answer, BaseException):
+                    raise answer
                 for member, at_ms in zip(answer[::2], answer[1::2], strict=True):
-                    try:
+                    with suppress(CorruptStateError):  # it names no tenant
                         found[keys.tenant_of(member)] = int(float(at_ms))
-                    except CorruptStateError:
-                        continue
         return found
 
     async def cursor(self, ref: TenantRef, within_s: float) -> str:
         """Reads the cursor."""
-        told: bytes | None = await self._call_plain(within_s, "GET", keys.tenant_keys(ref).told)
+        try:
+            told: bytes | None = await self._store.call("GET", keys.tenant_keys(ref).told, timeout_s=within_s)
+        except StoreError as error:
+            raise fault_of("cursor", error) from error
         return told.decode() if told is not None else ""
 
     async def tell(self, ref: TenantRef, cursor: str, note_id: str, within_s: float) -> bool:

@@ -85,8 +85,23 @@ def test_the_test_clock_is_for_loopback(address: str) -> None:
 
 
 def test_a_password_is_never_shown() -> None:
-    found = parsed("--redis-url", "redis://user:secret@localhost")
-    assert "secret" not in repr(found)
+    found = parsed("--redis-url", "redis://user:hunter2@localhost")
+    assert "hunter2" not in repr(found)
+
+
+@pytest.mark.parametrize(
+    "url",
+    ["example.com/hook", "ftp://example.com", "https://", "https://user@example.com/", "https://u:p@example.com/"],
+)
+def test_a_webhook_is_at_a_url_without_a_user(url: str) -> None:
+    with pytest.raises(SettingsError, match="expected a URL such as"):
+        parsed("--webhook-url", url, "--webhook-secret-file", "secrets")
+
+
+@pytest.mark.parametrize("flags", [("--webhook-url", "https://example.com"), ("--webhook-secret-file", "secrets")])
+def test_a_webhook_needs_its_url_and_its_secrets(flags: tuple[str, str]) -> None:
+    with pytest.raises(SettingsError, match="needs both --webhook-url and --webhook-secret-file"):
+        parsed(*flags)
 
 
 def test_every_setting_is_explained_with_its_default_and_its_variable() -> None:
