@@ -69,7 +69,7 @@ end
 if ARGV[2] ~= '' and redis.call('EXISTS', tenant_key('pools')) == 1 then
   redis.call('SET', tenant_key('pools'), ARGV[2])
 end
-local promoted, more = promote_look(now, {}, '')
+local promoted, more = promote_look(now, {})
 promote_write(promoted)
 if more == 2 then
   return { 5, now, expired, redis.call('GET', KEYS[2]) or '' }

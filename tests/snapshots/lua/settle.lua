@@ -314,20 +314,31 @@ local function promote_look(now, changed, leaving)
   if not packed then
     return nil, 0
   end
-  local terms = { cmsgpack.unpack(packed) }
-  if terms[1] ~= account_version(redis.call('HGET', KEYS[1], 'v')) or now < terms[2] or now >= terms[3] then
+  local terms, fields = { cmsgpack.unpack(packed) }, { 'v' }
+  local at = 5
+  for _ = 1, terms[4] do
+    for cell = 1, terms[at + 1] do
+      fields[#fields + 1] = terms[at + 1 + cell]
+    end
+    at = at + 2 + terms[at + 1]
+  end
+  local read = redis.call('HMGET', KEYS[1], unpack(fields))
+  if terms[1] ~= account_version(read[1]) or now < terms[2] or now >= terms[3] then
     return nil, 2
   end
-  local turns, sets, more, at = {}, {}, 0, 5
+  local turns, sets, more, waiting, before = {}, {}, 0, 0, 1
+  at = 5
   for _ = 1, terms[4] do
     local cap, count = terms[at], terms[at + 1]
-    local raws, taken, heads = redis.call('HMGET', KEYS[1], unpack(terms, at + 2, at + 1 + count)), 0, {}
+    local raws, taken, heads = {}, 0, {}
     for cell = 1, count do
       local field = terms[at + 1 + cell]
+      raws[cell] = read[before + cell]
       if changed[field] ~= nil then
         raws[cell] = changed[field]
       end
       taken = taken + (raws[cell] and slots_taken(raws[cell]) or 0)
+      waiting = waiting + redis.call('ZCARD', queue_key(field))
     end
     for cell = 1, taken < cap and count or 0 do
       local queue = redis.call('ZRANGE', queue_key(terms[at + 1 + cell]), 0, MOST_TURNS, 'WITHSCORES')
@@ -353,9 +364,9 @@ local function promote_look(now, changed, leaving)
       end
       turns[#turns + 1] = turn
     end
-    at = at + 2 + count
+    at, before = at + 2 + count, before + count
   end
-  return (#turns > 0 or leaving) and { turns, sets, terms } or nil, more
+  return { turns, sets, waiting - #turns - (leaving and 1 or 0) }, more
 end
 
 -- Gives the turns their places, wakes who waits for them, and clears up behind the last one. A store user who may not
@@ -364,7 +375,7 @@ local function promote_write(promoted)
   if not promoted then
     return
   end
-  local turns, sets, terms = unpack(promoted)
+  local turns, sets, waiting = unpack(promoted)
   for number = 1, #turns do
     local id, field, key, record, deadline = unpack(turns[number], 1, 5)
     redis.call('ZREM', queue_key(field), id)
@@ -373,8 +384,12 @@ local function promote_write(promoted)
       redis.call('ZADD', KEYS[3], 'XX', string.format('%.0f', deadline), id)
     end
   end
-  for field, raw in pairs(sets) do
-    redis.call('HSET', KEYS[1], field, raw)
+  if #turns > 0 and next(sets) then
+    local cells = {}
+    for field, raw in pairs(sets) do
+      cells[#cells + 1], cells[#cells + 2] = field, raw
+    end
+    redis.call('HSET', KEYS[1], unpack(cells))
   end
   for number = 1, #turns do
     local owner = turns[number][6]
@@ -382,13 +397,6 @@ local function promote_write(promoted)
       local process = string.match(owner, '^[^.]*')
       redis.pcall('PUBLISH', TURN_CHANNEL .. process, member_name() .. '\n' .. turns[number][1])
     end
-  end
-  local waiting, at = 0, 5
-  for _ = 1, terms[4] do
-    for cell = 1, terms[at + 1] do
-      waiting = waiting + redis.call('ZCARD', queue_key(terms[at + 1 + cell]))
-    end
-    at = at + 2 + terms[at + 1]
   end
   if waiting == 0 then
     redis.call('DEL', tenant_key('pools'))
@@ -928,7 +936,7 @@ local function finish(key, id, hold, at, ending, state, after, now, name, reaps)
     redis.call('ZCARD', queue_key(leaves))
   end
   if not reaps and (freed or leaves) then
-    promoted, more = promote_look(now, freed or {}, leaves and id)
+    promoted, more = promote_look(now, freed or {}, leaves and id or nil)
   end
   if stands then
     for field, units in pairs(stands) do

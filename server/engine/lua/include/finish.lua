@@ -163,7 +163,7 @@ local function finish(key, id, hold, at, ending, state, after, now, name, reaps)
     redis.call('ZCARD', queue_key(leaves))
   end
   if not reaps and (freed or leaves) then
-    promoted, more = promote_look(now, freed or {}, leaves and id)
+    promoted, more = promote_look(now, freed or {}, leaves and id or nil)
   end
   if stands then
     for field, units in pairs(stands) do
