@@ -5,7 +5,7 @@ Keys   1 cells (hash)  2 unused  3 due (sorted set)  4 unused  5 hold (string)
 Args   1 msgpack sequence: now_ms (0: ask the store), hold id, final (1 or 0),
          form (0 nothing said, 1 totals, 2 fraction), then for form 1: number of meters, per meter: name, total;
          for form 2: delivered, reserved
-       2 the allocation that a final settle makes of what the hold has of counts; absent: named as the hold
+       2 when what the hold has of counts is to be an allocation with another name than the hold's: that name
 Reply  {1, now, state, meters, more} applied, meters as in a hold's record, more: not 0 when reap has turns to make;
        {2, now, hold} nothing to apply: a repeat, or not
        above the last report;

@@ -3,9 +3,9 @@
 
 Keys   1 cells (hash)  2 account (string)  3 due (sorted set)  4 unused  5 hold (string)  6.. windows (hash), one per
        scope, in the plan's order
-Args   1 plan (checks.lua)  2 msgpack sequence: hold id, the pool's part of the hold as the caller keeps it (queues.lua;
-         '': as it was)
-Reply  {1, now, hold, rows, position, for how long its ticket is kept} it waits; {2, now, hold, rows} it has its place;
+Args   1 plan (checks.lua)
+       2 msgpack sequence: hold id, the pool's part of the hold as the caller keeps it (queues.lua; '': as it was)
+Reply  {1, now, hold, rows, position, lasts_ms} it waits, its ticket for so long; {2, now, hold, rows} it has its place;
        {0, now, hold} it waits no more;
        {3, now, account} planned for another version or time; {4, now} holds are overdue: call reap, then ask again;
        {6, now} no such hold. rows: as in reserve.lua.

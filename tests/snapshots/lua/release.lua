@@ -4,8 +4,8 @@
 Keys   1 cells (hash)  2 unused  3 due (sorted set)  4 unused  5 hold (string)
 Args   1 msgpack sequence: now_ms (0: ask the store), hold id, and, for an open call that gives its place in a queue up,
          the call as in queues.lua: then a place that another call has taken over is left alone
-Reply  {1, now, hold} applied; {2, now, hold} it had ended before, nothing to apply; {3, now} no such hold;
-       {4, now} holds are overdue: call reap, then ask again. Behind an applied one: 1 when reap has turns to make.
+Reply  {1, now, hold, more} applied, more: not 0 when reap has turns to make; {2, now, hold} it had ended before,
+       nothing to apply; {3, now} no such hold; {4, now} holds are overdue: call reap, then ask again.
 Writes due, cells and windows of the hold's takes, hold. A second release finds
        the hold ended and frees nothing of its neighbours'.
 Example {1, 1773144000000, <3,...>} ]]

@@ -1,7 +1,7 @@
 #!lua flags=allow-oom
 --[[ Renews the places that the open calls of one process have in a tenant's queues.
 
-Keys   1 cells (hash)  2 unused  3 due (sorted set)  4 index of tenants by due (sorted set)
+Keys   1 cells (hash)  2 unused  3 due (sorted set)  4 index of tenants by due (sorted set)  5 unused
 Args   1 msgpack sequence: now_ms (0: ask the store), how long a ticket is kept in ms, tenant's member in the index, the
          number of cells with queues, these cells, then the holds' ids
 Reply  {1, now, next due, ids} ids: those whose turn has come, or who have left; {4, now} holds are overdue: call reap,
