@@ -4,6 +4,7 @@ Everything is in plain objects of one process and gone with it. A call does not 
 last change, so each is atomic.
 """
 
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
@@ -38,6 +39,7 @@ from server.engine.base import (
     Refused,
     Replayed,
     Stale,
+    StoreFigures,
     Written,
 )
 from server.engine.faults import (
@@ -358,6 +360,11 @@ class MemoryEngine:
             self._enter(ref)
             expired += sum(not hold.is_live for hold in open_before)
         return expired
+
+    async def figures(self) -> StoreFigures:
+        """Open holds."""
+        holds = ((ref.policy, hold) for ref, tenant in self._tenants.items() for hold in tenant.holds.values())
+        return StoreFigures(Counter(policy for policy, hold in holds if hold.state is State.ACTIVE))
 
     async def close(self) -> None:
         """Nothing to let go of."""
