@@ -97,7 +97,7 @@ class MemoryEngine:
         """The tenant with all done that time has made due, in its order, and the time."""
         now_ms = self._clock()
         tenant = self._tenants.setdefault(ref, Tenant(noted=partial(self.wakes.wake, ref)))
-        while (due := tenant.first_due()) and due[0] <= now_ms:
+        while (due := tenant.first_due())[0] <= now_ms:
             if hold_id := due[1]:
                 waiting = tenant.holds[hold_id].state in WAITING
                 lapse = _Step(Ending.RELEASE, State.LEFT, {}) if waiting else _Step(Ending.EXPIRE, State.EXPIRED, {})
