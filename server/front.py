@@ -10,6 +10,7 @@ from server.gate import QuotaGate
 from server.listeners import callers_of, tls_of, transport_of
 from server.logs import DecisionLog
 from server.metrics.metrics import Metrics
+from server.rpc.acting import TellOfActs
 from server.rpc.admin_service import AdminService
 from server.rpc.counting import CountCalls
 from server.rpc.entry import Door
@@ -53,7 +54,7 @@ class Front:
         self._calls = CountCalls(metrics)
         self._public = public = transport_of(settings, settings.listen)
         public.add_route(authorize.PATH, _authorize(gate, within_s, self.callers))
-        layers: list[Layer] = [*([Door(self.callers)] if self.callers else []), self._calls]
+        layers: list[Layer] = [TellOfActs(), *([Door(self.callers)] if self.callers else []), self._calls]
         if not settings.admin_address:
             services.append(admin)
         self._servers = [RpcServer(LayeredTransport(public, layers), services)]

@@ -21,6 +21,7 @@ from quota.v1 import admin_service_pb2 as admin
 from quota.v1 import quota_service_pb2 as quota
 from quota.v1.admin_service_pb2_grpc import AdminServiceStub
 from quota.v1.quota_service_pb2_grpc import QuotaServiceStub
+from structlog.testing import capture_logs
 
 from server.bootstrap import App, StartError, running
 from tests.certificates import Authority
@@ -324,3 +325,24 @@ async def test_a_bad_file_of_callers_stops_the_start(make_settings: MakeSettings
     with pytest.raises(StartError, match=r"callers.yaml:1: callers: a list; expected at least 1 entry"):
         async with serving(make_settings, callers=callers_file):
             pass
+
+
+async def test_the_log_tells_who_changed_what_and_how_that_ended(
+    make_settings: MakeSettings, callers_file: Path
+) -> None:
+    async with serving(make_settings, callers=callers_file) as (_, channel):
+        operator = AdminServiceStub(channel)
+        with capture_logs() as told:
+            account = admin.PutAccountRequest(tenant="acme", account=admin.Account(plan="free"))
+            await operator.PutAccount(account, metadata=shown("operator"))
+            await operator.GetAccount(admin.GetAccountRequest(tenant="acme"), metadata=shown("operator"))
+            release = admin.ForceReleaseRequest(tenant="acme", hold_id="nobody's")
+            await fault_of(operator.ForceRelease(release, metadata=shown("operator")))
+    acts = [
+        {k: v for k, v in entry.items() if k != "log_level"} for entry in told if entry["event"] == "operator.acted"
+    ]
+    common = {"event": "operator.acted", "caller": "operator", "tenant": "acme"}
+    assert acts == [
+        {**common, "method": "PutAccount", "status": "OK"},
+        {**common, "method": "ForceRelease", "status": "NOT_FOUND", "hold_id": "nobody's"},
+    ]
