@@ -23,6 +23,7 @@ from quota.v1.admin_service_pb2_grpc import AdminServiceStub
 from quota.v1.quota_service_pb2_grpc import QuotaServiceStub
 from structlog.testing import capture_logs
 
+from server import cli
 from server.bootstrap import App, StartError, running
 from tests.certificates import Authority
 from tests.proxies.asking import asked, described
@@ -346,3 +347,18 @@ async def test_the_log_tells_who_changed_what_and_how_that_ended(
         {**common, "method": "PutAccount", "status": "OK"},
         {**common, "method": "ForceRelease", "status": "NOT_FOUND", "hold_id": "nobody's"},
     ]
+
+
+async def test_commands_show_the_token_of_their_environment(
+    make_settings: MakeSettings,
+    callers_file: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    async with serving(make_settings, callers=callers_file) as (app, _):
+        words = ["usage", "acme", "--address", app.address]
+        assert await asyncio.to_thread(cli.main, words) == cli.FAILED
+        assert "UNAUTHENTICATED" in capsys.readouterr().err
+        monkeypatch.setenv("HOLDGATE_TOKEN", "reader")
+        assert await asyncio.to_thread(cli.main, words) == cli.OK
+        assert "rpm" in capsys.readouterr().out
