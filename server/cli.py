@@ -14,7 +14,7 @@ import uvloop
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from loadtest import cli as load
-from server import bootstrap, ledger_commands, logs, policy_commands, settings, usage_command, workers
+from server import bootstrap, hold_commands, ledger_commands, logs, policy_commands, settings, usage_command, workers
 from server.reaching import TOKEN_VARIABLE, Target
 
 OK: Final = 0
@@ -108,6 +108,14 @@ def _reconcile(chosen: argparse.Namespace) -> int:
     return ledger_commands.reconcile(_target(chosen), chosen.policy, chosen.tenant, repair=chosen.repair)
 
 
+def _holds(chosen: argparse.Namespace) -> int:
+    return hold_commands.holds(_target(chosen), chosen.policy, chosen.tenant)
+
+
+def _release(chosen: argparse.Namespace) -> int:
+    return hold_commands.release(_target(chosen), chosen.policy, chosen.tenant, chosen.hold)
+
+
 def _policy_check(chosen: argparse.Namespace) -> int:
     return policy_commands.check(chosen.paths)
 
@@ -136,6 +144,8 @@ def _parser() -> argparse.ArgumentParser:
     _add_reconcile(
         commands.add_parser("reconcile", help="hold a tenant's balances against its ledger and its open holds")
     )
+    _add_holds(commands.add_parser("holds", help="list a tenant's open holds, the earliest lease end first"))
+    _add_release(commands.add_parser("release", help="end a hold whose owner is gone, and give back what it keeps"))
     _add_health(commands.add_parser("health", help="ask a server whether it is serving: exit status 0 if it is"))
     load_parser = commands.add_parser(
         "load",
@@ -197,6 +207,17 @@ def _add_reconcile(parser: argparse.ArgumentParser) -> None:
     _add_tenant(parser, "whose balances")
     parser.add_argument("--repair", action="store_true", help="give balances what the ledger and the holds tell")
     parser.set_defaults(run=_reconcile)
+
+
+def _add_holds(parser: argparse.ArgumentParser) -> None:
+    _add_tenant(parser, "whose holds")
+    parser.set_defaults(run=_holds)
+
+
+def _add_release(parser: argparse.ArgumentParser) -> None:
+    _add_tenant(parser, "whose hold")
+    parser.add_argument("hold", metavar="HOLD", help="its id, as `holdgate holds` shows it")
+    parser.set_defaults(run=_release)
 
 
 def _add_usage(parser: argparse.ArgumentParser) -> None:

@@ -36,7 +36,7 @@ def ledger(target: Target, policy: str, tenant: str, export: Path | None) -> int
             else:
                 _print(_statement(_pages(channel, policy, tenant)))
         except grpc.RpcError as error:
-            return _complain(target, error)
+            return complain(target, error)
     return OK
 
 
@@ -45,9 +45,9 @@ def reconcile(target: Target, policy: str, tenant: str, *, repair: bool) -> int:
     request = admin_service_pb2.ReconcileBalancesRequest(policy=policy, tenant=tenant, repair=repair)
     with target.channel() as channel:
         try:
-            answer = _call(channel, "ReconcileBalances", request, admin_service_pb2.ReconcileBalancesResponse)
+            answer = unary(channel, "ReconcileBalances", request, admin_service_pb2.ReconcileBalancesResponse)
         except grpc.RpcError as error:
-            return _complain(target, error)
+            return complain(target, error)
     for difference in answer.differences:
         _say(f"{difference.limit_id}: {difference.what} is {difference.found:,}, expected {difference.expected:,}")
     if not answer.differences:
@@ -71,7 +71,7 @@ def _exported(channel: grpc.Channel, policy: str, tenant: str, path: Path) -> st
             os.fsync(file.fileno())
             written += len(page)
             trim = admin_service_pb2.TrimLedgerRequest(policy=policy, tenant=tenant, through_sequence=page[-1].sequence)
-            _call(channel, "TrimLedger", trim, admin_service_pb2.TrimLedgerResponse)
+            unary(channel, "TrimLedger", trim, admin_service_pb2.TrimLedgerResponse)
     return f"{tenant}: {written:,} entries to {path}"
 
 
@@ -81,7 +81,7 @@ def _pages(channel: grpc.Channel, policy: str, tenant: str) -> Iterator[list[adm
         request = admin_service_pb2.ListLedgerRequest(
             policy=policy, tenant=tenant, after_sequence=after, page_size=PAGE
         )
-        answer = _call(channel, "ListLedger", request, admin_service_pb2.ListLedgerResponse)
+        answer = unary(channel, "ListLedger", request, admin_service_pb2.ListLedgerResponse)
         if answer.entries:
             yield list(answer.entries)
         if not answer.HasField("next_after_sequence"):
@@ -120,8 +120,8 @@ def _worth(totals: admin_service_pb2.BalanceTotals) -> int:
     return totals.granted - totals.reversed - totals.charged - totals.expired
 
 
-def _call(channel: grpc.Channel, name: str, request: Any, answer: type[_Answer]) -> _Answer:  # noqa: ANN401  # any message
-    """The call itself: the stubs' annotations know asynchronous channels only."""
+def unary(channel: grpc.Channel, name: str, request: Any, answer: type[_Answer]) -> _Answer:  # noqa: ANN401  # any message
+    """A call of AdminService by its name: the stubs' annotations know asynchronous channels only."""
     message: Any = answer
     call: Callable[..., _Answer] = channel.unary_unary(
         f"/quota.v1.AdminService/{name}",
@@ -144,7 +144,8 @@ def _say(text: str) -> None:
     Console(highlight=False, markup=False, emoji=False, soft_wrap=True).print(text)
 
 
-def _complain(target: Target, error: grpc.RpcError) -> int:
+def complain(target: Target, error: grpc.RpcError) -> int:
+    """Says how a call of the server failed; the exit status."""
     Console(stderr=True, highlight=False, markup=False).print(
         f"holdgate: {target.address}: {error.code().name}: {error.details()}"
     )
