@@ -5,8 +5,8 @@ import gc
 import os
 import signal
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -15,7 +15,6 @@ from typing import Final
 from server.access import entry
 from server.administration import Administration
 from server.domain.errors import PolicyRejectedError
-from server.domain.refill import RefillTerms
 from server.engine.base import Engine
 from server.engine.client import StoreConnection
 from server.engine.embedded import EmbeddedStore
@@ -27,6 +26,7 @@ from server.engine.pipeline import StoreCall
 from server.engine.store_address import StoreAddress
 from server.engine.store_checks import check_store
 from server.engine.store_errors import StoreError
+from server.engine.turns import StoreTurns
 from server.engine.wakes import StoreWakes
 from server.front import Front
 from server.front_gate import FrontGate
@@ -54,6 +54,7 @@ from server.rpc.transports import renewal
 from server.rpc.transports.base import ListenError
 from server.rpc.transports.renewal import Renewal
 from server.settings import Settings, Store, is_loopback
+from server.waiting import RENEW_EVERY_S, Waiting
 
 READINESS_INTERVAL_S: Final = 0.2
 """How soon health follows the store."""
@@ -120,6 +121,7 @@ class App:
     metrics: Metrics
     metrics_address: str
     _front: Front
+    _waiting: Waiting
     _hurry: asyncio.Event
 
     @property
@@ -141,6 +143,7 @@ class App:
         await self._front.stop_advertising()
         with suppress(TimeoutError):
             await asyncio.wait_for(self._hurry.wait(), lameduck_s)
+        self._waiting.close()
         await self._front.stop()
 
 
@@ -160,20 +163,19 @@ async def running(
             books, metrics_address = await stack.enter_async_context(shown_metrics(settings.metrics_address))
             book = books and book_of(books, 0)
         metrics = Metrics(Book(book))
-        store = await stack.enter_async_context(open_store(settings, policies.refills, metrics))
+        store = await stack.enter_async_context(open_store(settings, policies, metrics))
         permit = entry.permit if settings.callers else entry.permit_all
         gate = FrontGate(policies, store.engine, trusted=store.why_untrusted, permit=permit, metrics=metrics)
+        await stack.enter_async_context(Periodic("waiting calls", gate.waiting.renew, RENEW_EVERY_S))
         reaper = await stack.enter_async_context(Reaper(store.engine, settings.sweep_interval_s))
         vitals = Vitals(metrics, policies)
-        try:
-            administration = Administration(policies, store.engine, gate)
+        load = await stack.enter_async_context(Load())
+        gate.waiting.aside = load.aside
+        administration = Administration(policies, store.engine, gate)
+        with told_at_start():
             front = Front(settings, gate, administration, metrics, store.clock.set_ms)
-            front.bound(await stack.enter_async_context(Load()))
+            front.bound(load)
             addresses = await front.start()
-        except ListenError as error:
-            raise StartError(str(error)) from error
-        except PolicyRejectedError as error:
-            raise StartError(error.message) from error
         if front.callers is not None:
             policies.beside = front.callers.reload
 
@@ -200,7 +202,7 @@ async def running(
             seen = Administration(policies, store.engine, plain)
             page_address = await stack.enter_async_context(served_page(settings, plain, seen, policies))
         over = hurry or asyncio.Event()
-        app = App(addresses, store.name, policies, page_address, metrics, metrics_address, front, over)
+        app = App(addresses, store.name, policies, page_address, metrics, metrics_address, front, gate.waiting, over)
         stack.push_async_callback(app.drain, settings.drain_seconds)
         yield app
 
@@ -234,6 +236,17 @@ def webhook_secrets(path: Path) -> Sequence[bytes]:
         raise StartError(f"--webhook-secret-file: {error}") from error
 
 
+@contextmanager
+def told_at_start() -> Iterator[None]:
+    """Turns what keeps the front from being served into a StartError."""
+    try:
+        yield
+    except ListenError as error:
+        raise StartError(str(error)) from error
+    except PolicyRejectedError as error:
+        raise StartError(error.message) from error
+
+
 def load_policies(settings: Settings) -> PolicyStore:
     """The policies that the settings name; raises StartError with file and line of each fault."""
     try:
@@ -261,18 +274,20 @@ async def shown_metrics(address: str) -> AsyncIterator[tuple[Path | None, str]]:
 
 
 @asynccontextmanager
-async def open_store(settings: Settings, refills: RefillTerms, metrics: Metrics) -> AsyncIterator[OpenStore]:
+async def open_store(settings: Settings, policies: PolicyStore, metrics: Metrics) -> AsyncIterator[OpenStore]:
     """The store that the settings choose. One that cannot be reached is kept being tried; see `ready`."""
     match settings.store_kind:
         case Store.MEMORY:
             clock = Clock(lambda: time.time_ns() // _NS_PER_MS)
-            engine = MemoryEngine(clock, refills=refills, most_cells=settings.max_cells)
+            engine = MemoryEngine(
+                clock, refills=policies.refills, queues=policies.queues, most_cells=settings.max_cells
+            )
             yield OpenStore("memory, gone at exit", engine, clock, ready=lambda: True, why_untrusted=lambda: "")
         case Store.REDIS:
-            async with _connected(settings, settings.redis_url, refills, metrics) as store:
+            async with _connected(settings, settings.redis_url, policies, metrics) as store:
                 yield store
         case _:
-            async with embedded_store(settings) as url, _connected(settings, url, refills, metrics) as store:
+            async with embedded_store(settings) as url, _connected(settings, url, policies, metrics) as store:
                 yield replace(store, name=f"embedded, in {settings.data_dir}")
 
 
@@ -291,7 +306,7 @@ async def embedded_store(settings: Settings) -> AsyncIterator[str]:
 
 
 @asynccontextmanager
-async def _connected(settings: Settings, url: str, refills: RefillTerms, metrics: Metrics) -> AsyncIterator[OpenStore]:
+async def _connected(settings: Settings, url: str, policies: PolicyStore, metrics: Metrics) -> AsyncIterator[OpenStore]:
     address = parse_address(url)
     watch = EpochWatch(memory_path(settings.data_dir, address))
 
@@ -301,16 +316,18 @@ async def _connected(settings: Settings, url: str, refills: RefillTerms, metrics
 
     connection = StoreConnection(url, on_connect=(check, watch.on_connect))
     clock = Clock(lambda: 0)
-    wakes = StoreWakes(url)
+    wakes, turns = StoreWakes(url), StoreTurns(url)
     pulse = StorePulse(lambda within_s: connection.call("PING", timeout_s=within_s))
     guarded = GuardedStore(connection)
     engine = FallbackEngine(
         guarded,
         share=settings.outage_share,
         clock=clock,
-        refills=refills,
+        refills=policies.refills,
+        queues=policies.queues,
         most_cells=settings.max_cells,
         wakes=wakes,
+        turns=turns,
         metrics=metrics,
     )
     name = str(address)
@@ -334,6 +351,7 @@ async def _connected(settings: Settings, url: str, refills: RefillTerms, metrics
             )
     finally:
         await wakes.close()
+        await turns.close()
         await engine.close()
 
 
