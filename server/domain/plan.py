@@ -10,9 +10,10 @@ from server.domain.account import Account
 from server.domain.cycle import day_of_month
 from server.domain.errors import AccountNotFoundError, InvalidRequestError
 from server.domain.hold import HoldNote
-from server.domain.limits.base import Check, CycleTerms, Kind, Limit, Look
+from server.domain.limits.base import Check, CycleTerms, Kind, Limit, Look, QueueForm
 from server.domain.limits.gate import Gate
 from server.domain.limits.quota import Quota
+from server.domain.limits.slots import Slots
 from server.domain.operation import TAKING, Operation, TenantRef, amounts_digest, request_digest
 from server.domain.policy import HoldTerms, Policy
 from server.domain.pricing import price, total
@@ -60,13 +61,15 @@ class CheckForm(NamedTuple):
     terms: CycleTerms | None = None
     shown: int = 0
     forced: bool = False
+    queue: QueueForm | None = None
 
     def check(self, units: Sequence[int]) -> Check:
         """The check of a request with these units, by the shape's names."""
         amount = self.fixed if self.meter < 0 else units[self.meter]
         take = 0 if self.asks_room else amount
         asked = 0 if self.forced else amount
-        return Check(self.place, self.limit, self.scope, asked, take, self.cap, self.settles, self.terms, self.shown)
+        own = (self.settles, self.terms, self.queue, self.shown)
+        return Check(self.place, self.limit, self.scope, asked, take, self.cap, *own)
 
 
 class GuardForm(NamedTuple):
@@ -89,7 +92,8 @@ class Shape:
 
     For a policy, an account's plan, flags, overrides and first days of cycles, an action, dimensions, and the names of
     the amounts. Valid while valid_from_ms <= now < valid_until_ms. `kept` are the places in `names` of what a hold
-    keeps. `memo` is for what other layers derive from a shape once, each under its own name.
+    keeps. `queue` is the one in which a request without a place waits.
+    `memo` is for what other layers derive from a shape once, each under its own name.
     """
 
     policy: Policy
@@ -104,6 +108,7 @@ class Shape:
     checks: tuple[CheckForm, ...]
     gated: bool
     closed: bool
+    queue: QueueForm | None = None
     memo: dict[str, Any] = field(default_factory=dict)
 
     @property
@@ -118,7 +123,7 @@ class Shape:
         if key is None:
             content = (
                 self.policy.version,
-                [(check.place, check.scope, check.cap, check.terms) for check in self.checks],
+                [(check.place, check.scope, check.cap, check.queue or check.terms) for check in self.checks],
             )
             key = self.memo[FIGURES_KEY] = zlib.crc32(repr(content).encode()).to_bytes(4, "big")
         return key
@@ -329,6 +334,7 @@ def make_shape(policy: Policy, operation: Operation, names: tuple[str, ...], acc
                 fixed=fixed if room is None else room,
                 asks_room=room is not None,
                 terms=terms,
+                queue=limit.queue_form(account.plan, value.value) if isinstance(limit, Slots) else None,
                 shown=cap_of(limit, value.value, None),
             )
         )
@@ -345,6 +351,7 @@ def make_shape(policy: Policy, operation: Operation, names: tuple[str, ...], acc
         checks=tuple(checks),
         gated=any(not gate.look.fits and not gate.limit.shadow for gate in gates),
         closed=any(form.limit.is_closed for form in checks),
+        queue=next((form.queue for form in checks if form.queue is not None), None),
     )
 
 
@@ -362,7 +369,9 @@ def usage_plan(policy: Policy, operation: Operation, account: Account, now_ms: i
         terms = terms_of(limit, account, now_ms)
         if terms is not None:
             from_ms, until_ms = max(from_ms, terms.start_ms), min(until_ms, terms.end_ms)
-        checks.append(bare_form(limit, _scope_values(limit, operation.scope), value.value, terms, place))
+        form = bare_form(limit, _scope_values(limit, operation.scope), value.value, terms, place)
+        queue = limit.queue_form(account.plan, value.value) if isinstance(limit, Slots) else None
+        checks.append(form._replace(queue=queue))
     shape = Shape(
         policy=policy,
         action=operation.action,
@@ -399,18 +408,9 @@ def bare_form(
     limit: Limit, scope: tuple[str, ...], value: int | None, terms: CycleTerms | None, place: int = 0
 ) -> CheckForm:
     """A limit's cell with its bound, asked for nothing."""
-    return CheckForm(
-        place=place,
-        limit=limit,
-        scope=scope,
-        cap=cap_of(limit, value, terms),
-        settles=False,
-        meter=-1,
-        fixed=0,
-        asks_room=False,
-        terms=terms,
-        shown=cap_of(limit, value, None),
-    )
+    cap, shown = cap_of(limit, value, terms), cap_of(limit, value, None)
+    form = CheckForm(place, limit, scope, cap, settles=False, meter=-1, fixed=0, asks_room=False, terms=terms)
+    return form._replace(shown=shown)
 
 
 def cycle_anchors(policy: Policy, account: Account) -> tuple[int, ...]:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Final
 from google.rpc.status_pb2 import Status
 from quota.v1 import quota_service_pb2 as quota
 
+from server.access import entry
 from server.domain.errors import HoldgateError, InvalidRequestError
 from server.rpc import errors
 from server.rpc.calls import tell, tell_failure
@@ -22,8 +23,14 @@ MAX_OPERATIONS: Final = 256
 MAX_UNANSWERED: Final = 1024
 """Operations of a stream in work at once; the stream is not read while there are so many."""
 
-_ID_FIELDS: Final = {"check_and_reserve": "request_id", "release_allocation": "allocation"}
-"""Where an operation names its hold, if not in `hold_id`."""
+NAMED_BY: Final = {"check_and_reserve": "request_id", "release_allocation": "allocation"}
+"""Where an operation has the id of its hold, if not as `hold_id`; an allocation has its hold's unless it is named."""
+
+METHODS: Final[Mapping[str, str]] = {
+    field.name: f"{quota.DESCRIPTOR.services_by_name['QuotaService'].full_name}/{field.name.title().replace('_', '')}"
+    for field in quota.Operation.DESCRIPTOR.fields
+}
+"""The method that does alone what an operation does among others, by the operation's field name."""
 
 Answer = Callable[[Any, Any, float], Awaitable[None]]
 """A servicer's way to answer one request: fills the response in within some seconds; raises HoldgateError."""
@@ -83,6 +90,7 @@ class Operations:
             return
         request = getattr(operation, name)
         try:
+            entry.enter_operation(METHODS[name])
             await self._answers[name](request, getattr(result, name), within_s)
             getattr(result, name).SetInParent()
         except HoldgateError as error:
@@ -152,5 +160,5 @@ def _hold_of(operation: quota.Operation) -> tuple[str, str, str] | None:
     if name is None or name == "estimate":
         return None
     request = getattr(operation, name)
-    hold_id = getattr(request, _ID_FIELDS.get(name, "hold_id"))
+    hold_id = getattr(request, NAMED_BY.get(name, "hold_id"))
     return (request.policy, request.tenant, hold_id) if hold_id else None
