@@ -5,7 +5,7 @@ Keys   1 cells (hash)  2 unused  3 due (sorted set)  4 unused  5 hold (string)
 Args   1 msgpack sequence: now_ms (0: ask the store), hold id, final (1 or 0),
          form (0 nothing said, 1 totals, 2 fraction), then for form 1: number of meters, per meter: name, total;
          for form 2: delivered, reserved
-       2 the allocation that a final settle makes of what the hold has of counts; absent: named as the hold
+       2 when the allocation that a final settle makes of what the hold has of counts is not named as the hold: its name
 Reply  {1, now, state, meters} applied, meters as in a hold's record; {2, now, hold} nothing to apply: a repeat, or not
        above the last report;
        {3, now} no such hold; {4, now} holds are overdue: call reap, then ask again; {5, now, hold} does not fit its

@@ -9,7 +9,8 @@ Example {1} ]]
 --@include notes
 
 local before, id = cmsgpack.unpack(ARGV[1])
-local told, notes, index = tenant_key('told'), tenant_key('note'), noted_key()
+local told, notes = tenant_key('told'), tenant_key('note')
+local index, member = noted()
 local cursor = redis.call('GET', told) or ''
 local following = redis.call('XRANGE', notes, '(' .. id, '+', 'COUNT', 1)[1]
 redis.call('ZCARD', index)
@@ -19,8 +20,8 @@ end
 redis.call('SET', told, id)
 if following then
   -- An entry's id begins with when it was made.
-  redis.call('ZADD', index, string.match(following[1], '^%d+'), member_name())
+  redis.call('ZADD', index, string.match(following[1], '^%d+'), member)
 else
-  redis.call('ZREM', index, member_name())
+  redis.call('ZREM', index, member)
 end
 return { 1 }

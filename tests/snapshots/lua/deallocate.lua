@@ -15,13 +15,9 @@ end
 -- What is published when there are new notes, with the tenant's name.
 local NOTED_CHANNEL = 'hg:noted'
 
--- The index of the slot's tenants with notes for the webhook, beside that by due, and the tenant's name in both.
-local function noted_key()
-  return string.sub(KEYS[4], 1, -4) .. 'noted'
-end
-
-local function member_name()
-  return string.sub(KEYS[1], 5, -8)
+-- The index of the slot's tenants with notes for the webhook, beside that by due, and the tenant's name in it.
+local function noted()
+  return string.sub(KEYS[4], 1, -4) .. 'noted', string.sub(KEYS[1], 5, -8)
 end
 
 -- What stands under a name: units by cell field; nothing for a name that is not known.

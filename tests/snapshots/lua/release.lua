@@ -25,13 +25,9 @@ end
 -- What is published when there are new notes, with the tenant's name.
 local NOTED_CHANNEL = 'hg:noted'
 
--- The index of the slot's tenants with notes for the webhook, beside that by due, and the tenant's name in both.
-local function noted_key()
-  return string.sub(KEYS[4], 1, -4) .. 'noted'
-end
-
-local function member_name()
-  return string.sub(KEYS[1], 5, -8)
+-- The index of the slot's tenants with notes for the webhook, beside that by due, and the tenant's name in it.
+local function noted()
+  return string.sub(KEYS[4], 1, -4) .. 'noted', string.sub(KEYS[1], 5, -8)
 end
 --[[ A hold's record: msgpack values one behind the other.
 1 state  2 created_ms  3 lease's end, in ms since created (0: no lease)  4 longest end, in ms since created
@@ -566,7 +562,7 @@ local MOST_NOTES = '1000'
 -- That both keys have their types is seen before a step's first write.
 local function look_at_notes()
   redis.call('XLEN', tenant_key('note'))
-  redis.call('ZCARD', noted_key())
+  redis.call('ZCARD', (noted()))
 end
 
 -- Writes the thresholds that a step crossed: `crossings` has field, start, percent, limit, used of each. The tenant is
@@ -582,8 +578,9 @@ local function write_crossings(crossings, now)
       'used', string.format('%.0f', used)
     )
   end
-  redis.call('ZADD', noted_key(), 'NX', string.format('%.0f', now), member_name())
-  redis.pcall('PUBLISH', NOTED_CHANNEL, member_name())
+  local index, member = noted()
+  redis.call('ZADD', index, 'NX', string.format('%.0f', now), member)
+  redis.pcall('PUBLISH', NOTED_CHANNEL, member)
 end
 
 --[[ The ledger: a stream with an entry for each step that moved money, numbered 0-1, 0-2, … without gaps. An entry is

@@ -5,7 +5,7 @@ Keys   1 cells (hash)  2 unused  3 due (sorted set)  4 unused  5 hold (string)
 Args   1 msgpack sequence: now_ms (0: ask the store), hold id, final (1 or 0),
          form (0 nothing said, 1 totals, 2 fraction), then for form 1: number of meters, per meter: name, total;
          for form 2: delivered, reserved
-       2 the allocation that a final settle makes of what the hold has of counts; absent: named as the hold
+       2 when the allocation that a final settle makes of what the hold has of counts is not named as the hold: its name
 Reply  {1, now, state, meters} applied, meters as in a hold's record; {2, now, hold} nothing to apply: a repeat, or not
        above the last report;
        {3, now} no such hold; {4, now} holds are overdue: call reap, then ask again; {5, now, hold} does not fit its
@@ -29,13 +29,9 @@ end
 -- What is published when there are new notes, with the tenant's name.
 local NOTED_CHANNEL = 'hg:noted'
 
--- The index of the slot's tenants with notes for the webhook, beside that by due, and the tenant's name in both.
-local function noted_key()
-  return string.sub(KEYS[4], 1, -4) .. 'noted'
-end
-
-local function member_name()
-  return string.sub(KEYS[1], 5, -8)
+-- The index of the slot's tenants with notes for the webhook, beside that by due, and the tenant's name in it.
+local function noted()
+  return string.sub(KEYS[4], 1, -4) .. 'noted', string.sub(KEYS[1], 5, -8)
 end
 --[[ A hold's record: msgpack values one behind the other.
 1 state  2 created_ms  3 lease's end, in ms since created (0: no lease)  4 longest end, in ms since created
@@ -570,7 +566,7 @@ local MOST_NOTES = '1000'
 -- That both keys have their types is seen before a step's first write.
 local function look_at_notes()
   redis.call('XLEN', tenant_key('note'))
-  redis.call('ZCARD', noted_key())
+  redis.call('ZCARD', (noted()))
 end
 
 -- Writes the thresholds that a step crossed: `crossings` has field, start, percent, limit, used of each. The tenant is
@@ -586,8 +582,9 @@ local function write_crossings(crossings, now)
       'used', string.format('%.0f', used)
     )
   end
-  redis.call('ZADD', noted_key(), 'NX', string.format('%.0f', now), member_name())
-  redis.pcall('PUBLISH', NOTED_CHANNEL, member_name())
+  local index, member = noted()
+  redis.call('ZADD', index, 'NX', string.format('%.0f', now), member)
+  redis.pcall('PUBLISH', NOTED_CHANNEL, member)
 end
 
 --[[ The ledger: a stream with an entry for each step that moved money, numbered 0-1, 0-2, … without gaps. An entry is
