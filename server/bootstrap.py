@@ -40,6 +40,7 @@ from server.page.app import PageApp
 from server.policy.knobs import KnobSource
 from server.policy.store import PolicyStore
 from server.rpc.admin_service import AdminService
+from server.rpc.load import Load
 from server.rpc.proxies import authorize
 from server.rpc.proxies.envoy import EnvoyRateLimitService
 from server.rpc.proxies.limitador import LimitadorRateLimitService
@@ -146,6 +147,7 @@ async def running(settings: Settings, hurry: asyncio.Event | None = None) -> Asy
                 LimitadorRateLimitService(gate, settings.store_timeout_s),
             ),
         )
+        transport.bound(rpc.new_work, await stack.enter_async_context(Load()))
         reaper = await stack.enter_async_context(Reaper(store.engine, settings.sweep_interval_s))
 
         async def show_health() -> None:
