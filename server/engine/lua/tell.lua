@@ -10,7 +10,7 @@ Example {1} ]]
 
 local before, id = cmsgpack.unpack(ARGV[1])
 local told, notes = tenant_key('told'), tenant_key('note')
-local index, member = noted()
+local index, member = noted_index()
 local cursor = redis.call('GET', told) or ''
 local following = redis.call('XRANGE', notes, '(' .. id, '+', 'COUNT', 1)[1]
 redis.call('ZCARD', index)

@@ -26,7 +26,7 @@ end
 local NOTED_CHANNEL = 'hg:noted'
 
 -- The index of the slot's tenants with notes for the webhook, beside that by due, and the tenant's name in it.
-local function noted()
+local function noted_index()
   return string.sub(KEYS[4], 1, -4) .. 'noted', string.sub(KEYS[1], 5, -8)
 end
 --[[ A hold's record: msgpack values one behind the other.

@@ -30,7 +30,7 @@ end
 local NOTED_CHANNEL = 'hg:noted'
 
 -- The index of the slot's tenants with notes for the webhook, beside that by due, and the tenant's name in it.
-local function noted()
+local function noted_index()
   return string.sub(KEYS[4], 1, -4) .. 'noted', string.sub(KEYS[1], 5, -8)
 end
 --[[ A hold's record: msgpack values one behind the other.
@@ -566,7 +566,7 @@ local MOST_NOTES = '1000'
 -- That both keys have their types is seen before a step's first write.
 local function look_at_notes()
   redis.call('XLEN', tenant_key('note'))
-  redis.call('ZCARD', (noted()))
+  redis.call('ZCARD', (noted_index()))
 end
 
 -- Writes the thresholds that a step crossed: `crossings` has field, start, percent, limit, used of each. The tenant is
@@ -582,7 +582,7 @@ local function write_crossings(crossings, now)
       'used', string.format('%.0f', used)
     )
   end
-  local index, member = noted()
+  local index, member = noted_index()
   redis.call('ZADD', index, 'NX', string.format('%.0f', now), member)
   redis.pcall('PUBLISH', NOTED_CHANNEL, member)
 end
