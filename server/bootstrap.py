@@ -14,7 +14,6 @@ from typing import Final
 
 from server.administration import Administration
 from server.domain.errors import PolicyRejectedError
-from server.domain.refill import RefillTerms
 from server.engine.base import Engine
 from server.engine.client import StoreConnection
 from server.engine.embedded import EmbeddedStore
@@ -26,6 +25,7 @@ from server.engine.pipeline import StoreCall
 from server.engine.store_address import StoreAddress
 from server.engine.store_checks import check_store
 from server.engine.store_errors import StoreError
+from server.engine.turns import StoreTurns
 from server.engine.wakes import StoreWakes
 from server.front_gate import FrontGate
 from server.jobs import epoch_watch, store_pulse
@@ -61,6 +61,7 @@ from server.rpc.transports.grpcio import GrpcioTransport
 from server.rpc.transports.tls import TlsError, TlsFiles
 from server.settings import Settings, Store, is_loopback
 from server.settings import Transport as TransportName
+from server.waiting import RENEW_EVERY_S, Waiting
 
 READINESS_INTERVAL_S: Final = 0.2
 """How soon health follows the store."""
@@ -124,6 +125,7 @@ class App:
     metrics: Metrics
     metrics_address: str
     _rpc: RpcServer
+    _waiting: Waiting
     _hurry: asyncio.Event
 
     def describe(self) -> str:
@@ -139,6 +141,7 @@ class App:
         await self._rpc.stop_advertising()
         with suppress(TimeoutError):
             await asyncio.wait_for(self._hurry.wait(), lameduck_s)
+        self._waiting.close()
         await self._rpc.stop()
 
 
@@ -158,8 +161,9 @@ async def running(
             books, metrics_address = await stack.enter_async_context(shown_metrics(settings.metrics_address))
             book = books and book_of(books, 0)
         metrics = Metrics(Book(book))
-        store = await stack.enter_async_context(open_store(settings, policies.refills, metrics))
+        store = await stack.enter_async_context(open_store(settings, policies, metrics))
         gate = FrontGate(policies, store.engine, trusted=store.why_untrusted, metrics=metrics)
+        await stack.enter_async_context(Periodic("waiting calls", gate.waiting.renew, RENEW_EVERY_S))
         transport, calls = transport_of(settings), CountCalls(metrics)
         transport.add_route(authorize.PATH, authorize.Authorize(gate, settings.store_timeout_s))
         administration = Administration(policies, store.engine, gate)
@@ -173,7 +177,9 @@ async def running(
                 LimitadorRateLimitService(gate, settings.store_timeout_s),
             ),
         )
-        transport.bound(rpc.new_work, await stack.enter_async_context(Load()))
+        load = await stack.enter_async_context(Load())
+        transport.bound(rpc.new_work, load)
+        gate.waiting.aside = load.aside
         reaper = await stack.enter_async_context(Reaper(store.engine, settings.sweep_interval_s))
 
         vitals = Vitals(metrics, policies)
@@ -201,7 +207,7 @@ async def running(
         if settings.page_address:
             page_address = await stack.enter_async_context(served_page(settings, gate, administration, policies))
         over = hurry or asyncio.Event()
-        app = App(address, store.name, policies, page_address, metrics, metrics_address, rpc, over)
+        app = App(address, store.name, policies, page_address, metrics, metrics_address, rpc, gate.waiting, over)
         stack.push_async_callback(app.drain, settings.drain_seconds)
         yield app
 
@@ -289,18 +295,20 @@ async def shown_metrics(address: str) -> AsyncIterator[tuple[Path | None, str]]:
 
 
 @asynccontextmanager
-async def open_store(settings: Settings, refills: RefillTerms, metrics: Metrics) -> AsyncIterator[OpenStore]:
+async def open_store(settings: Settings, policies: PolicyStore, metrics: Metrics) -> AsyncIterator[OpenStore]:
     """The store that the settings choose. One that cannot be reached is kept being tried; see `ready`."""
     match settings.store_kind:
         case Store.MEMORY:
             clock = Clock(lambda: time.time_ns() // _NS_PER_MS)
-            engine = MemoryEngine(clock, refills=refills, most_cells=settings.max_cells)
+            engine = MemoryEngine(
+                clock, refills=policies.refills, queues=policies.queues, most_cells=settings.max_cells
+            )
             yield OpenStore("memory, gone at exit", engine, clock, ready=lambda: True, why_untrusted=lambda: "")
         case Store.REDIS:
-            async with _connected(settings, settings.redis_url, refills, metrics) as store:
+            async with _connected(settings, settings.redis_url, policies, metrics) as store:
                 yield store
         case _:
-            async with embedded_store(settings) as url, _connected(settings, url, refills, metrics) as store:
+            async with embedded_store(settings) as url, _connected(settings, url, policies, metrics) as store:
                 yield replace(store, name=f"embedded, in {settings.data_dir}")
 
 
@@ -319,7 +327,7 @@ async def embedded_store(settings: Settings) -> AsyncIterator[str]:
 
 
 @asynccontextmanager
-async def _connected(settings: Settings, url: str, refills: RefillTerms, metrics: Metrics) -> AsyncIterator[OpenStore]:
+async def _connected(settings: Settings, url: str, policies: PolicyStore, metrics: Metrics) -> AsyncIterator[OpenStore]:
     address = parse_address(url)
     watch = EpochWatch(memory_path(settings.data_dir, address))
 
@@ -329,16 +337,18 @@ async def _connected(settings: Settings, url: str, refills: RefillTerms, metrics
 
     connection = StoreConnection(url, on_connect=(check, watch.on_connect))
     clock = Clock(lambda: 0)
-    wakes = StoreWakes(url)
+    wakes, turns = StoreWakes(url), StoreTurns(url)
     pulse = StorePulse(lambda within_s: connection.call("PING", timeout_s=within_s))
     guarded = GuardedStore(connection)
     engine = FallbackEngine(
         guarded,
         share=settings.outage_share,
         clock=clock,
-        refills=refills,
+        refills=policies.refills,
+        queues=policies.queues,
         most_cells=settings.max_cells,
         wakes=wakes,
+        turns=turns,
         metrics=metrics,
     )
     name = str(address)
@@ -362,6 +372,7 @@ async def _connected(settings: Settings, url: str, refills: RefillTerms, metrics
             )
     finally:
         await wakes.close()
+        await turns.close()
         await engine.close()
 
 

@@ -7,6 +7,7 @@ from server.domain.decision import Decision, LimitResult
 from server.domain.hold import Delivered
 from server.domain.operation import Operation, TenantRef
 from server.domain.policy import Policy
+from server.domain.queue import Ticket
 from server.engine.base import Engine, HoldOutcome
 from server.gate import QuotaGate
 from server.metrics.metrics import Metrics
@@ -23,13 +24,15 @@ class FrontGate(QuotaGate):
         self._metrics = metrics
         self._shadowed: dict[str, tuple[str, bool]] = {}
 
-    async def check_and_reserve(self, operation: Operation, *, within_s: float) -> Decision:
+    async def check_and_reserve(
+        self, operation: Operation, *, within_s: float, ticket: Ticket | None = None
+    ) -> Decision:
         """Takes everything that the operation needs, or nothing."""
         policy = self.policy(operation.ref.policy)
-        decision = await super().check_and_reserve(operation, within_s=within_s)
+        decision = await super().check_and_reserve(operation, within_s=within_s, ticket=ticket)
         refusal = decision.refusal
         if refusal is None:
-            outcome = "would_grant" if operation.check_only else "replayed" if decision.replayed else "granted"
+            outcome = "would_grant" if operation.check_only else "replayed" if decision.replayed else decision.outcome
             self._metrics.decisions.add(policy.name, outcome, "")
         else:
             outcome = "would_refuse" if operation.check_only else "refused"

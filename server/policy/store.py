@@ -9,6 +9,7 @@ from server.domain.account import Account
 from server.domain.errors import InvalidRequestError, PolicyRejectedError
 from server.domain.operation import TenantRef
 from server.domain.policy import Policy
+from server.domain.queue import QueueTerms, queue_terms
 from server.domain.refill import Refill, refills_of
 from server.policy.compiler import compile_text
 from server.policy.document import MAX_TEXT_BYTES
@@ -53,6 +54,10 @@ class PolicyStore:
     def refills(self, ref: TenantRef, account: Account, at_ms: int) -> Sequence[Refill]:
         """The refills of a tenant, by the policy that decides now; InvalidRequestError for an unknown policy."""
         return refills_of(self.get(ref.policy), account, at_ms)
+
+    def queues(self, ref: TenantRef, account: Account | None, at_ms: int) -> QueueTerms:
+        """A tenant's pools with queues, by the policy that decides now; InvalidRequestError for an unknown policy."""
+        return queue_terms(self.get(ref.policy), ref, account, at_ms)
 
     def check(self, text: str) -> Policy:
         """A policy text compiled with the settings in force, and not used; PolicyRejectedError if it is bad."""

@@ -7,6 +7,8 @@ let in at once as end in the time that a call may take. The others are turned aw
 """
 
 import asyncio
+from collections.abc import Iterator
+from contextlib import contextmanager
 from math import inf
 from time import monotonic
 from types import TracebackType
@@ -55,6 +57,15 @@ class Load:
     def is_full(self) -> bool:
         """Whether the next call is one too many."""
         return self.active >= self.limit
+
+    @contextmanager
+    def aside(self) -> Iterator[None]:
+        """A call that waits for something else than this process is not in work meanwhile."""
+        self.active -= 1
+        try:
+            yield
+        finally:
+            self.active += 1
 
     def look(self, seen: list[int], ended: int, elapsed_s: float) -> None:
         """Follows some time in which these numbers of calls were seen in work, and so many ended."""

@@ -11,7 +11,7 @@ from server.domain.operation import TenantRef
 from server.gate import QuotaGate
 from server.logs import DecisionLog
 from server.rpc import convert, convert_usage, denials
-from server.rpc.calls import CallContext, answering, as_written, filling
+from server.rpc.calls import CallContext, answering, as_written, filling, patient, time_left_of_call
 from server.rpc.operations import Operations
 
 
@@ -33,6 +33,7 @@ class QuotaService(quota_service_pb2_grpc.QuotaServiceServicer):
             }
         )
 
+    @patient
     @filling(quota_service_pb2.CheckAndReserveResponse)
     async def CheckAndReserve(
         self,
@@ -43,10 +44,12 @@ class QuotaService(quota_service_pb2_grpc.QuotaServiceServicer):
         """Takes everything that was asked for, or nothing."""
         started_s = perf_counter()
         operation = convert.operation(request)
-        if operation.flexible is None:
-            decision = await self._gate.check_and_reserve(operation, within_s=within_s)
-        else:
+        if operation.flexible is not None:
             decision = await best_effort.check_and_reserve(self._gate, operation, within_s=within_s)
+        elif request.wait:
+            decision = await self._gate.wait_for_turn(operation, within_s=within_s, time_left=time_left_of_call())
+        else:
+            decision = await self._gate.check_and_reserve(operation, within_s=within_s)
         self._decisions.decided(operation, decision, started_s)
         if decision.refusal is not None and request.deny_as_status:
             raise denials.Denied(denials.status_of(decision, request.tenant))

@@ -83,6 +83,8 @@ def _answer(decision: Decision) -> tuple[int, dict[str, str], bytes]:
     headers |= told
     if decision.refusal is not None:
         return _FORBIDDEN, {**headers, "X-Quota-Status": str(status), "X-Quota-Code": decision.refusal.code}, body
+    if decision.position:
+        return _FORBIDDEN, {**headers, "X-Quota-Status": str(status), "X-Quota-Code": decision.outcome}, body
     if decision.lease:
         headers["X-Quota-Hold"] = decision.lease.hold_id
     return _NO_CONTENT, headers, b""
