@@ -30,9 +30,13 @@ end
 -- the turn of one of its open calls has come, with the tenant's name and the hold's id.
 local NOTED_CHANNEL, TURN_CHANNEL = 'hg:noted', 'hg:turn:'
 
--- The index of the slot's tenants with notes for the webhook, beside that by due, and the tenant's name in it.
-local function noted_index()
-  return string.sub(KEYS[4], 1, -4) .. 'noted', string.sub(KEYS[1], 5, -8)
+-- The index of the slot's tenants with notes for the webhook, beside that by due, and the tenant's name in both.
+local function noted_key()
+  return string.sub(KEYS[4], 1, -4) .. 'noted'
+end
+
+local function member_name()
+  return string.sub(KEYS[1], 5, -8)
 end
 --[[ A hold's record: msgpack values one behind the other.
 1 state  2 created_ms  3 lease's end, in ms since created (0: no lease)  4 longest end, in ms since created
@@ -744,7 +748,7 @@ local MOST_NOTES = '1000'
 -- That both keys have their types is seen before a step's first write.
 local function look_at_notes()
   redis.call('XLEN', tenant_key('note'))
-  redis.call('ZCARD', (noted_index()))
+  redis.call('ZCARD', noted_key())
 end
 
 -- Writes the thresholds that a step crossed: `crossings` has field, start, percent, limit, used of each. The tenant is
@@ -760,9 +764,8 @@ local function write_crossings(crossings, now)
       'used', string.format('%.0f', used)
     )
   end
-  local index, member = noted_index()
-  redis.call('ZADD', index, 'NX', string.format('%.0f', now), member)
-  redis.pcall('PUBLISH', NOTED_CHANNEL, member)
+  redis.call('ZADD', noted_key(), 'NX', string.format('%.0f', now), member_name())
+  redis.pcall('PUBLISH', NOTED_CHANNEL, member_name())
 end
 
 --[[ The ledger: a stream with an entry for each step that moved money, numbered 0-1, 0-2, … without gaps. An entry is

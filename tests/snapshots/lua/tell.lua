@@ -16,9 +16,13 @@ end
 -- the turn of one of its open calls has come, with the tenant's name and the hold's id.
 local NOTED_CHANNEL, TURN_CHANNEL = 'hg:noted', 'hg:turn:'
 
--- The index of the slot's tenants with notes for the webhook, beside that by due, and the tenant's name in it.
-local function noted_index()
-  return string.sub(KEYS[4], 1, -4) .. 'noted', string.sub(KEYS[1], 5, -8)
+-- The index of the slot's tenants with notes for the webhook, beside that by due, and the tenant's name in both.
+local function noted_key()
+  return string.sub(KEYS[4], 1, -4) .. 'noted'
+end
+
+local function member_name()
+  return string.sub(KEYS[1], 5, -8)
 end
 
 --[[ Notes for the tenant's people, in the stream hg:{p/t}:note: each a list of fields with values (engine/notes.py).
@@ -28,7 +32,7 @@ local MOST_NOTES = '1000'
 -- That both keys have their types is seen before a step's first write.
 local function look_at_notes()
   redis.call('XLEN', tenant_key('note'))
-  redis.call('ZCARD', (noted_index()))
+  redis.call('ZCARD', noted_key())
 end
 
 -- Writes the thresholds that a step crossed: `crossings` has field, start, percent, limit, used of each. The tenant is
@@ -44,14 +48,12 @@ local function write_crossings(crossings, now)
       'used', string.format('%.0f', used)
     )
   end
-  local index, member = noted_index()
-  redis.call('ZADD', index, 'NX', string.format('%.0f', now), member)
-  redis.pcall('PUBLISH', NOTED_CHANNEL, member)
+  redis.call('ZADD', noted_key(), 'NX', string.format('%.0f', now), member_name())
+  redis.pcall('PUBLISH', NOTED_CHANNEL, member_name())
 end
 
 local before, id = cmsgpack.unpack(ARGV[1])
-local told, notes = tenant_key('told'), tenant_key('note')
-local index, member = noted_index()
+local told, notes, index = tenant_key('told'), tenant_key('note'), noted_key()
 local cursor = redis.call('GET', told) or ''
 local following = redis.call('XRANGE', notes, '(' .. id, '+', 'COUNT', 1)[1]
 redis.call('ZCARD', index)
@@ -61,8 +63,8 @@ end
 redis.call('SET', told, id)
 if following then
   -- An entry's id begins with when it was made.
-  redis.call('ZADD', index, string.match(following[1], '^%d+'), member)
+  redis.call('ZADD', index, string.match(following[1], '^%d+'), member_name())
 else
-  redis.call('ZREM', index, member)
+  redis.call('ZREM', index, member_name())
 end
 return { 1 }

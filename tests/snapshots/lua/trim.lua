@@ -17,9 +17,13 @@ end
 -- the turn of one of its open calls has come, with the tenant's name and the hold's id.
 local NOTED_CHANNEL, TURN_CHANNEL = 'hg:noted', 'hg:turn:'
 
--- The index of the slot's tenants with notes for the webhook, beside that by due, and the tenant's name in it.
-local function noted_index()
-  return string.sub(KEYS[4], 1, -4) .. 'noted', string.sub(KEYS[1], 5, -8)
+-- The index of the slot's tenants with notes for the webhook, beside that by due, and the tenant's name in both.
+local function noted_key()
+  return string.sub(KEYS[4], 1, -4) .. 'noted'
+end
+
+local function member_name()
+  return string.sub(KEYS[1], 5, -8)
 end
 
 local args = { cmsgpack.unpack(ARGV[1]) }

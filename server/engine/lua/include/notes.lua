@@ -7,7 +7,7 @@ local MOST_NOTES = '1000'
 -- That both keys have their types is seen before a step's first write.
 local function look_at_notes()
   redis.call('XLEN', tenant_key('note'))
-  redis.call('ZCARD', (noted_index()))
+  redis.call('ZCARD', noted_key())
 end
 
 -- Writes the thresholds that a step crossed: `crossings` has field, start, percent, limit, used of each. The tenant is
@@ -23,7 +23,6 @@ local function write_crossings(crossings, now)
       'used', string.format('%.0f', used)
     )
   end
-  local index, member = noted_index()
-  redis.call('ZADD', index, 'NX', string.format('%.0f', now), member)
-  redis.pcall('PUBLISH', NOTED_CHANNEL, member)
+  redis.call('ZADD', noted_key(), 'NX', string.format('%.0f', now), member_name())
+  redis.pcall('PUBLISH', NOTED_CHANNEL, member_name())
 end
