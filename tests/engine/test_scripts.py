@@ -162,7 +162,6 @@ FLAGS: Final = {
     "release": " flags=allow-oom",
     "reap": " flags=allow-oom",
     "trim": " flags=allow-oom",
-    "deallocate": " flags=allow-oom",
     "lease": " flags=allow-oom",
     "tell": " flags=allow-oom",
     "renew": " flags=allow-oom",
@@ -274,7 +273,6 @@ async def play(tenant: Tenant) -> None:
     totals = {"credits~b": seen.balances["credits~b"].totals}
     assert await tenant.engine.repair(tenant.ref, totals, seen, WITHIN_S)
     assert await tenant.engine.trim_ledger(tenant.ref, 1, WITHIN_S) == 1
-    assert not await tenant.engine.books.release_allocation(tenant.ref, "nothing", "", WITHIN_S)
     for owner in ("one", "another"):
         await tenant.engine.feed.hold_lease(owner, 60_000, WITHIN_S)
     for _ in range(2):
