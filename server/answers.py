@@ -63,7 +63,10 @@ def replayed_answer(plan: Plan, known: Replayed) -> Decision:
         raise left_queue(hold)
     live = hold.lease_ends_at_ms if hold.state is State.ACTIVE else 0
     lease = lease_of(hold.hold_id, live, now_ms, hold.lease_ms)
-    return grant(plan, looks, lease, replayed=True, degraded=degraded)
+    if plan.operation.flexible is None:
+        return grant(plan, looks, lease, replayed=True, degraded=degraded)
+    reserved = {meter: totals.reserved for meter, totals in hold.meters.items()}
+    return grant(plan, (), lease, replayed=True, degraded=degraded).having(reserved, lease)
 
 
 def waits_at(plan: Plan, hold_id: str, known: Queued, *, replayed: bool = False) -> Decision:

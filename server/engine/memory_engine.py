@@ -4,6 +4,7 @@ Everything is in plain objects of one process and gone with it. A call does not 
 last change, so each is atomic.
 """
 
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
@@ -38,6 +39,7 @@ from server.engine.base import (
     Refused,
     Replayed,
     Stale,
+    StoreFigures,
     Written,
 )
 from server.engine.faults import (
@@ -95,7 +97,7 @@ class MemoryEngine:
         """The tenant with all done that time has made due, in its order, and the time."""
         now_ms = self._clock()
         tenant = self._tenants.setdefault(ref, Tenant(noted=partial(self.wakes.wake, ref)))
-        while (due := _first_due(tenant)) and due[0] <= now_ms:
+        while (due := tenant.first_due())[0] <= now_ms:
             if hold_id := due[1]:
                 waiting = tenant.holds[hold_id].state in WAITING
                 lapse = _Step(Ending.RELEASE, State.LEFT, {}) if waiting else _Step(Ending.EXPIRE, State.EXPIRED, {})
@@ -359,6 +361,11 @@ class MemoryEngine:
             expired += sum(not hold.is_live for hold in open_before)
         return expired
 
+    async def figures(self) -> StoreFigures:
+        """Open holds."""
+        holds = ((ref.policy, hold) for ref, tenant in self._tenants.items() for hold in tenant.holds.values())
+        return StoreFigures(Counter(policy for policy, hold in holds if hold.state is State.ACTIVE))
+
     async def close(self) -> None:
         """Nothing to let go of."""
 
@@ -441,9 +448,3 @@ def _held(tenant: Tenant, ref: TenantRef, hold_id: str) -> Hold:
 
 def _outcome(hold: Hold, *, applied: bool) -> HoldOutcome:
     return HoldOutcome(hold.state, applied, dict(hold.meters))
-
-
-def _first_due(tenant: Tenant) -> tuple[int, str] | None:
-    """The first that time makes due: a lease's end with its hold, or a change of grants with no id."""
-    leases = [(hold.lease_ends_at_ms, hold.hold_id) for hold in tenant.holds.values() if hold.is_live]
-    return min([*leases, (tenant.next_change_ms(), "")])

@@ -120,6 +120,11 @@ class Tenant:
             kept=kept,
         )
 
+    def first_due(self) -> tuple[int, str]:
+        """The first that time makes due: a lease's end with its hold, or a change of grants with no id."""
+        leases = [(hold.lease_ends_at_ms, hold.hold_id) for hold in self.holds.values() if hold.is_live]
+        return min([*leases, (self.next_change_ms(), "")])
+
     def next_change_ms(self) -> int:
         """When grants change next by themselves."""
         refills = (schedule.refill_ms for schedule in self.schedules.values())

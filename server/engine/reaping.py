@@ -9,6 +9,8 @@ from server.domain.operation import TenantRef
 from server.domain.queue import TermsOf
 from server.domain.refill import RefillTerms
 from server.engine import keys, records, wire_money, wire_queues
+from server.engine.hearing import BY_CALL, Hearing
+from server.engine.pipeline import Heard
 from server.engine.replies import unreadable
 
 REAP_ROUNDS: Final = 200
@@ -22,7 +24,7 @@ class CallScript(Protocol):
     """Sends a script."""
 
     def __call__(
-        self, name: str, all_keys: Sequence[bytes], args: Sequence[bytes], within_s: float
+        self, name: str, all_keys: Sequence[bytes], args: Sequence[bytes], within_s: float, *, heard: Heard | None
     ) -> Awaitable[list[Any]]:
         """Its reply; raises a HoldgateError."""
 
@@ -31,21 +33,28 @@ class Reaping:
     """Gives the script the terms that it asks for: of refills, and of queues."""
 
     def __init__(
-        self, call_script: CallScript, clock: Callable[[], int], refills: RefillTerms, queues: TermsOf
+        self,
+        call_script: CallScript,
+        hearing: Hearing,
+        clock: Callable[[], int],
+        refills: RefillTerms,
+        queues: TermsOf,
     ) -> None:
         self._call_script = call_script
+        self._hearing = hearing
         self._clock = clock
         self._refills = refills
         self._queues = queues
 
-    async def reap(self, tenant: keys.TenantKeys, within_s: float) -> int:
+    async def reap(self, tenant: keys.TenantKeys, within_s: float, by: str = BY_CALL) -> int:
         """Does all that is due; how many holds ended."""
         expired = 0
         terms, queues = wire_money.RefillsAt(), b""
         ends_at_s = monotonic() + within_s
         for _ in range(REAP_ROUNDS):
             args = (wire_money.pack_reap(self._clock(), REAPED_AT_ONCE, tenant.member, terms), queues)
-            match await self._call_script("reap", tenant.fixed, args, ends_at_s - monotonic()):
+            left_s, heard = ends_at_s - monotonic(), self._hearing.reaping(by)
+            match await self._call_script("reap", tenant.fixed, args, left_s, heard=heard):
                 case [0, _, count]:
                     expired += count
                     break

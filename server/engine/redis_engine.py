@@ -39,8 +39,10 @@ from server.engine.base import (
     Refused,
     Replayed,
     Stale,
+    StoreFigures,
     Written,
 )
+from server.engine.census import figures, tenants_due
 from server.engine.faults import (
     balance_too_large,
     grant_is_over,
@@ -53,8 +55,9 @@ from server.engine.faults import (
     too_many_cells,
     too_many_grants,
 )
+from server.engine.hearing import BY_SWEEPER, Hearing
 from server.engine.notes import note_of
-from server.engine.pipeline import StoreCaller, Word
+from server.engine.pipeline import Heard, Reply, StoreCaller, Word
 from server.engine.quota_cells import cycles_of
 from server.engine.reaping import Reaping
 from server.engine.redis_books import RedisBooks
@@ -66,6 +69,7 @@ from server.engine.store_calls import ScriptCall
 from server.engine.store_errors import OutcomeUnknown, StoreError
 from server.engine.turns import Turns
 from server.engine.wakes import Wakes
+from server.metrics.metrics import Metrics
 
 VAIN_REAPS: Final = 20
 """Reaps in a row that end nothing before what is overdue is taken for something that no reap finds. A few are nothing
@@ -77,9 +81,6 @@ LOOK_UP_SHARE: Final = 0.25
 
 SWEEP_WITHIN_S: Final = 10.0
 """How long a sweep waits for each answer: nobody waits for a sweep, and a busy store is no reason to give one up."""
-
-SWEEP_BATCH: Final = 512
-"""Index keys that the sweeper looks at in one write."""
 
 TRIM_MOST: Final = 1000
 """Entries that one call drops from a ledger."""
@@ -97,7 +98,7 @@ class RedisEngine:
     `wakes` hears what this store publishes; without it nobody is woken.
     """
 
-    def __init__(  # noqa: PLR0913  # what it is put together from
+    def __init__(  # noqa: PLR0913  # each is a part that the server puts together
         self,
         store: StoreCaller,
         *,
@@ -107,11 +108,13 @@ class RedisEngine:
         queues: TermsOf = no_queues,
         wakes: Wakes | None = None,
         turns: Turns | None = None,
+        metrics: Metrics | None = None,
     ) -> None:
         self._store = store
         self._clock = clock
-        self._reaping = Reaping(self._evalsha, clock, refills, queues)
         self._most_cells = most_cells
+        self._hearing = Hearing(metrics or Metrics())
+        self._reaping = Reaping(self._evalsha, self._hearing, clock, refills, queues)
         self.books = RedisBooks(self._evalsha)
         self.feed = RedisFeed(self._evalsha, store, clock)
         self.queues = RedisQueues(self._run, self._reaping.reap, clock, turns or Turns(), most_cells)
@@ -131,7 +134,9 @@ class RedisEngine:
             now_ms, _, record = await self._found(plan.operation.ref, hold_id, within_s * LOOK_UP_SHARE)
             return [2, now_ms, record] if record else None
 
-        call = ScriptCall("reserve", tenant, hold_id, args, packed.window_keys)
+        leases = hold_id and plan.leaves_hold and plan.terms.lease_ms
+        heard = self._hearing.opening if leases else self._hearing.of("reserve")
+        call = ScriptCall("reserve", tenant, hold_id, args, packed.window_keys, heard)
         reply = await self._run(call, within_s * (1 - LOOK_UP_SHARE), look_up)
         match reply:
             case [1, now_ms, rows]:
@@ -344,35 +349,38 @@ class RedisEngine:
         A tenant whose state cannot be read is passed over; when all others are swept, its CorruptStateError comes.
         """
         now_ms = self._clock() or await self._store_time_ms()
-        index = list(keys.index_keys())
         expired = 0
         corrupt: CorruptStateError | None = None
-        for start in range(0, len(index), SWEEP_BATCH):
-            batch = index[start : start + SWEEP_BATCH]
-            calls = [
-                self._store.call("ZRANGEBYSCORE", key, "-inf", now_ms, "LIMIT", 0, 100, timeout_s=SWEEP_WITHIN_S)
-                for key in batch
-            ]
-            answers = await asyncio.gather(*calls, return_exceptions=True)
-            for answer in answers:
-                if isinstance(answer, StoreError):
-                    raise fault_of("sweep", answer) from answer
-                if isinstance(answer, BaseException):
-                    raise answer
-                for member in answer:
-                    try:
-                        expired += await self._reaping.reap(keys.tenant_keys(keys.tenant_of(member)), SWEEP_WITHIN_S)
-                    except CorruptStateError as error:
-                        corrupt = error
-                    except InvalidRequestError:
-                        continue  # of a policy that this server does not have: another one sweeps it
+        try:
+            async for member in tenants_due(self._ask, now_ms):
+                try:
+                    expired += await self._reaping.reap(
+                        keys.tenant_keys(keys.tenant_of(member)), SWEEP_WITHIN_S, BY_SWEEPER
+                    )
+                except CorruptStateError as error:
+                    corrupt = error
+                except InvalidRequestError:
+                    continue  # of a policy that this server does not have: another one sweeps it
+        except StoreError as error:
+            raise fault_of("sweep", error) from error
         if corrupt is not None:
             raise corrupt
         return expired
 
+    async def figures(self) -> StoreFigures:
+        """Figures of all tenants together."""
+        try:
+            return await figures(self._ask)
+        except StoreError as error:
+            raise fault_of("figures", error) from error
+
     async def close(self) -> None:
         """Drops the connection."""
         await self._store.close()
+
+    def _ask(self, *words: Word) -> Awaitable[Reply]:
+        """A plain command that no caller waits for."""
+        return self._store.call(*words, timeout_s=SWEEP_WITHIN_S)
 
     async def _store_time_ms(self) -> int:
         seconds, micros = await self._plain(SWEEP_WITHIN_S, "TIME")
@@ -391,7 +399,7 @@ class RedisEngine:
         whose = call.tenant.member.decode()
         vain = 0
         while (left_s := ends_at_s - loop.time()) > 0:
-            reply = await self._evalsha(call.name, call.keys, call.args, left_s, look_up)
+            reply = await self._evalsha(call.name, call.keys, call.args, left_s, look_up, call.heard)
             if reply[0] != OVERDUE:
                 return reply
             vain = 0 if await self._reaping.reap(call.tenant, left_s) else vain + 1
@@ -400,16 +408,18 @@ class RedisEngine:
         message = f"{call.name}: no time was left for tenant {whose!r}, whose holds are overdue or whose store is slow"
         raise StoreUnavailableError(message)
 
-    async def _evalsha(
+    async def _evalsha(  # noqa: PLR0913, PLR0917  # all that a script's call has
         self,
         name: str,
         all_keys: Sequence[bytes],
         args: Sequence[bytes],
         within_s: float,
         look_up: _LookUp | None = None,
+        heard: Heard | None = None,
     ) -> list[Any]:
+        heard = heard or self._hearing.of(name)
         try:
-            reply: list[Any] = await self._store.evalsha(script(name), all_keys, args, within_s)
+            reply: list[Any] = await self._store.evalsha(script(name), all_keys, args, within_s, heard)
         except OutcomeUnknown as error:
             known = await look_up() if look_up is not None else None
             if known is not None:

@@ -6,6 +6,7 @@ from time import perf_counter
 
 from quota.v1 import quota_service_pb2, quota_service_pb2_grpc
 
+from server import best_effort
 from server.domain.operation import TenantRef
 from server.gate import QuotaGate
 from server.logs import DecisionLog
@@ -43,7 +44,9 @@ class QuotaService(quota_service_pb2_grpc.QuotaServiceServicer):
         """Takes everything that was asked for, or nothing."""
         started_s = perf_counter()
         operation = convert.operation(request)
-        if request.wait:
+        if operation.flexible is not None:
+            decision = await best_effort.check_and_reserve(self._gate, operation, within_s=within_s)
+        elif request.wait:
             decision = await self._gate.wait_for_turn(operation, within_s=within_s, time_left=time_left_of_call())
         else:
             decision = await self._gate.check_and_reserve(operation, within_s=within_s)

@@ -1,7 +1,6 @@
 """Queues in front of pools, on every engine."""
 
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Final
 
 import pytest
@@ -44,7 +43,7 @@ SHARED: Final = policy(
 
 async def ask(lab: Tenant, hold_id: str, *, action: str = "work", credits_: int = 0) -> Granted | Queued | Refused:
     """A request that is new."""
-    plan = lab.plan(hold_id, action=action, **({"credits": credits_} if credits_ else {}))
+    plan = lab.plan(hold_id, action=action, credits=credits_)
     answer = await lab.engine.reserve(plan, hold_id, WITHIN_S, TICKET)
     assert isinstance(answer, Granted | Queued | Refused), answer
     return answer
@@ -52,7 +51,7 @@ async def ask(lab: Tenant, hold_id: str, *, action: str = "work", credits_: int 
 
 async def position(lab: Tenant, hold_id: str, *, action: str = "work", credits_: int = 0) -> int:
     """Asks again; 0 for one that has its place."""
-    plan = lab.plan(hold_id, action=action, **({"credits": credits_} if credits_ else {}))
+    plan = lab.plan(hold_id, action=action, credits=credits_)
     again = await lab.engine.reserve(plan, hold_id, WITHIN_S, TICKET)
     assert isinstance(again, Replayed), again
     answer = await lab.engine.queues.ticket(plan, hold_id, TICKET, WITHIN_S)
@@ -281,9 +280,8 @@ async def test_when_pools_part_each_keeps_its_own_and_their_order(tenant: Tenant
 
 
 async def test_more_turns_than_one_step_makes_are_all_made(tenant: Tenants) -> None:
-    lab = tenant(policy(replace(JOBS, values=slots("jobs", {"free": 1, "pro": 60}).values)))
-    lab.policy = policy(replace(lab.policy.limits[0], queue=Queue(times=50, ticket_ms=HOUR_MS)))
-    lab = tenant(lab.policy)
+    queue = Queue(times=50, ticket_ms=HOUR_MS)
+    lab = tenant(policy(slots("jobs", {"free": 1, "pro": 60}, typical_ms=TYPICAL_MS, queue=queue)))
     await lab.open(plan="free")
     await ask(lab, "run")
     for number in range(45):
