@@ -1,4 +1,4 @@
-"""The gate as callers meet it: what it decides is counted."""
+"""The gate as callers meet it: who may not ask about a tenant is turned away, what is decided is counted."""
 
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
@@ -15,14 +15,29 @@ from server.policy.store import PolicyStore
 
 
 class FrontGate(QuotaGate):
-    """Counts decisions by outcome and code, refusals by limit, what could not be collected."""
+    """Counts decisions by outcome and code, refusals by limit, what could not be collected. `permit` raises where the
+    call under way may not be about a tenant.
+    """
 
     def __init__(
-        self, policies: PolicyStore, engine: Engine, *, trusted: Callable[[], str] = lambda: "", metrics: Metrics
+        self,
+        policies: PolicyStore,
+        engine: Engine,
+        *,
+        trusted: Callable[[], str],
+        permit: Callable[[TenantRef], None],
+        metrics: Metrics,
     ) -> None:
         super().__init__(policies, engine, trusted=trusted)
+        self._permit = permit
         self._metrics = metrics
         self._shadowed: dict[str, tuple[str, bool]] = {}
+
+    def resolve(self, ref: TenantRef) -> tuple[Policy, TenantRef]:
+        """The policy that a caller named, or the only one, with the tenant's full name, if the caller may."""
+        policy, ref = super().resolve(ref)
+        self._permit(ref)
+        return policy, ref
 
     async def check_and_reserve(
         self, operation: Operation, *, within_s: float, ticket: Ticket | None = None

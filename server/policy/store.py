@@ -1,6 +1,6 @@
 """The policies in force: loaded whole, replaced whole, never by a bad one."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from time import time
 from types import MappingProxyType
@@ -23,6 +23,8 @@ class PolicyStore:
         self._paths = tuple(paths)
         self._knobs = knobs
         self._policies = policies
+        self.beside: Callable[[], object] = lambda: None
+        """Reads what is kept beside the policies, and puts it to use; where either is bad, both stay as they are."""
         self.loaded_at_s = time()
         self.rejected = ""
         """What was wrong with the files when they were read last; empty for what is in force."""
@@ -69,10 +71,12 @@ class PolicyStore:
         Raises PolicyRejectedError and keeps what is in force if anything is bad.
         """
         try:
-            self._policies = load_policies(self._paths, self._knobs)
+            policies = load_policies(self._paths, self._knobs)
+            self.beside()
         except PolicyRejectedError as error:
             self.rejected = error.message
             raise
+        self._policies = policies
         self.rejected = ""
         self.loaded_at_s = time()
         return {name: policy.version for name, policy in self._policies.items()}

@@ -78,7 +78,9 @@ class Load:
                 self.limit = min(max(int(per_s * allowed_s), FEWEST), self.limit)
                 return
         if self.limit < MOST:
-            self.limit = min(self.limit * 9 // 8, MOST)
+            # Where the line was gone in between there was a burst, and the next one may be larger.
+            grown = self.limit * 2 if min(seen) < FEWEST // 4 else self.limit * 9 // 8
+            self.limit = min(grown, MOST)
 
     async def __aenter__(self) -> Self:
         self._begin()

@@ -3,7 +3,9 @@
 from collections.abc import AsyncIterator
 from functools import partial
 from time import perf_counter
+from typing import Final
 
+from grpc import aio
 from quota.v1 import quota_service_pb2, quota_service_pb2_grpc
 
 from server import best_effort
@@ -14,9 +16,17 @@ from server.rpc import convert, convert_usage, denials
 from server.rpc.calls import CallContext, answering, as_written, filling, patient, time_left_of_call
 from server.rpc.operations import Operations
 
+NAME: Final = quota_service_pb2.DESCRIPTOR.services_by_name["QuotaService"].full_name
+"""The service's full name."""
+
 
 class QuotaService(quota_service_pb2_grpc.QuotaServiceServicer):
     """Serves quota.v1.QuotaService; no call waits longer than `store_timeout_s` seconds for the store."""
+
+    name = NAME
+    new_work = tuple(
+        f"/{NAME}/{method}" for method in ("CheckAndReserve", "Estimate", "GetUsage", "GetLimits", "Batch")
+    )
 
     def __init__(self, gate: QuotaGate, decisions: DecisionLog, store_timeout_s: float) -> None:
         self._gate = gate
@@ -32,6 +42,10 @@ class QuotaService(quota_service_pb2_grpc.QuotaServiceServicer):
                 "release_allocation": partial(as_written(QuotaService.ReleaseAllocation), self),
             }
         )
+
+    def add_to(self, server: aio.Server) -> None:
+        """Registers itself."""
+        quota_service_pb2_grpc.add_QuotaServiceServicer_to_server(self, server)
 
     @patient
     @filling(quota_service_pb2.CheckAndReserveResponse)
