@@ -4,6 +4,7 @@ RUN python -m venv /opt/holdgate
 COPY requirements.lock ./
 COPY pyproject.toml README.md LICENSE ./
 COPY server server
+COPY loadtest loadtest
 COPY gen gen
 # The lock only constrains here: what is for development stays out of the image.
 RUN pip wheel --no-cache-dir --no-deps --wheel-dir /wheels . \

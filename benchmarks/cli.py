@@ -13,7 +13,19 @@ from typing import Any, Final
 import orjson
 import uvloop
 
-from benchmarks import audited, enforced, envoys, growth, memory, redis_cost, server_cost, tables, throughput, workers
+from benchmarks import (
+    audited,
+    enforced,
+    envoys,
+    growth,
+    memory,
+    overload,
+    redis_cost,
+    server_cost,
+    tables,
+    throughput,
+    workers,
+)
 from benchmarks.efforts import FULL, QUICK, Effort
 from benchmarks.measured import Measured
 from benchmarks.page import page
@@ -42,6 +54,7 @@ SECTIONS: Final[Mapping[str, tuple[_Measure, _Show]]] = MappingProxyType(
 ASIDE: Final[Mapping[str, tuple[_Measure, _Show]]] = MappingProxyType(
     {
         "envoy": (lambda folder, effort: envoys.measure(folder, ENVOY_CALLS_PER_S, effort.envoy_s), tables.envoy),
+        "overload": (lambda folder, effort: overload.measure(folder, effort.throughput), tables.overload),
     }
 )
 """Sections beside the budgets, which are measured when `--only` names them."""

@@ -9,6 +9,7 @@ from benchmarks.envoys import Deadline
 from benchmarks.growth import Growth
 from benchmarks.medians import Compared
 from benchmarks.memory import Bytes, Memory
+from benchmarks.overload import Overload
 from benchmarks.redis_cost import RedisCost
 from benchmarks.server_cost import ServerCost
 from benchmarks.throughput import Rate, Throughput
@@ -122,6 +123,22 @@ def envoy(found: Deadline) -> Table:
     return Table(
         ("Envoy asks at", "calls", "p50 ms", "p99 ms", "past 20 ms", "share"), [(*row, f"{found.late:,}", share)]
     )
+
+
+def overload(found: Sequence[Overload]) -> Table:
+    """Twice the peak, beside the peak."""
+    rows = [
+        (
+            one.transport,
+            *(f"{rate:,.0f}" for rate in (one.peak_per_s, one.good_per_s)),
+            f"{one.kept:.0%}",
+            *(f"{ms:.1f}" for ms in (one.peak_p99_ms, one.good_p99_ms)),
+            f"{one.turned_away:.0%}",
+        )
+        for one in found
+    ]
+    headings = ("transport", "peak/s", "good/s at twice the peak", "kept", "p99 ms at the peak", "p99 ms of the good")
+    return Table((*headings, "turned away"), rows)
 
 
 def _compared(name: str, found: Compared) -> tuple[str, str, str, str]:

@@ -39,5 +39,6 @@ async def rehearse(plan: LoadPlan, channel: grpc.aio.Channel) -> list[str]:
             advice = "; --setup creates accounts" if failure.status is grpc.StatusCode.NOT_FOUND else ""
             raise Unusable(f"the server does not take {entry.action!r}: {failure}{advice}") from failure
         if decision.outcome == decision_pb2.OUTCOME_REFUSED:
-            remarks.append(f"Even an untouched tenant is refused {entry.action!r}: {decision.refusal.code}.")
+            advice = "" if plan.set_up else " --setup creates accounts; their plan may allow it."
+            remarks.append(f"Even an untouched tenant is refused {entry.action!r}: {decision.refusal.code}.{advice}")
     return remarks

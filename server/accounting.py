@@ -184,6 +184,14 @@ class Accounting:
         page = entries[:count]
         return page, page[-1].sequence if len(entries) > count else None
 
+    async def latest(self, ref: TenantRef, count: int, *, within_s: float) -> Sequence[LedgerEntry]:
+        """The last entries of the ledger, the latest first; none where the policy has no balances."""
+        policy, ref = self._gate.resolve(ref)
+        if not balances_of(policy):
+            return ()
+        audit = await self._engine.audit(ref, (), within_s)
+        return (await self._engine.ledger(ref, max(audit.last_sequence - count, 0), count, within_s))[::-1]
+
     async def trim(self, ref: TenantRef, through: int, *, within_s: float) -> int:
         """Drops entries that are kept elsewhere; how many."""
         _, ref = self._gate.resolve(ref)

@@ -36,9 +36,11 @@ from server.jobs.webhook.delivery import Webhook
 from server.jobs.webhook.endpoint import Endpoint
 from server.jobs.webhook.message import read_secrets
 from server.logs import DecisionLog, log
+from server.page.app import PageApp
 from server.policy.knobs import KnobSource
 from server.policy.store import PolicyStore
 from server.rpc.admin_service import AdminService
+from server.rpc.load import Load
 from server.rpc.proxies import authorize
 from server.rpc.proxies.envoy import EnvoyRateLimitService
 from server.rpc.proxies.limitador import LimitadorRateLimitService
@@ -48,7 +50,7 @@ from server.rpc.test_clock_service import TestClockService
 from server.rpc.transports.base import ListenError, Transport
 from server.rpc.transports.grpcio import GrpcioTransport
 from server.rpc.transports.tls import TlsError, TlsFiles
-from server.settings import Settings, Store
+from server.settings import Settings, Store, is_loopback
 from server.settings import Transport as TransportName
 
 READINESS_INTERVAL_S: Final = 0.2
@@ -104,13 +106,15 @@ class App:
     address: str
     store: str
     policies: PolicyStore
+    page_address: str
     _rpc: RpcServer
     _hurry: asyncio.Event
 
     def describe(self) -> str:
         """One line for whoever started it."""
         policies = ", ".join(f"{name} {self.policies.get(name).version}" for name in self.policies.names)
-        return f"holdgate serves on {self.address}; store: {self.store}; policies: {policies}"
+        page = f"; page: http://{self.page_address}/" if self.page_address else ""
+        return f"holdgate serves on {self.address}{page}; store: {self.store}; policies: {policies}"
 
     async def drain(self, lameduck_s: float) -> None:
         """Says NOT_SERVING, answers calls for another `lameduck_s` seconds, then only those already in work."""
@@ -132,16 +136,18 @@ async def running(settings: Settings, hurry: asyncio.Event | None = None) -> Asy
         gate = QuotaGate(policies, store.engine, trusted=store.why_untrusted)
         transport = transport_of(settings)
         transport.add_route(authorize.PATH, authorize.Authorize(gate, settings.store_timeout_s))
+        administration = Administration(policies, store.engine, gate)
         rpc = RpcServer(
             transport,
             QuotaService(gate, DecisionLog(settings.decision_log_rate), settings.store_timeout_s),
-            AdminService(Administration(policies, store.engine, gate), settings.store_timeout_s),
+            AdminService(administration, settings.store_timeout_s),
             TestClockService(store.clock.set_ms, settings.store_timeout_s) if settings.test_clock else None,
             (
                 EnvoyRateLimitService(gate, DecisionLog(settings.decision_log_rate), settings.store_timeout_s),
                 LimitadorRateLimitService(gate, settings.store_timeout_s),
             ),
         )
+        transport.bound(rpc.new_work, await stack.enter_async_context(Load()))
         reaper = await stack.enter_async_context(Reaper(store.engine, settings.sweep_interval_s))
 
         async def show_health() -> None:
@@ -157,7 +163,10 @@ async def running(settings: Settings, hurry: asyncio.Event | None = None) -> Asy
             keys = webhook_secrets(settings.webhook_secret_file)
             webhook = Webhook(Endpoint(settings.webhook_url), keys, store.engine, policies)
             await stack.enter_async_context(webhook)
-        app = App(address, store.name, policies, rpc, hurry or asyncio.Event())
+        page_address = ""
+        if settings.page_address:
+            page_address = await stack.enter_async_context(served_page(settings, gate, administration, policies))
+        app = App(address, store.name, policies, page_address, rpc, hurry or asyncio.Event())
         stack.push_async_callback(app.drain, settings.drain_seconds)
         yield app
 
@@ -187,6 +196,27 @@ def tls_of(settings: Settings) -> TlsFiles | None:
     except TlsError as error:
         raise StartError(str(error)) from error
     return tls
+
+
+@asynccontextmanager
+async def served_page(
+    settings: Settings, gate: QuotaGate, administration: Administration, policies: PolicyStore
+) -> AsyncIterator[str]:
+    """The usage page on its address, which has the port that was taken."""
+    try:
+        from server.page.listener import PageListener  # noqa: PLC0415  # h2corn's wheel may be missing
+    except ImportError as error:
+        raise StartError(f"--page-address needs h2corn, which cannot be imported: {error}") from error
+    where, loopback = settings.page_address, is_loopback(settings.page_address)
+    if not loopback:
+        log.warning("page.open_to_all", address=where, note="whoever reaches this address sees every tenant's usage")
+    page = PageApp(gate, administration, lambda: policies.names, within_s=settings.store_timeout_s, loopback=loopback)
+    async with AsyncExitStack() as stack:
+        try:
+            listener = await stack.enter_async_context(PageListener(page, where, reuse_port=settings.workers > 1))
+        except OSError as error:
+            raise StartError(f"--page-address: cannot listen on {where}: is the port in use?") from error
+        yield listener.address
 
 
 def webhook_secrets(path: Path) -> Sequence[bytes]:

@@ -250,6 +250,7 @@ class QuotaGate:
         found = await self._find(ref, "", within_s)
         account = account_or_default(policy, ref, found.account, found.now_ms)
         return LimitsView(
+            now_ms=found.now_ms,
             plan=account.plan,
             limits=tuple(
                 EffectiveLimit(limit, value, found.now_ms, terms_of(limit, account, found.now_ms))

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Annotated, Any, Final, Self
 from urllib.parse import urlsplit
 
-from pydantic import Field, ValidationError, field_validator, model_validator
+from pydantic import Field, ValidationError, ValidationInfo, field_validator, model_validator
 from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
@@ -114,6 +114,11 @@ class Settings(BaseSettings):
     webhook_secret_file: Path | None = Field(
         None, description="file of the secrets to sign with, one to a line: whsec_ and 24 to 64 bytes in base64"
     )
+    page_address: str = Field(
+        "",
+        description="address and port of the usage page, a page to look at for people; it asks nobody who they are, so "
+        "keep it on loopback or behind a proxy that does",
+    )
     log_level: LogLevel = Field(LogLevel.INFO, description="least severe events to log: debug, info, warning, error")
     decision_log_rate: float = Field(
         0.01, ge=0, le=1, description="share of decisions to log as quota.decided, from 0 to 1"
@@ -134,10 +139,12 @@ class Settings(BaseSettings):
             raise ValueError("names no file; expected at least one")
         return value
 
-    @field_validator("listen")
+    @field_validator("listen", "page_address")
     @classmethod
-    def _address(cls, value: str) -> str:
+    def _address(cls, value: str, info: ValidationInfo) -> str:
         host, colon, port = value.rpartition(":")
+        if not value and info.field_name == "page_address":
+            return value
         if not (colon and host and port.isascii() and port.isdecimal() and int(port) <= _LAST_PORT):
             raise ValueError("expected host:port, such as 127.0.0.1:50051 or [::1]:50051")
         return value
@@ -176,6 +183,8 @@ class Settings(BaseSettings):
     def _workers_share(self) -> Self:
         if self.workers > 1 and self.store_kind is Store.MEMORY:
             raise ValueError("--store memory is one process's own: it needs --workers 1")
+        if self.workers > 1 and self.page_address.endswith(":0"):
+            raise ValueError("--page-address with a free port would be another one of each worker: name the port")
         if self.workers > 1 and self.test_clock:
             raise ValueError("--test-clock sets the time of one process: it needs --workers 1")
         return self

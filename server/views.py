@@ -50,8 +50,9 @@ class EffectiveLimit:
 
 @dataclass(frozen=True, slots=True)
 class LimitsView:
-    """Which limits apply to a tenant, and the price list."""
+    """Which limits apply to a tenant at `now_ms`, and the price list."""
 
+    now_ms: int
     plan: str
     limits: tuple[EffectiveLimit, ...]
     products: tuple[Product, ...]

@@ -81,6 +81,10 @@ class OverloadedError(HoldgateError):
     """More calls wait for the store than the server accepts."""
 
 
+class BusyError(HoldgateError):
+    """The server has as many calls in work as it can answer in time; nothing was tried."""
+
+
 class TooManyCellsError(HoldgateError):
     """The tenant has as many cells as one tenant may have."""
 

@@ -70,6 +70,7 @@ MAPPING: Final[Mapping[type[errors.HoldgateError], Mapped]] = MappingProxyType(
         errors.StoreLostError: Mapped(StatusCode.UNAVAILABLE, reasons.ERROR_REASON_STORE_LOST, 30_000),
         errors.DeadlineError: Mapped(StatusCode.DEADLINE_EXCEEDED, reasons.ERROR_REASON_DEADLINE),
         errors.OverloadedError: Mapped(StatusCode.RESOURCE_EXHAUSTED, reasons.ERROR_REASON_OVERLOADED, 1000),
+        errors.BusyError: Mapped(StatusCode.UNAVAILABLE, reasons.ERROR_REASON_OVERLOADED, 200),
         errors.TooManyCellsError: Mapped(StatusCode.FAILED_PRECONDITION, reasons.ERROR_REASON_TOO_MANY_CELLS),
         errors.CorruptStateError: INTERNAL,
         errors.PolicyRejectedError: Mapped(StatusCode.FAILED_PRECONDITION, reasons.ERROR_REASON_POLICY_REJECTED),

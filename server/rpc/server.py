@@ -29,8 +29,18 @@ ADMIN_SERVICE: Final = admin_service_pb2.DESCRIPTOR.services_by_name["AdminServi
 TEST_CLOCK_SERVICE: Final = test_clock_service_pb2.DESCRIPTOR.services_by_name["TestClockService"].full_name
 
 
+NEW_WORK: Final = tuple(
+    f"/{QUOTA_SERVICE}/{method}" for method in ("CheckAndReserve", "Estimate", "GetUsage", "GetLimits", "Batch")
+)
+"""Calls that a busy server turns away. It never does so with what ends work and makes room, and not with health."""
+
+
 class ProxyService(Protocol):
     """A protocol that proxies speak."""
+
+    @property
+    def new_work(self) -> Sequence[str]:
+        """Paths of its methods that ask for a decision."""
 
     @property
     def name(self) -> str:
@@ -64,6 +74,7 @@ class RpcServer:
         for proxy in proxies:
             proxy.add_to(server)
             self._names.append(proxy.name)
+        self.new_work: Final = (*NEW_WORK, *(path for proxy in proxies for path in proxy.new_work))
         health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
         names = [*self._names, health.SERVICE_NAME, reflection.SERVICE_NAME]
         reflections = reflection.aio.ReflectionServicer(names)

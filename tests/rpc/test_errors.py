@@ -80,6 +80,7 @@ EXPECTED: dict[type[HoldgateError], tuple[StatusCode, str]] = {
     faults.StoreLostError: (StatusCode.UNAVAILABLE, "STORE_LOST"),
     faults.DeadlineError: (StatusCode.DEADLINE_EXCEEDED, "DEADLINE"),
     faults.OverloadedError: (StatusCode.RESOURCE_EXHAUSTED, "OVERLOADED"),
+    faults.BusyError: (StatusCode.UNAVAILABLE, "OVERLOADED"),
     faults.TooManyCellsError: (StatusCode.FAILED_PRECONDITION, "TOO_MANY_CELLS"),
     faults.CorruptStateError: (StatusCode.INTERNAL, "INTERNAL"),
     faults.PolicyRejectedError: (StatusCode.FAILED_PRECONDITION, "POLICY_REJECTED"),

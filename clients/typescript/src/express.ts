@@ -30,7 +30,7 @@ export function quota(client: Client, ask: (request: Request) => Ask) {
   };
 }
 
-const { words, tls } = programArguments();
+const { words, tls } = programArguments("LISTEN HOLDGATE");
 const [listen = "", holdgate = ""] = words;
 const client = new Client(holdgate, "llm", tls);
 const app = express();

@@ -8,7 +8,7 @@ import { programArguments } from "./arguments.js";
 import { Client } from "./client.js";
 import type { Hold } from "./hold.js";
 
-const { words, tls } = programArguments();
+const { words, tls } = programArguments("LISTEN HOLDGATE");
 const [listen = "", holdgate = ""] = words;
 const client = new Client(holdgate, "golden", tls);
 

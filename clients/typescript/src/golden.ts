@@ -79,7 +79,7 @@ function text(value: JsonValue): string {
   return typeof value === "string" ? value : JSON.stringify(value);
 }
 
-const { words, tls } = programArguments();
+const { words, tls } = programArguments("ADDRESS RUN TRANSCRIPT");
 const [address = "", run = "", ...transcripts] = words;
 const transport = connection(address, tls);
 let passed = 0;

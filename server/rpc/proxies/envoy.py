@@ -37,6 +37,7 @@ class EnvoyRateLimitService(envoy_ratelimit_v3_pb2_grpc.RateLimitServiceServicer
     """Serves envoy.service.ratelimit.v3.RateLimitService."""
 
     name = NAME
+    new_work = (f"/{NAME}/ShouldRateLimit",)
 
     def __init__(self, gate: QuotaGate, decisions: DecisionLog, store_timeout_s: float) -> None:
         self._gate = gate

@@ -26,6 +26,7 @@ class LimitadorRateLimitService(kuadrant_ratelimit_v1_pb2_grpc.RateLimitServiceS
     """Serves kuadrant.service.ratelimit.v1.RateLimitService."""
 
     name = NAME
+    new_work = (f"/{NAME}/CheckRateLimit", f"/{NAME}/Reserve")
 
     def __init__(self, gate: QuotaGate, store_timeout_s: float) -> None:
         self._gate = gate

@@ -1,15 +1,24 @@
 """What the server asks of a transport, whichever it is."""
 
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Collection, Coroutine
 from typing import Any, Final, Protocol, TypeAlias
 
+from google.rpc.status_pb2 import Status
 from grpc import aio
+
+from server.domain.errors import BusyError
+from server.rpc import errors
+from server.rpc.load import Load
 
 MAX_REQUEST_BYTES: Final = 4 * 1024 * 1024
 """Largest request; an import of 1000 rows, the largest that the contract allows, needs about a quarter of it."""
 
 MAX_CONCURRENT_CALLS: Final = 4096
 """Calls in work at once; beyond that the caller gets RESOURCE_EXHAUSTED at once, which keeps the others quick."""
+
+
+BUSY: Final[Status] = errors.status_of(BusyError("the server has as many calls in work as it can answer in time"))
+"""How a call ends that there is no room for."""
 
 
 class ListenError(Exception):
@@ -26,6 +35,12 @@ class Transport(Protocol):
     @property
     def server(self) -> aio.Server:
         """Where the generated `add_…Servicer_to_server` put their servicers, before `start`."""
+
+    def bound(self, paths: Collection[str], load: Load) -> None:
+        """Takes calls of these methods, `/package.Service/Method`, only while the load has room for them.
+
+        One too many ends with BUSY, before its request is read where the transport can.
+        """
 
     def add_route(self, path: str, route: Route) -> None:
         """Serves plain HTTP at this path, where the transport can."""

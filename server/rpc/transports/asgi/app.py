@@ -2,24 +2,30 @@
 
 import asyncio
 from collections.abc import Collection, Coroutine, Iterable, Mapping
+from contextlib import suppress
 from typing import Any, Final, TypeAlias
 
 import grpc
 from grpc import StatusCode, aio
 
 from server.logs import log
-from server.rpc.transports.asgi import json_call
+from server.rpc import errors
+from server.rpc.load import Load
+from server.rpc.transports.asgi import json_call, metadata
 from server.rpc.transports.asgi.call import Call, Method
 from server.rpc.transports.asgi.framing import Disconnected, Event, Receive
 from server.rpc.transports.asgi.metadata import Headers
-from server.rpc.transports.asgi.reply import Reply, Send
+from server.rpc.transports.asgi.reply import END, Reply, Send, ending
 from server.rpc.transports.asgi.status import CallFailed
-from server.rpc.transports.base import MAX_CONCURRENT_CALLS, Route
+from server.rpc.transports.base import BUSY, MAX_CONCURRENT_CALLS, Route
 
 Handlers: TypeAlias = Mapping[str, "grpc.RpcMethodHandler[Any, Any]"]
 
 _MEDIA_TYPE: Final = b"application/grpc"
 _MEDIA_TYPES: Final = frozenset({_MEDIA_TYPE, b"application/grpc+proto"})
+_BUSY: Final = ending(
+    StatusCode.UNAVAILABLE, BUSY.message, metadata.encoded([(errors.DETAILS_KEY, BUSY.SerializeToString())])
+)
 _JSON: Final = frozenset({json_call.MEDIA_TYPE})
 
 
@@ -29,6 +35,7 @@ class GrpcApp:
     def __init__(self) -> None:
         self._methods: Final[dict[str, Method]] = {}
         self._routes: Final[dict[str, Route]] = {}
+        self._loads: Final[dict[str, Load]] = {}
         self._tasks: Final[set[asyncio.Task[Any]]] = set()
         self._over = False
 
@@ -39,6 +46,10 @@ class GrpcApp:
 
     def add_generic_rpc_handlers(self, generic_rpc_handlers: Iterable[grpc.GenericRpcHandler]) -> None:
         """Does nothing: generated code registers the same methods by name as well."""
+
+    def bound(self, paths: Collection[str], load: Load) -> None:
+        """Turns away what the load has no room for, of these paths."""
+        self._loads.update(dict.fromkeys(paths, load))
 
     def add_route(self, path: str, route: Route) -> None:
         """Has `route`, an ASGI application, answer plain HTTP requests for this path."""
@@ -51,10 +62,25 @@ class GrpcApp:
             task.cancel()
 
     async def __call__(self, scope: Event, receive: Receive, send: Send) -> None:
-        """Answers one HTTP request."""
+        """Answers one HTTP request, or turns it away."""
         if scope["type"] != "http":
             await send({"type": "websocket.close"})
             return
+        load = self._loads.get(scope["path"])
+        if load is None:
+            await self._answer(scope, receive, send)
+        elif load.is_full:
+            load.turned_away += 1
+            await _turn_away(scope, send)
+        else:
+            load.active += 1
+            try:
+                await self._answer(scope, receive, send)
+            finally:
+                load.active -= 1
+                load.done += 1
+
+    async def _answer(self, scope: Event, receive: Receive, send: Send) -> None:
         if (route := self._routes.get(scope["path"])) is not None:
             await self._serve_plain(route(scope, receive, send), send)
         elif scope["method"] != "POST":
@@ -129,6 +155,16 @@ class GrpcApp:
         if "http.response.trailers" not in scope["extensions"]:
             raise CallFailed(StatusCode.INTERNAL, "the request lacks te: trailers, without which it cannot be answered")
         return method
+
+
+async def _turn_away(scope: Event, send: Send) -> None:
+    """Answers a call that there is no room for, of which nothing is read."""
+    if not _is_of(scope["headers"], _MEDIA_TYPES):
+        await _refuse(send, 503, BUSY.message.encode(), (b"retry-after", b"1"))
+        return
+    with suppress(OSError):  # nobody is there to be told anything
+        await send(_BUSY)
+        await send(END)
 
 
 def _method(handler: "grpc.RpcMethodHandler[Any, Any]") -> Method:

@@ -17,8 +17,15 @@ _GZIP: Final = (b"grpc-encoding", b"gzip")
 # Nearly every call sends these, so they are built once; nobody changes them.
 _START: Final[Event] = {"type": "http.response.start", "status": 200, "headers": _HEADERS, "trailers": True}
 _FLUSH: Final[Event] = {"type": "http.response.body", "body": b"", "more_body": True}
-_NO_MORE: Final[Event] = {"type": "http.response.body", "body": b""}
+END: Final[Event] = {"type": "http.response.body", "body": b""}
+"""Nothing more comes."""
 _OK: Final[Event] = {"type": "http.response.trailers", "headers": [(b"grpc-status", CODES[StatusCode.OK])]}
+
+
+def ending(code: StatusCode, message: str, trailing: Headers) -> Event:
+    """All of an answer that is nothing but a status, made ahead; `END` goes behind it."""
+    status = [(b"grpc-status", CODES[code]), (b"grpc-message", escaped(message))]
+    return {"type": "http.response.start", "status": 200, "headers": _HEADERS + status + trailing}
 
 
 class Reply:
@@ -73,13 +80,13 @@ class Reply:
         """Sends the status."""
         self.ended = True
         if self.started:
-            await self._tell(_NO_MORE, {**_OK, "headers": self._status()})
+            await self._tell(END, {**_OK, "headers": self._status()})
         elif self.code is StatusCode.OK:
-            await self._tell(self._start(), _NO_MORE, {**_OK, "headers": self._status()})
+            await self._tell(self._start(), END, {**_OK, "headers": self._status()})
         else:
             # Headers and trailers in one, which is how an error without a message travels.
             headers = _HEADERS + self.initial + self._status()
-            await self._tell({"type": "http.response.start", "status": 200, "headers": headers}, _NO_MORE)
+            await self._tell({"type": "http.response.start", "status": 200, "headers": headers}, END)
 
     def _start(self) -> Event:
         return {**_START, "headers": _HEADERS + self.initial} if self.initial else _START

@@ -1,11 +1,13 @@
 """Runs the application on h2corn, within the loop that the rest of the server runs in."""
 
 import asyncio
+from collections.abc import Collection
 from contextlib import suppress
 from typing import TYPE_CHECKING, Final, cast
 
 from h2corn import Config, Server
 
+from server.rpc.load import Load
 from server.rpc.transports.asgi.app import GrpcApp
 from server.rpc.transports.base import ListenError, Route
 from server.rpc.transports.tls import TlsFiles
@@ -36,6 +38,10 @@ class AsgiTransport:
         self.server: Final = cast("aio.Server", self._app)
         self._http = Server(self._app, _config(listen, tls, reuse_port=reuse_port))
         self._serving: asyncio.Task[None] | None = None
+
+    def bound(self, paths: Collection[str], load: Load) -> None:
+        """Turns away what the load has no room for, before anything of it is read."""
+        self._app.bound(paths, load)
 
     def add_route(self, path: str, route: Route) -> None:
         """Serves plain HTTP at this path."""

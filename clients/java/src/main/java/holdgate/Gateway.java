@@ -20,7 +20,7 @@ public final class Gateway {
   }
 
   public static void main(String[] given) throws IOException {
-    var arguments = Arguments.parse(given);
+    var arguments = Arguments.parse("LISTEN HOLDGATE", given);
     var listen = arguments.words().get(0).split(":");
     var client = new Client(arguments.words().get(1), "golden", arguments.tls());
     var server = HttpServer.create(new InetSocketAddress(listen[0], Integer.parseInt(listen[1])), 0);

@@ -44,7 +44,7 @@ public final class Golden {
   private Golden() {}
 
   public static void main(String[] given) throws IOException {
-    var arguments = Arguments.parse(given);
+    var arguments = Arguments.parse("ADDRESS RUN TRANSCRIPT", given);
     var words = arguments.words();
     int passed = 0;
     int failed = 0;

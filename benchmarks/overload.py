@@ -1,0 +1,125 @@
+"""What is left of a server at twice what it can do: good answers, how long they take, and what is turned away.
+
+Figures of the clock. The peak is measured just before each overload, so that a busy machine slows both.
+"""
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+from statistics import median
+from time import perf_counter
+from typing import Final
+
+from benchmarks.http2 import Connection
+from benchmarks.medians import percentile
+from benchmarks.processes import holdgate, store
+from benchmarks.standard import Ask, Asking, tenants
+from benchmarks.throughput import Saturation, Slices
+from benchmarks.traffic import connected
+from benchmarks.travel import IN_FLIGHT, RESERVE, SETTLE, create
+
+TENANTS: Final = 1000
+CONNECTIONS: Final = 16
+"""So many that the bound on calls of one connection is not what protects the server."""
+TIMES: Final = 2
+SETTLES_IN: Final = 0.25
+"""The part of an overload that is not counted: so long the limit takes to find its place."""
+
+_TICK_S: Final = 0.001
+_WITHIN_S: Final = 120.0
+
+
+@dataclass(frozen=True, slots=True)
+class Overload:
+    """At the peak, and at `TIMES` that: decisions per second that were made, their p99, and the share turned away."""
+
+    transport: str
+    peak_per_s: float
+    peak_p99_ms: float
+    good_per_s: float
+    good_p99_ms: float
+    turned_away: float
+
+    @property
+    def kept(self) -> float:
+        """Good answers, as a part of the peak."""
+        return self.good_per_s / self.peak_per_s
+
+
+async def measure(folder: Path, slices: Slices) -> list[Overload]:
+    """Both transports, one after the other."""
+    return [await _measure(folder / name, name, slices) for name in ("asgi", "grpcio")]
+
+
+async def _measure(folder: Path, transport: str, slices: Slices) -> Overload:
+    found: list[Overload] = []
+    with store(folder) as behind, holdgate(folder, behind, "--transport", transport) as server:
+        async with connected(server.address, CONNECTIONS) as connections:
+            names = tenants(TENANTS)
+            await create(connections, names)
+            asking = Asking(names)
+            bench = Saturation(connections, server, behind, IN_FLIGHT)
+            await bench.slice(asking, slices.decisions)
+            for _ in range(slices.number):
+                peak = await bench.slice(asking, slices.decisions)
+                asks = asking.take(TIMES * slices.decisions)
+                found.append(
+                    await Flood(connections, asks).at(
+                        TIMES * peak.decisions_per_s, transport, peak.decisions_per_s, peak.p99_ms
+                    )
+                )
+    figures = [field.name for field in fields(Overload) if field.name != "transport"]
+    return Overload(transport, **{name: median(getattr(one, name) for one in found) for name in figures})
+
+
+class Flood:
+    """Asks that are due whatever became of the earlier ones; what is granted is settled."""
+
+    def __init__(self, connections: Sequence[Connection], asks: Sequence[Ask]) -> None:
+        self._connections = connections
+        self._reserves = [ask.reserve().SerializeToString() for ask in asks]
+        self._settles = [ask.settle().SerializeToString() for ask in asks]
+        self._first = int(SETTLES_IN * len(asks))
+        self._took_s: list[float] = []
+        self._last_s = 0.0
+        self._left = len(asks)
+        self._over = asyncio.Event()
+
+    async def at(self, rate: float, transport: str, peak_per_s: float, peak_p99_ms: float) -> Overload:
+        """So many per second."""
+        start_s, begun = perf_counter(), 0
+        while begun < len(self._reserves):
+            due = min(int((perf_counter() - start_s) * rate) + 1, len(self._reserves))
+            while begun < due:
+                self._begin(begun, start_s + begun / rate)
+                begun += 1
+            await asyncio.sleep(_TICK_S)
+        await asyncio.wait_for(self._over.wait(), _WITHIN_S)
+        return Overload(
+            transport=transport,
+            peak_per_s=peak_per_s,
+            peak_p99_ms=peak_p99_ms,
+            good_per_s=len(self._took_s) / (self._last_s - start_s - self._first / rate),
+            good_p99_ms=percentile(self._took_s, 99) * 1000,
+            turned_away=1 - len(self._took_s) / (len(self._reserves) - self._first),
+        )
+
+    def _begin(self, place: int, due_s: float) -> None:
+        connection = self._connections[place % len(self._connections)]
+
+        def decided(answer: bytes) -> None:
+            if not answer:
+                self._end()
+                return
+            if place >= self._first:
+                self._last_s = perf_counter()
+                self._took_s.append(self._last_s - due_s)
+            connection.call(SETTLE, self._settles[place], self._end)
+
+        connection.call(RESERVE, self._reserves[place], decided)
+
+    def _end(self, _answer: bytes = b"") -> None:
+        self._left -= 1
+        if not self._left:
+            self._over.set()
