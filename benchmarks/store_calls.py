@@ -7,7 +7,7 @@ from hashlib import sha1
 from typing import Final, NamedTuple, TypeVar
 
 from server.engine.client import StoreConnection
-from server.engine.pipeline import Reply, ScriptSource, Word
+from server.engine.pipeline import Heard, Reply, ScriptSource, Word
 from server.engine.scripts import Script
 
 WITHIN_S: Final = 20.0
@@ -38,12 +38,17 @@ class Watched:
         self._calls: list[ScriptCall] | None = None
 
     def evalsha(
-        self, script: ScriptSource, keys: Sequence[bytes], args: Sequence[Word], timeout_s: float
+        self,
+        script: ScriptSource,
+        keys: Sequence[bytes],
+        args: Sequence[Word],
+        timeout_s: float,
+        heard: Heard | None = None,
     ) -> Awaitable[Reply]:
         """Runs a script."""
         if self._calls is not None:
             self._calls.append(ScriptCall(keys, args))
-        return self._connection.evalsha(script, keys, args, timeout_s)
+        return self._connection.evalsha(script, keys, args, timeout_s, heard)
 
     def call(self, *words: Word, timeout_s: float = WITHIN_S) -> Awaitable[Reply]:
         """Runs a plain command."""

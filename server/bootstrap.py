@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Final
 
 from server.administration import Administration
@@ -26,25 +27,33 @@ from server.engine.store_address import StoreAddress
 from server.engine.store_checks import check_store
 from server.engine.store_errors import StoreError
 from server.engine.wakes import StoreWakes
-from server.gate import QuotaGate
-from server.jobs import epoch_watch
+from server.front_gate import FrontGate
+from server.jobs import epoch_watch, store_pulse
+from server.jobs import vitals as vitals_job
 from server.jobs.epoch_watch import EpochWatch
 from server.jobs.periodic import Periodic
 from server.jobs.policy_reload import reload_policies
 from server.jobs.reaper import Reaper
+from server.jobs.store_pulse import StorePulse
+from server.jobs.vitals import Census, Signs, Vitals
 from server.jobs.webhook.delivery import Webhook
 from server.jobs.webhook.endpoint import Endpoint
 from server.jobs.webhook.message import read_secrets
 from server.logs import DecisionLog, log
+from server.metrics.book import Book, book_of
+from server.metrics.metrics import Metrics
+from server.metrics.scrape import listener
 from server.page.app import PageApp
 from server.policy.knobs import KnobSource
 from server.policy.store import PolicyStore
 from server.rpc.admin_service import AdminService
+from server.rpc.counting import CountCalls
 from server.rpc.load import Load
 from server.rpc.proxies import authorize
 from server.rpc.proxies.envoy import EnvoyRateLimitService
 from server.rpc.proxies.limitador import LimitadorRateLimitService
 from server.rpc.quota_service import QuotaService
+from server.rpc.registrar import LayeredTransport
 from server.rpc.server import RpcServer
 from server.rpc.test_clock_service import TestClockService
 from server.rpc.transports.base import ListenError, Transport
@@ -61,6 +70,9 @@ BOOKING_INTERVAL_S: Final = 0.2
 
 SWEEPER: Final = "holdgate.sweeper"
 """Health by this name tells whether overdue holds of idle tenants are swept up in time."""
+
+POLICY: Final = "holdgate.policy"
+"""Health by this name tells whether the policies in force are those of the files."""
 
 _NS_PER_MS: Final = 1_000_000
 
@@ -90,6 +102,7 @@ class OpenStore:
     """An engine with what stands behind it.
 
     `name` is for people; `ready` whether decisions can be made now; `why_untrusted` as `QuotaGate` wants it.
+    `without` tells whether decisions are made without the store, and how many of these it has not heard of yet.
     """
 
     name: str
@@ -97,6 +110,7 @@ class OpenStore:
     clock: Clock
     ready: Callable[[], bool]
     why_untrusted: Callable[[], str]
+    without: Callable[[], tuple[bool, int]] = lambda: (False, 0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,6 +121,8 @@ class App:
     store: str
     policies: PolicyStore
     page_address: str
+    metrics: Metrics
+    metrics_address: str
     _rpc: RpcServer
     _hurry: asyncio.Event
 
@@ -114,10 +130,12 @@ class App:
         """One line for whoever started it."""
         policies = ", ".join(f"{name} {self.policies.get(name).version}" for name in self.policies.names)
         page = f"; page: http://{self.page_address}/" if self.page_address else ""
-        return f"holdgate serves on {self.address}{page}; store: {self.store}; policies: {policies}"
+        metrics = f"; metrics: {self.metrics_address}" if self.metrics_address else ""
+        return f"holdgate serves on {self.address}{page}; store: {self.store}; policies: {policies}{metrics}"
 
     async def drain(self, lameduck_s: float) -> None:
         """Says NOT_SERVING, answers calls for another `lameduck_s` seconds, then only those already in work."""
+        self.metrics.draining.set(1)
         await self._rpc.stop_advertising()
         with suppress(TimeoutError):
             await asyncio.wait_for(self._hurry.wait(), lameduck_s)
@@ -125,20 +143,28 @@ class App:
 
 
 @asynccontextmanager
-async def running(settings: Settings, hurry: asyncio.Event | None = None) -> AsyncIterator[App]:
+async def running(
+    settings: Settings, hurry: asyncio.Event | None = None, book: Path | None = None
+) -> AsyncIterator[App]:
     """A server from its first listening to its last answer; leaving the block drains it.
 
-    `hurry`, once set, cuts the drain short. Raises StartError.
+    `hurry`, once set, cuts the drain short. `book` is where a worker's metrics are kept, for its parent to show.
+    Raises StartError.
     """
     policies = load_policies(settings)
     async with AsyncExitStack() as stack:
-        store = await stack.enter_async_context(open_store(settings, policies.refills))
-        gate = QuotaGate(policies, store.engine, trusted=store.why_untrusted)
-        transport = transport_of(settings)
+        metrics_address = ""
+        if book is None:
+            books, metrics_address = await stack.enter_async_context(shown_metrics(settings.metrics_address))
+            book = books and book_of(books, 0)
+        metrics = Metrics(Book(book))
+        store = await stack.enter_async_context(open_store(settings, policies.refills, metrics))
+        gate = FrontGate(policies, store.engine, trusted=store.why_untrusted, metrics=metrics)
+        transport, calls = transport_of(settings), CountCalls(metrics)
         transport.add_route(authorize.PATH, authorize.Authorize(gate, settings.store_timeout_s))
         administration = Administration(policies, store.engine, gate)
         rpc = RpcServer(
-            transport,
+            LayeredTransport(transport, [calls]),
             QuotaService(gate, DecisionLog(settings.decision_log_rate), settings.store_timeout_s),
             AdminService(administration, settings.store_timeout_s),
             TestClockService(store.clock.set_ms, settings.store_timeout_s) if settings.test_clock else None,
@@ -150,15 +176,23 @@ async def running(settings: Settings, hurry: asyncio.Event | None = None) -> Asy
         transport.bound(rpc.new_work, await stack.enter_async_context(Load()))
         reaper = await stack.enter_async_context(Reaper(store.engine, settings.sweep_interval_s))
 
+        vitals = Vitals(metrics, policies)
+
         async def show_health() -> None:
-            await rpc.set_serving(serving=store.ready())
+            store_up = store.ready()
+            await rpc.set_serving(serving=store_up)
             await rpc.set_health(SWEEPER, serving=reaper.keeps_up)
+            await rpc.set_health(POLICY, serving=not policies.rejected)
+            vitals.show(Signs(store_up, *store.without(), reaper.keeps_up, calls.in_flight))
 
         try:
             address = await rpc.start()
         except ListenError as error:
             raise StartError(str(error)) from error
         await stack.enter_async_context(Periodic("readiness", show_health, READINESS_INTERVAL_S))
+        if book is not None and book == book_of(book.parent, 0):
+            census = Census(metrics, store.engine)
+            await stack.enter_async_context(Periodic("census", census.take, vitals_job.CENSUS_INTERVAL_S))
         if settings.webhook_secret_file is not None:
             keys = webhook_secrets(settings.webhook_secret_file)
             webhook = Webhook(Endpoint(settings.webhook_url), keys, store.engine, policies)
@@ -166,7 +200,8 @@ async def running(settings: Settings, hurry: asyncio.Event | None = None) -> Asy
         page_address = ""
         if settings.page_address:
             page_address = await stack.enter_async_context(served_page(settings, gate, administration, policies))
-        app = App(address, store.name, policies, page_address, rpc, hurry or asyncio.Event())
+        over = hurry or asyncio.Event()
+        app = App(address, store.name, policies, page_address, metrics, metrics_address, rpc, over)
         stack.push_async_callback(app.drain, settings.drain_seconds)
         yield app
 
@@ -200,7 +235,7 @@ def tls_of(settings: Settings) -> TlsFiles | None:
 
 @asynccontextmanager
 async def served_page(
-    settings: Settings, gate: QuotaGate, administration: Administration, policies: PolicyStore
+    settings: Settings, gate: FrontGate, administration: Administration, policies: PolicyStore
 ) -> AsyncIterator[str]:
     """The usage page on its address, which has the port that was taken."""
     try:
@@ -236,7 +271,25 @@ def load_policies(settings: Settings) -> PolicyStore:
 
 
 @asynccontextmanager
-async def open_store(settings: Settings, refills: RefillTerms) -> AsyncIterator[OpenStore]:
+async def shown_metrics(address: str) -> AsyncIterator[tuple[Path | None, str]]:
+    """Where processes keep what they count, and the address where it is shown; nowhere without an address.
+
+    Raises StartError.
+    """
+    if not address:
+        yield None, ""
+        return
+    with TemporaryDirectory(prefix="holdgate-metrics-") as folder:
+        async with AsyncExitStack() as stack:
+            try:
+                taken = await stack.enter_async_context(listener(Path(folder), address))
+            except OSError as error:
+                raise StartError(f"cannot show metrics on {address}: {error}") from error
+            yield Path(folder), taken
+
+
+@asynccontextmanager
+async def open_store(settings: Settings, refills: RefillTerms, metrics: Metrics) -> AsyncIterator[OpenStore]:
     """The store that the settings choose. One that cannot be reached is kept being tried; see `ready`."""
     match settings.store_kind:
         case Store.MEMORY:
@@ -244,10 +297,10 @@ async def open_store(settings: Settings, refills: RefillTerms) -> AsyncIterator[
             engine = MemoryEngine(clock, refills=refills, most_cells=settings.max_cells)
             yield OpenStore("memory, gone at exit", engine, clock, ready=lambda: True, why_untrusted=lambda: "")
         case Store.REDIS:
-            async with _connected(settings, settings.redis_url, refills) as store:
+            async with _connected(settings, settings.redis_url, refills, metrics) as store:
                 yield store
         case _:
-            async with embedded_store(settings) as url, _connected(settings, url, refills) as store:
+            async with embedded_store(settings) as url, _connected(settings, url, refills, metrics) as store:
                 yield replace(store, name=f"embedded, in {settings.data_dir}")
 
 
@@ -266,7 +319,7 @@ async def embedded_store(settings: Settings) -> AsyncIterator[str]:
 
 
 @asynccontextmanager
-async def _connected(settings: Settings, url: str, refills: RefillTerms) -> AsyncIterator[OpenStore]:
+async def _connected(settings: Settings, url: str, refills: RefillTerms, metrics: Metrics) -> AsyncIterator[OpenStore]:
     address = parse_address(url)
     watch = EpochWatch(memory_path(settings.data_dir, address))
 
@@ -277,13 +330,16 @@ async def _connected(settings: Settings, url: str, refills: RefillTerms) -> Asyn
     connection = StoreConnection(url, on_connect=(check, watch.on_connect))
     clock = Clock(lambda: 0)
     wakes = StoreWakes(url)
+    pulse = StorePulse(lambda within_s: connection.call("PING", timeout_s=within_s))
+    guarded = GuardedStore(connection)
     engine = FallbackEngine(
-        GuardedStore(connection),
+        guarded,
         share=settings.outage_share,
         clock=clock,
         refills=refills,
         most_cells=settings.max_cells,
         wakes=wakes,
+        metrics=metrics,
     )
     name = str(address)
     try:
@@ -293,14 +349,16 @@ async def _connected(settings: Settings, url: str, refills: RefillTerms) -> Asyn
     try:
         async with (
             Periodic("epoch", watch.verify, epoch_watch.INTERVAL_S),
+            Periodic("pulse", pulse.feel, store_pulse.INTERVAL_S),
             Periodic("booking", engine.book, BOOKING_INTERVAL_S),
         ):
             yield OpenStore(
                 name,
                 engine,
                 clock,
-                ready=lambda: connection.connected and not watch.why_untrusted(),
+                ready=lambda: connection.connected and pulse.beats and not watch.why_untrusted(),
                 why_untrusted=watch.why_untrusted,
+                without=lambda: (guarded.is_open, engine.unbooked),
             )
     finally:
         await wakes.close()
@@ -347,11 +405,13 @@ def spare_collections() -> None:
     gc.set_threshold(50_000, 20, 100)
 
 
-async def serve(settings: Settings, announce: Callable[[str], object], *, lifeline: int | None = None) -> None:
+async def serve(
+    settings: Settings, announce: Callable[[str], object], *, lifeline: int | None = None, book: Path | None = None
+) -> None:
     """Runs a server until SIGTERM or SIGINT; a second one cuts the drain short. SIGHUP reads the policies again.
 
     `announce` gets one line once the server answers calls. `lifeline` is a pipe's end that becomes readable when the
-    process that started this one is gone, which is as good as a SIGTERM.
+    process that started this one is gone, which is as good as a SIGTERM. `book` is as for `running`.
     """
     loop = asyncio.get_running_loop()
     stop, hurry = asyncio.Event(), asyncio.Event()
@@ -369,7 +429,7 @@ async def serve(settings: Settings, announce: Callable[[str], object], *, lifeli
             hurry.set()  # whoever starts in the parent's place wants the port
 
         loop.add_reader(lifeline, abandoned)
-    async with running(settings, hurry) as app:
+    async with running(settings, hurry, book) as app:
         loop.add_signal_handler(signal.SIGHUP, reload_policies, app.policies)
         announce(app.describe())
         spare_collections()

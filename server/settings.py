@@ -120,6 +120,9 @@ class Settings(BaseSettings):
         "keep it on loopback or behind a proxy that does",
     )
     log_level: LogLevel = Field(LogLevel.INFO, description="least severe events to log: debug, info, warning, error")
+    metrics_address: str = Field(
+        "", description="address and port on which Prometheus may read metrics, such as 127.0.0.1:9464"
+    )
     decision_log_rate: float = Field(
         0.01, ge=0, le=1, description="share of decisions to log as quota.decided, from 0 to 1"
     )
@@ -139,11 +142,11 @@ class Settings(BaseSettings):
             raise ValueError("names no file; expected at least one")
         return value
 
-    @field_validator("listen", "page_address")
+    @field_validator("listen", "page_address", "metrics_address")
     @classmethod
     def _address(cls, value: str, info: ValidationInfo) -> str:
         host, colon, port = value.rpartition(":")
-        if not value and info.field_name == "page_address":
+        if not value and info.field_name != "listen":
             return value
         if not (colon and host and port.isascii() and port.isdecimal() and int(port) <= _LAST_PORT):
             raise ValueError("expected host:port, such as 127.0.0.1:50051 or [::1]:50051")

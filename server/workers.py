@@ -12,12 +12,14 @@ import socket
 from collections.abc import Callable, Iterator
 from contextlib import AsyncExitStack, contextmanager, suppress
 from multiprocessing.connection import Connection
+from pathlib import Path
 from typing import Final
 
 import uvloop
 
 from server import bootstrap, logs
 from server.logs import log
+from server.metrics.book import book_of
 from server.settings import Settings, Store
 
 RESTART_PAUSE_S: Final = 1.0
@@ -46,14 +48,17 @@ async def serve(settings: Settings, announce: Callable[[str], object]) -> None:
     loop.add_signal_handler(signal.SIGHUP, hung_up)
     async with AsyncExitStack() as stack:
         listen = stack.enter_context(_held_port(settings.listen))
-        shared: dict[str, object] = {"listen": listen}
+        shared: dict[str, object] = {"listen": listen, "metrics_address": ""}
         if settings.store_kind is Store.EMBEDDED:
             url = await stack.enter_async_context(bootstrap.embedded_store(settings))
             shared |= {"store": Store.REDIS, "redis_url": url}
+        books, metrics_address = await stack.enter_async_context(bootstrap.shown_metrics(settings.metrics_address))
         told = settings.model_copy(update=shared)
-        crew += [_Worker(told) for _ in range(settings.workers)]
+        numbers = range(settings.workers)
+        crew += [_Worker(told, book_of(books, number) if books else None) for number in numbers]
         lines = await asyncio.gather(*(worker.start() for worker in crew))
-        announce(f"{lines[0]}; workers: {len(crew)}")
+        metrics = f"; metrics: {metrics_address}" if metrics_address else ""
+        announce(f"{lines[0]}{metrics}; workers: {len(crew)}")
         watches = [asyncio.create_task(worker.watch(stop)) for worker in crew]
         await asyncio.gather(*watches)
 
@@ -82,17 +87,18 @@ def _bind(holder: socket.socket, host: str, port: int, listen: str) -> None:
 
 
 class _Worker:
-    """One worker process, replaced when it dies."""
+    """One worker process, replaced when it dies; the one in its place goes on in its book of metrics."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, book: Path | None) -> None:
         self._settings = settings
+        self._book = book
         self._process: multiprocessing.process.BaseProcess | None = None
         self._lifeline: Connection | None = None
 
     async def start(self) -> str:
         """Starts the process; the line by which it says that it serves. Raises StartError with what it says if not."""
         ours, theirs = _SPAWN.Pipe()
-        process = _SPAWN.Process(target=_run, args=(self._settings, theirs))
+        process = _SPAWN.Process(target=_run, args=(self._settings, theirs, self._book))
         process.start()
         theirs.close()
         self._process, self._lifeline = process, ours
@@ -140,10 +146,12 @@ async def _ended(process: multiprocessing.process.BaseProcess) -> None:
     process.join()
 
 
-def _run(settings: Settings, lifeline: Connection) -> None:
+def _run(settings: Settings, lifeline: Connection, book: Path | None) -> None:
     """A worker's whole life."""
     logs.configure(settings.log_level)
     try:
-        uvloop.run(bootstrap.serve(settings, lambda line: lifeline.send((True, line)), lifeline=lifeline.fileno()))
+        uvloop.run(
+            bootstrap.serve(settings, lambda line: lifeline.send((True, line)), lifeline=lifeline.fileno(), book=book)
+        )
     except bootstrap.StartError as error:
         lifeline.send((False, str(error)))

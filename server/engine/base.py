@@ -172,6 +172,14 @@ class Audit(NamedTuple):
     balances: Mapping[str, BalanceState]
 
 
+class StoreFigures(NamedTuple):
+    """Of all tenants together: open holds by policy; scripts that the store ran, and the microseconds they took."""
+
+    open_holds: Mapping[str, int]
+    scripts_run: int = 0
+    scripts_us: int = 0
+
+
 class Engine(Protocol):
     """Atomic decisions. `within_s` bounds each call: past it StoreUnavailableError, never a half-taken state."""
 
@@ -248,6 +256,9 @@ class Engine(Protocol):
 
     async def sweep(self) -> int:
         """Expires overdue holds of idle tenants; how many."""
+
+    async def figures(self) -> StoreFigures:
+        """What operators see of the store; may take long, and is not exact while it changes."""
 
     async def close(self) -> None:
         """Lets go of the store."""

@@ -14,7 +14,7 @@ import random
 from typing import TYPE_CHECKING, Final
 
 from server.engine.handshake import shake_hands
-from server.engine.pipeline import Pipeline, Reply, ScriptSource, StoreCall, Word
+from server.engine.pipeline import Heard, Pipeline, Reply, ScriptSource, StoreCall, Word
 from server.engine.store_address import StoreAddress
 from server.engine.store_errors import OutcomeUnknown, StoreError, StoreUnavailable, StoreUnsuitable
 
@@ -99,35 +99,46 @@ class StoreConnection:
         self._attempt_over.set()
 
     def evalsha(
-        self, script: ScriptSource, keys: Sequence[bytes], args: Sequence[Word], timeout_s: float
+        self,
+        script: ScriptSource,
+        keys: Sequence[bytes],
+        args: Sequence[Word],
+        timeout_s: float,
+        heard: Heard | None = None,
     ) -> asyncio.Future[Reply]:
         """Run a script; sends it in full when the store does not know it. Errors come through the future."""
         words = (b"EVALSHA", script.sha, len(keys), *keys, *args)
         if self._pipeline is not None:
-            return self._pipeline.send(words, timeout_s, script)
-        return self._send_when_connected(words, timeout_s, script)
+            return self._pipeline.send(words, timeout_s, script, heard)
+        return self._send_when_connected(words, timeout_s, script, heard)
 
     def call(self, *words: Word, timeout_s: float = 1.0) -> asyncio.Future[Reply]:
         """Run one plain command that answers at once, such as `("HGET", key, field)`."""
         if self._pipeline is not None:
             return self._pipeline.send(words, timeout_s)
-        return self._send_when_connected(words, timeout_s, None)
+        return self._send_when_connected(words, timeout_s)
 
     # calls made while there is no connection
 
     def _send_when_connected(
-        self, words: tuple[Word, ...], timeout_s: float, script: ScriptSource | None
+        self,
+        words: tuple[Word, ...],
+        timeout_s: float,
+        script: ScriptSource | None = None,
+        heard: Heard | None = None,
     ) -> asyncio.Future[Reply]:
         if self._attempt_over.is_set() or len(self._waiting) >= self._max_in_flight or self._keeper is None:
             future: asyncio.Future[Reply] = asyncio.get_running_loop().create_future()
             future.set_exception(self._not_connected())
             return future
-        task = asyncio.create_task(self._wait_and_send(words, timeout_s, script))
+        task = asyncio.create_task(self._wait_and_send(words, timeout_s, script, heard))
         self._waiting.add(task)
         task.add_done_callback(self._waiting.discard)
         return task
 
-    async def _wait_and_send(self, words: tuple[Word, ...], timeout_s: float, script: ScriptSource | None) -> Reply:
+    async def _wait_and_send(
+        self, words: tuple[Word, ...], timeout_s: float, script: ScriptSource | None, heard: Heard | None
+    ) -> Reply:
         loop = asyncio.get_running_loop()
         deadline = loop.time() + timeout_s
         try:
@@ -137,7 +148,7 @@ class StoreConnection:
             raise self._not_connected() from None
         if self._pipeline is None:
             raise self._not_connected()
-        return await self._pipeline.send(words, deadline - loop.time(), script)
+        return await self._pipeline.send(words, deadline - loop.time(), script, heard)
 
     def _not_connected(self) -> StoreUnavailable:
         return StoreUnavailable(f"not sent, no connection to the store: {self._last_error}", reason="disconnected")

@@ -26,6 +26,7 @@ from server.engine.local_holds import LocalHold
 from server.engine.redis_engine import RedisEngine
 from server.engine.replies import fault_of
 from server.engine.wakes import Wakes
+from server.metrics.metrics import Metrics
 
 log = logging.getLogger(__name__)
 
@@ -70,8 +71,11 @@ class FallbackEngine(RedisEngine):
         most_cells: int = 1000,
         wakes: Wakes | None = None,
         local_clock: Callable[[], int] = lambda: monotonic_ns() // _NS_PER_MS,
+        metrics: Metrics | None = None,
     ) -> None:
-        super().__init__(store, clock=clock, refills=refills, most_cells=most_cells, wakes=wakes)
+        metrics = metrics or Metrics()
+        super().__init__(store, clock=clock, refills=refills, most_cells=most_cells, wakes=wakes, metrics=metrics)
+        self._metrics = metrics
         self._guard = store
         self._share = share
         self._local_clock = local_clock
@@ -162,13 +166,16 @@ class FallbackEngine(RedisEngine):
             why = self._allowance.take(plan, hold_id, now_ms)
         if why:
             self.counts.denied += 1
+            self._metrics.degraded.add(plan.policy.name, "denied")
             raise fault_of(why, self._guard.refusal())
         self.counts.granted += 1
+        self._metrics.degraded.add(plan.policy.name, "granted")
         if len(self._holds) < MOST_HOLDS:
             hold = LocalHold.granted(plan, hold_id or _BOOKING_ID + secrets.token_hex(16), now_ms)
             self._holds[plan.operation.ref, hold.hold_id] = hold
         else:
             self.counts.unbooked += 1
+            self._metrics.bookings.add("lost")
             if self.counts.unbooked == 1:
                 log.warning("%d grants wait to be booked, the most that may; further ones are only counted", MOST_HOLDS)
         lease_ends_at_ms = now_ms + plan.terms.lease_ms if hold_id and plan.leaves_hold else 0
@@ -213,9 +220,11 @@ class FallbackEngine(RedisEngine):
             return False
         except HoldgateError as error:
             self.counts.unbooked += 1
+            self._metrics.bookings.add("lost")
             log.warning("the grant of hold %r of tenant %r is not booked: %s", hold.hold_id, name[0].tenant, error)
         else:
             self.counts.booked += 1
+            self._metrics.bookings.add("made")
         finally:
             hold.booking.set_result(None)
             hold.booking = None

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Sequence
 
     from server.engine.client import StoreConnection
-    from server.engine.pipeline import Reply, ScriptSource, Word
+    from server.engine.pipeline import Heard, Reply, ScriptSource, Word
 
 log = logging.getLogger(__name__)
 
@@ -57,13 +57,18 @@ class GuardedStore:
         self.is_open = False
 
     async def evalsha(
-        self, script: ScriptSource, keys: Sequence[bytes], args: Sequence[Word], timeout_s: float
+        self,
+        script: ScriptSource,
+        keys: Sequence[bytes],
+        args: Sequence[Word],
+        timeout_s: float,
+        heard: Heard | None = None,
     ) -> Reply:
         """Runs a script; refused at once while the breaker is open."""
         if self.is_open:
             raise self.refusal()
         try:
-            reply = await self._connection.evalsha(script, keys, args, timeout_s)
+            reply = await self._connection.evalsha(script, keys, args, timeout_s, heard)
         except StoreError as error:
             self._count(error, timeout_s)
             raise

@@ -4,6 +4,7 @@ Everything is in plain objects of one process and gone with it. A call does not 
 last change, so each is atomic.
 """
 
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
@@ -35,6 +36,7 @@ from server.engine.base import (
     Refused,
     Replayed,
     Stale,
+    StoreFigures,
     Written,
 )
 from server.engine.faults import (
@@ -320,6 +322,11 @@ class MemoryEngine:
             self._enter(ref)
             expired += sum(hold.state is not State.ACTIVE for hold in open_before)
         return expired
+
+    async def figures(self) -> StoreFigures:
+        """Open holds."""
+        holds = ((ref.policy, hold) for ref, tenant in self._tenants.items() for hold in tenant.holds.values())
+        return StoreFigures(Counter(policy for policy, hold in holds if hold.state is State.ACTIVE))
 
     async def close(self) -> None:
         """Nothing to let go of."""

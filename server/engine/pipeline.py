@@ -9,7 +9,9 @@ with `asyncio.timeout` around each call 6.6, with redis.asyncio 31.
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections import deque
+from collections.abc import Callable
 from math import inf
 from typing import TYPE_CHECKING, Any, Final, Protocol, TypeAlias, cast
 
@@ -18,7 +20,9 @@ import hiredis
 from server.engine.store_errors import OutcomeUnknown, StoreError, StoreUnavailable, error_from_reply
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Sequence
+    from collections.abc import Awaitable, Sequence
+
+log = logging.getLogger(__name__)
 
 Reply: TypeAlias = Any
 """A RESP2 reply: `bytes`, `int`, `None` or a list of replies. Whoever decodes it knows which."""
@@ -46,13 +50,22 @@ class ScriptSource(Protocol):
         """The SHA-1 of the text, 40 hex digits in lower case."""
 
 
+Heard: TypeAlias = Callable[[Reply, float], None]
+"""Gets a reply that is no error, and the seconds that it took; also when nobody waits for it any more."""
+
+
 class StoreCaller(Protocol):
     """What the engine needs of `client.StoreConnection`."""
 
     def evalsha(
-        self, script: ScriptSource, keys: Sequence[bytes], args: Sequence[Word], timeout_s: float
+        self,
+        script: ScriptSource,
+        keys: Sequence[bytes],
+        args: Sequence[Word],
+        timeout_s: float,
+        heard: Heard | None = None,
     ) -> Awaitable[Reply]:
-        """Runs a script."""
+        """Runs a script; `heard` gets its reply, whether or not anybody still waits for it."""
 
     def call(self, *words: Word, timeout_s: float = 1.0) -> Awaitable[Reply]:
         """Runs a plain command."""
@@ -61,8 +74,8 @@ class StoreCaller(Protocol):
         """Drops the connection."""
 
 
-_Entry: TypeAlias = "tuple[asyncio.Future[Reply], float, float, tuple[Word, ...], ScriptSource | None]"
-"""A call in the line: future, deadline (loop time), timeout (s), words, the script when it is an EVALSHA."""
+_Entry: TypeAlias = "tuple[asyncio.Future[Reply], float, float, tuple[Word, ...], ScriptSource | None, Heard | None]"
+"""A call in the line: future, deadline (loop time), timeout (s), words, the script when it is an EVALSHA, who hears."""
 
 MAX_UNSENT_BYTES: Final = 8 * 1024 * 1024
 """Bytes that the store has not taken from us yet; beyond that, calls are refused until it does."""
@@ -101,7 +114,11 @@ class Pipeline(asyncio.Protocol):
         self.on_lost: Callable[[], None] | None = None
 
     def send(
-        self, words: tuple[Word, ...], timeout_s: float, script: ScriptSource | None = None
+        self,
+        words: tuple[Word, ...],
+        timeout_s: float,
+        script: ScriptSource | None = None,
+        heard: Heard | None = None,
     ) -> asyncio.Future[Reply]:
         """Put one call into the line; it leaves at the end of this turn of the event loop.
 
@@ -112,7 +129,7 @@ class Pipeline(asyncio.Protocol):
             future.set_exception(self._refusal())
             return future
         deadline = self._loop.time() + timeout_s
-        self._enqueue((future, deadline, timeout_s, words, script))
+        self._enqueue((future, deadline, timeout_s, words, script, heard))
         if deadline < self._timer_at:
             self._arm(deadline)
         return future
@@ -181,7 +198,12 @@ class Pipeline(asyncio.Protocol):
                     self.unasked(reply)
                     continue
                 entry = line.popleft()
-                future = entry[0]
+                future, heard = entry[0], entry[5]
+                if heard is not None and not isinstance(reply, StoreError):
+                    try:
+                        heard(reply, self._heard_at - entry[1] + entry[2])
+                    except Exception:
+                        log.exception("a reply was not understood by who counts it")
                 if future.done():
                     continue
                 if isinstance(reply, StoreError):
@@ -218,9 +240,9 @@ class Pipeline(asyncio.Protocol):
             self.on_lost()
 
     def _failed(self, entry: _Entry, error: StoreError) -> None:
-        future, deadline, timeout_s, words, script = entry
+        future, deadline, timeout_s, words, script, heard = entry
         if error.reason == "noscript" and script is not None:
-            self._enqueue((future, deadline, timeout_s, (b"EVAL", script.source, *words[2:]), None))
+            self._enqueue((future, deadline, timeout_s, (b"EVAL", script.source, *words[2:]), None, heard))
         else:
             future.set_exception(error)
 

@@ -38,8 +38,10 @@ from server.engine.base import (
     Refused,
     Replayed,
     Stale,
+    StoreFigures,
     Written,
 )
+from server.engine.census import figures, tenants_due
 from server.engine.faults import (
     balance_too_large,
     grant_is_over,
@@ -52,8 +54,9 @@ from server.engine.faults import (
     too_many_cells,
     too_many_grants,
 )
+from server.engine.hearing import BY_CALL, BY_SWEEPER, Hearing
 from server.engine.notes import note_of
-from server.engine.pipeline import StoreCaller, Word
+from server.engine.pipeline import Heard, Reply, StoreCaller, Word
 from server.engine.quota_cells import cycles_of
 from server.engine.redis_books import RedisBooks
 from server.engine.redis_feed import RedisFeed
@@ -62,6 +65,7 @@ from server.engine.scripts import script
 from server.engine.store_calls import ScriptCall
 from server.engine.store_errors import OutcomeUnknown, StoreError
 from server.engine.wakes import Wakes
+from server.metrics.metrics import Metrics
 
 REAP_ROUNDS: Final = 200
 """Times that one call reaps before it gives up; each round ends 50 holds."""
@@ -76,9 +80,6 @@ LOOK_UP_SHARE: Final = 0.25
 
 SWEEP_WITHIN_S: Final = 10.0
 """How long a sweep waits for each answer: nobody waits for a sweep, and a busy store is no reason to give one up."""
-
-SWEEP_BATCH: Final = 512
-"""Index keys that the sweeper looks at in one write."""
 
 TRIM_MOST: Final = 1000
 """Entries that one call drops from a ledger."""
@@ -99,7 +100,7 @@ class RedisEngine:
     `wakes` hears what this store publishes; without it nobody is woken.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913  # each is a part that the server puts together
         self,
         store: StoreCaller,
         *,
@@ -107,11 +108,13 @@ class RedisEngine:
         refills: RefillTerms = no_refills,
         most_cells: int = 1000,
         wakes: Wakes | None = None,
+        metrics: Metrics | None = None,
     ) -> None:
         self._store = store
         self._clock = clock
         self._refills = refills
         self._most_cells = most_cells
+        self._hearing = Hearing(metrics or Metrics())
         self.books = RedisBooks(self._evalsha)
         self.feed = RedisFeed(self._evalsha, store, clock)
         self.wakes = wakes or Wakes()
@@ -128,7 +131,9 @@ class RedisEngine:
             now_ms, _, record = await self._found(plan.operation.ref, hold_id, within_s * LOOK_UP_SHARE)
             return [2, now_ms, record] if record else None
 
-        call = ScriptCall("reserve", tenant, hold_id, args, packed.window_keys)
+        leases = hold_id and plan.leaves_hold and plan.terms.lease_ms
+        heard = self._hearing.opening if leases else self._hearing.of("reserve")
+        call = ScriptCall("reserve", tenant, hold_id, args, packed.window_keys, heard)
         reply = await self._run(call, within_s * (1 - LOOK_UP_SHARE), look_up)
         match reply:
             case [1, now_ms, rows]:
@@ -333,35 +338,36 @@ class RedisEngine:
         A tenant whose state cannot be read is passed over; when all others are swept, its CorruptStateError comes.
         """
         now_ms = self._clock() or await self._store_time_ms()
-        index = list(keys.index_keys())
         expired = 0
         corrupt: CorruptStateError | None = None
-        for start in range(0, len(index), SWEEP_BATCH):
-            batch = index[start : start + SWEEP_BATCH]
-            calls = [
-                self._store.call("ZRANGEBYSCORE", key, "-inf", now_ms, "LIMIT", 0, 100, timeout_s=SWEEP_WITHIN_S)
-                for key in batch
-            ]
-            answers = await asyncio.gather(*calls, return_exceptions=True)
-            for answer in answers:
-                if isinstance(answer, StoreError):
-                    raise fault_of("sweep", answer) from answer
-                if isinstance(answer, BaseException):
-                    raise answer
-                for member in answer:
-                    try:
-                        expired += await self._reap(keys.tenant_keys(keys.tenant_of(member)), SWEEP_WITHIN_S)
-                    except CorruptStateError as error:
-                        corrupt = error
-                    except InvalidRequestError:
-                        continue  # of a policy that this server does not have: another one sweeps it
+        try:
+            async for member in tenants_due(self._ask, now_ms):
+                try:
+                    expired += await self._reap(keys.tenant_keys(keys.tenant_of(member)), SWEEP_WITHIN_S, BY_SWEEPER)
+                except CorruptStateError as error:
+                    corrupt = error
+                except InvalidRequestError:
+                    continue  # of a policy that this server does not have: another one sweeps it
+        except StoreError as error:
+            raise fault_of("sweep", error) from error
         if corrupt is not None:
             raise corrupt
         return expired
 
+    async def figures(self) -> StoreFigures:
+        """Figures of all tenants together."""
+        try:
+            return await figures(self._ask)
+        except StoreError as error:
+            raise fault_of("figures", error) from error
+
     async def close(self) -> None:
         """Drops the connection."""
         await self._store.close()
+
+    def _ask(self, *words: Word) -> Awaitable[Reply]:
+        """A plain command that no caller waits for."""
+        return self._store.call(*words, timeout_s=SWEEP_WITHIN_S)
 
     async def _store_time_ms(self) -> int:
         seconds, micros = await self._plain(SWEEP_WITHIN_S, "TIME")
@@ -373,15 +379,15 @@ class RedisEngine:
             raise no_such_hold(ref, hold_id)
         return hold
 
-    async def _reap(self, tenant: keys.TenantKeys, within_s: float) -> int:
+    async def _reap(self, tenant: keys.TenantKeys, within_s: float, by: str) -> int:
         expired = 0
         terms = wire_money.RefillsAt()
         ends_at_s = monotonic() + within_s
         for _ in range(REAP_ROUNDS):
             args = (wire_money.pack_reap(self._clock(), SWEEP_MOST, tenant.member, terms),)
-            more, _, count, *wanted = await self._evalsha(
-                "reap", (tenant.cells, tenant.account, tenant.due, tenant.due_index), args, ends_at_s - monotonic()
-            )
+            all_keys = (tenant.cells, tenant.account, tenant.due, tenant.due_index)
+            left_s, heard = ends_at_s - monotonic(), self._hearing.reaping(by)
+            more, _, count, *wanted = await self._evalsha("reap", all_keys, args, left_s, heard=heard)
             expired += count
             if wanted:
                 terms = self._terms(keys.tenant_of(tenant.member), *wanted)
@@ -400,25 +406,27 @@ class RedisEngine:
         whose = call.tenant.member.decode()
         vain = 0
         while (left_s := ends_at_s - loop.time()) > 0:
-            reply = await self._evalsha(call.name, call.keys, call.args, left_s, look_up)
+            reply = await self._evalsha(call.name, call.keys, call.args, left_s, look_up, call.heard)
             if reply[0] != OVERDUE:
                 return reply
-            vain = 0 if await self._reap(call.tenant, left_s) else vain + 1
+            vain = 0 if await self._reap(call.tenant, left_s, BY_CALL) else vain + 1
             if vain >= VAIN_REAPS:
                 raise CorruptStateError(f"{call.name}: tenant {whose!r} has something overdue that no reap ends")
         message = f"{call.name}: no time was left for tenant {whose!r}, whose holds are overdue or whose store is slow"
         raise StoreUnavailableError(message)
 
-    async def _evalsha(
+    async def _evalsha(  # noqa: PLR0913, PLR0917  # all that a script's call has
         self,
         name: str,
         all_keys: Sequence[bytes],
         args: Sequence[bytes],
         within_s: float,
         look_up: _LookUp | None = None,
+        heard: Heard | None = None,
     ) -> list[Any]:
+        heard = heard or self._hearing.of(name)
         try:
-            reply: list[Any] = await self._store.evalsha(script(name), all_keys, args, within_s)
+            reply: list[Any] = await self._store.evalsha(script(name), all_keys, args, within_s, heard)
         except OutcomeUnknown as error:
             known = await look_up() if look_up is not None else None
             if known is not None:

@@ -4,16 +4,21 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from server.engine import keys
+from server.engine.pipeline import Heard
 
 
 class ScriptCall(NamedTuple):
-    """A script for one tenant and hold, with its arguments and the window keys that it looks at."""
+    """A script for one tenant and hold, with its arguments and the window keys that it looks at.
+
+    `heard` counts its replies where that depends on more than its name.
+    """
 
     name: str
     tenant: keys.TenantKeys
     hold_id: str
     args: Sequence[bytes]
     window_keys: Sequence[bytes] = ()
+    heard: Heard | None = None
 
     @property
     def keys(self) -> tuple[bytes, ...]:

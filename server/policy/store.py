@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from time import time
 from types import MappingProxyType
 
 from server.domain.account import Account
@@ -21,6 +22,9 @@ class PolicyStore:
         self._paths = tuple(paths)
         self._knobs = knobs
         self._policies = policies
+        self.loaded_at_s = time()
+        self.rejected = ""
+        """What was wrong with the files when they were read last; empty for what is in force."""
 
     @classmethod
     def load(cls, paths: Sequence[Path], knobs: KnobSource) -> "PolicyStore":
@@ -59,7 +63,13 @@ class PolicyStore:
 
         Raises PolicyRejectedError and keeps what is in force if anything is bad.
         """
-        self._policies = load_policies(self._paths, self._knobs)
+        try:
+            self._policies = load_policies(self._paths, self._knobs)
+        except PolicyRejectedError as error:
+            self.rejected = error.message
+            raise
+        self.rejected = ""
+        self.loaded_at_s = time()
         return {name: policy.version for name, policy in self._policies.items()}
 
 

@@ -10,7 +10,7 @@ from typing import Final
 import pytest
 
 from server.engine.client import StoreConnection
-from server.engine.pipeline import Reply, ScriptSource, Word
+from server.engine.pipeline import Heard, Reply, ScriptSource, Word
 from server.engine.redis_engine import RedisEngine
 from server.engine.scripts import CONSTANTS, LUA, SCRIPT_NAMES, assemble, inline_constants, script
 from server.engine.store_errors import StoreError
@@ -228,9 +228,14 @@ class Recorder:
         self.calls: list[tuple[str, Sequence[bytes], Sequence[Word], list[Reply]]] = []
 
     async def evalsha(
-        self, called: ScriptSource, keys: Sequence[bytes], args: Sequence[Word], timeout_s: float
+        self,
+        called: ScriptSource,
+        keys: Sequence[bytes],
+        args: Sequence[Word],
+        timeout_s: float,
+        heard: Heard | None = None,
     ) -> Reply:
-        reply = await self.store.evalsha(called, keys, args, timeout_s)
+        reply = await self.store.evalsha(called, keys, args, timeout_s, heard)
         name = next(name for name in SCRIPT_NAMES if script(name) is called)
         self.calls.append((name, keys, args, reply))
         return reply

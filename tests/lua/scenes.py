@@ -21,7 +21,7 @@ from server.domain.units import FOREVER_MS
 from server.engine import keys
 from server.engine.base import AccountWrite, AllocationImport, CycleImport
 from server.engine.client import StoreConnection
-from server.engine.pipeline import Reply, ScriptSource, Word
+from server.engine.pipeline import Heard, Reply, ScriptSource, Word
 from server.engine.redis_engine import RedisEngine
 from server.engine.scripts import SCRIPT_NAMES, script
 from tests.policies_for_tests import HOUR_MS, TERMS, balance, count, policy, quota, slots, window
@@ -217,14 +217,19 @@ class Capture:
         self.args: Sequence[Word] = ()
 
     async def evalsha(
-        self, script_source: ScriptSource, keys_: Sequence[bytes], args: Sequence[Word], timeout_s: float
+        self,
+        script_source: ScriptSource,
+        keys_: Sequence[bytes],
+        args: Sequence[Word],
+        timeout_s: float,
+        heard: Heard | None = None,
     ) -> Reply:
         if script_source is script(self._name):
             if not self._passed:
                 self.keys, self.args = keys_, args
                 raise self.Caught
             self._passed -= 1
-        return await self._store.evalsha(script_source, keys_, args, timeout_s)
+        return await self._store.evalsha(script_source, keys_, args, timeout_s, heard)
 
     async def call(self, *words: Word, timeout_s: float = 1.0) -> Reply:
         return await self._store.call(*words, timeout_s=timeout_s)

@@ -12,7 +12,7 @@ from server.domain.operation import TenantRef
 from server.engine.base import Granted, Replayed
 from server.engine.client import StoreConnection
 from server.engine.memory_engine import MemoryEngine
-from server.engine.pipeline import Reply, ScriptSource, Word
+from server.engine.pipeline import Heard, Reply, ScriptSource, Word
 from server.engine.redis_engine import RedisEngine
 from server.engine.store_errors import StoreError
 from tests.lua.scenes import AMOUNTS, LAB, OPERATIONS, UNDATED, Scene
@@ -83,12 +83,17 @@ class Forgetful:
         self._calls = 0
 
     async def evalsha(
-        self, script: ScriptSource, keys: Sequence[bytes], args: Sequence[Word], timeout_s: float
+        self,
+        script: ScriptSource,
+        keys: Sequence[bytes],
+        args: Sequence[Word],
+        timeout_s: float,
+        heard: Heard | None = None,
     ) -> Reply:
         self._calls += 1
         if self._calls % self._every == 0:
             await self._connection.call("SCRIPT", "FLUSH")
-        return await self._connection.evalsha(script, keys, args, timeout_s)
+        return await self._connection.evalsha(script, keys, args, timeout_s, heard)
 
     async def call(self, *words: Word, timeout_s: float = 1.0) -> Reply:
         return await self._connection.call(*words, timeout_s=timeout_s)

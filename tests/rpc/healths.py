@@ -25,3 +25,13 @@ async def health_turns(channel: aio.Channel, wanted: int, name: str = "") -> Non
         async for answer in health_watch(channel, name):
             if answer.status == wanted:
                 return
+
+
+async def health_now(channel: aio.Channel, name: str = "") -> int:
+    """The ServingStatus of the server, or of one part of it."""
+    check: aio.UnaryUnaryMultiCallable[HealthCheckRequest, HealthCheckResponse] = channel.unary_unary(
+        "/grpc.health.v1.Health/Check",
+        request_serializer=HealthCheckRequest.SerializeToString,
+        response_deserializer=HealthCheckResponse.FromString,
+    )
+    return (await check(HealthCheckRequest(service=name))).status

@@ -6,12 +6,12 @@ Args   1 msgpack sequence: now_ms (0: ask the store), hold id, final (1 or 0),
          form (0 nothing said, 1 totals, 2 fraction), then for form 1: number of meters, per meter: name, total;
          for form 2: delivered, reserved
        2 the allocation that a final settle makes of what the hold has of counts; absent: named as the hold
-Reply  {1, now, state, meters} applied, meters as in a hold's record; {2, now, hold} nothing to apply: a repeat, or not
-       above the last report;
+Reply  {1, now, state, meters, created_ms} applied, meters as in a hold's record; {2, now, hold} nothing to apply: a
+       repeat, or not above the last report;
        {3, now} no such hold; {4, now} holds are overdue: call reap, then ask again; {5, now, hold} does not fit its
        state; {6, now, hold} a final total below an earlier report; {7, now, meter} the hold has no such meter.
 Writes due, cells and windows of the hold's takes, hold; the allocation.
-Example {1, 1773144000000, 2, <1,'credits',10,7,0>} ]]
+Example {1, 1773144000000, 2, <1,'credits',10,7,0>, 1773143999000} ]]
 --@include clock
 --@include finish
 
@@ -101,4 +101,4 @@ end
 if not finish(KEYS[5], id, hold, at, ending, next_state, totals, now, ARGV[2] or id) then
   return { 4, now }
 end
-return { 1, now, next_state, cmsgpack.pack(unpack(hold, METERS, METERS + meters * METER_SIZE)) }
+return { 1, now, next_state, cmsgpack.pack(unpack(hold, METERS, METERS + meters * METER_SIZE)), hold[2] }

@@ -104,6 +104,10 @@ class Call:
         """The status that the call ends with, if nothing else ends it."""
         self._reply.code = code
 
+    def code(self) -> StatusCode:
+        """The status that the call was given."""
+        return self._reply.code
+
     def set_details(self, details: str) -> None:
         """The message beside the status."""
         self._reply.message = details

@@ -62,6 +62,7 @@ class JsonCall:
 
     def __init__(self, headers: Mapping[bytes, bytes]) -> None:
         self._deadline_s: float | None = None
+        self._code = StatusCode.OK
         if (timeout := headers.get(_TIMEOUT)) is not None:
             if not timeout.isdigit():
                 raise _Failed(StatusCode.INVALID_ARGUMENT, "connect-timeout-ms is no whole number of milliseconds")
@@ -71,8 +72,13 @@ class JsonCall:
         """Seconds until the caller's deadline, never below 0; None when the caller set none."""
         return None if self._deadline_s is None else max(0.0, self._deadline_s - monotonic())
 
+    def code(self) -> StatusCode:
+        """The status that the call was given."""
+        return self._code
+
     async def abort(self, code: StatusCode, details: str = "", trailing_metadata: Outgoing = ()) -> Never:
         """Ends the call with an error; what it raises is not to be caught."""
+        self._code = code
         status = next((value for key, value in trailing_metadata if key == _DETAILS_KEY), b"")
         raise _Failed(code, details, status if isinstance(status, bytes) else b"")
 

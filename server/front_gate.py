@@ -1,0 +1,76 @@
+"""The gate as callers meet it: what it decides is counted."""
+
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
+
+from server.domain.decision import Decision, LimitResult
+from server.domain.hold import Delivered
+from server.domain.operation import Operation, TenantRef
+from server.domain.policy import Policy
+from server.engine.base import Engine, HoldOutcome
+from server.gate import QuotaGate
+from server.metrics.metrics import Metrics
+from server.policy.store import PolicyStore
+
+
+class FrontGate(QuotaGate):
+    """Counts decisions by outcome and code, refusals by limit, what could not be collected."""
+
+    def __init__(
+        self, policies: PolicyStore, engine: Engine, *, trusted: Callable[[], str] = lambda: "", metrics: Metrics
+    ) -> None:
+        super().__init__(policies, engine, trusted=trusted)
+        self._metrics = metrics
+        self._shadowed: dict[str, tuple[str, bool]] = {}
+
+    async def check_and_reserve(self, operation: Operation, *, within_s: float) -> Decision:
+        """Takes everything that the operation needs, or nothing."""
+        policy = self.policy(operation.ref.policy)
+        decision = await super().check_and_reserve(operation, within_s=within_s)
+        refusal = decision.refusal
+        if refusal is None:
+            outcome = "would_grant" if operation.check_only else "replayed" if decision.replayed else "granted"
+            self._metrics.decisions.add(policy.name, outcome, "")
+        else:
+            outcome = "would_refuse" if operation.check_only else "refused"
+            self._metrics.decisions.add(policy.name, outcome, refusal.code)
+            for limit in {result.limit.id for result in decision.results if result.blocking}:
+                self._metrics.refusals.add(policy.name, limit)
+        if self._has_shadows(policy) and not decision.replayed:
+            for limit in {result.limit.id for result in decision.results if _shadowed(result)}:
+                self._metrics.shadow_refusals.add(policy.name, limit)
+        return decision
+
+    async def settle(  # noqa: PLR0913  # each is a field of the request
+        self,
+        ref: TenantRef,
+        hold_id: str,
+        delivered: Delivered,
+        *,
+        final: bool,
+        within_s: float,
+        scope: Mapping[str, str] = MappingProxyType({}),
+        allocation: str = "",
+    ) -> HoldOutcome:
+        """Charges what was delivered; when final, gives the rest back and ends the hold."""
+        policy = self.policy(ref.policy)
+        outcome = await super().settle(
+            ref, hold_id, delivered, final=final, within_s=within_s, scope=scope, allocation=allocation
+        )
+        if final and outcome.applied:
+            for meter, totals in outcome.meters.items():
+                if totals.uncollected:
+                    self._metrics.uncollected.add(policy.name, meter, by=totals.uncollected)
+        return outcome
+
+    def _has_shadows(self, policy: Policy) -> bool:
+        """Whether any limit is a shadow: most policies have none, and then nothing is looked for."""
+        version, found = self._shadowed.get(policy.name, ("", False))
+        if version != policy.version:
+            found = any(limit.shadow for limit in policy.limits)
+            self._shadowed[policy.name] = policy.version, found
+        return found
+
+
+def _shadowed(result: LimitResult) -> bool:
+    return result.limit.shadow and not result.look.fits
