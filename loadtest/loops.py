@@ -89,7 +89,9 @@ class Load:
                 await room.acquire()
                 if self._may_ask(planned_s):
                     tasks.create_task(play(counted_from(planned_s, monotonic())))
-                elif behind and planned_s < self._end_s and self._left != 0:
+                    continue
+                room.release()
+                if behind and planned_s < self._end_s and self._left != 0:
                     self.unsent += 1
 
 

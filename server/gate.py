@@ -418,7 +418,10 @@ def _replayed(plan: Plan, known: Replayed) -> Decision:
         raise id_reused(hold.hold_id, differs)
     live = hold.lease_ends_at_ms if hold.state is State.ACTIVE else 0
     lease = _lease(hold.hold_id, live, now_ms, hold.lease_ms)
-    return grant(plan, looks, lease, replayed=True, degraded=degraded)
+    if plan.operation.flexible is None:
+        return grant(plan, looks, lease, replayed=True, degraded=degraded)
+    reserved = {meter: totals.reserved for meter, totals in hold.meters.items()}
+    return grant(plan, (), lease, replayed=True, degraded=degraded).having(reserved, lease)
 
 
 def _extended(plan: Plan, answer: Extended) -> Decision:

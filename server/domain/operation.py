@@ -31,6 +31,16 @@ class Item:
     reused: bool = False
 
 
+class Flexible(NamedTuple):
+    """A meter of which fewer units will do, but no fewer than `minimum`. `fingerprint` is that of the request with all
+    that was asked for, once it is known; empty before.
+    """
+
+    meter: str
+    minimum: int
+    fingerprint: bytes = b""
+
+
 class Operation(NamedTuple):
     """A request for a decision, as the caller put it. `request_id` is empty when the caller named none."""
 
@@ -41,6 +51,7 @@ class Operation(NamedTuple):
     amounts: Mapping[str, int] = _NOTHING
     items: tuple[Item, ...] = ()
     check_only: bool = False
+    flexible: Flexible | None = None
 
     def of(self, ref: TenantRef) -> "Operation":
         """The same request for a tenant whose policy has been resolved."""
@@ -112,14 +123,21 @@ class Operation(NamedTuple):
 
     def fingerprint(self) -> bytes:
         """Four digests of 4 bytes: action, scope, amounts (and items), mode. Equal content, equal bytes."""
+        if self.flexible is not None and self.flexible.fingerprint:
+            return self.flexible.fingerprint
         items = sorted((item.id, item.product, item.reused, *sorted(item.quantity.items())) for item in self.items)
         names = tuple(sorted(self.amounts))
         units = tuple(self.amounts[name] for name in names)
         return (
             request_digest(self.action, self.scope)
             + amounts_digest(names, units, items)
-            + (_digest(self.check_only).to_bytes(4, "big") if self.check_only else TAKING)
+            + (_digest(self.check_only or self.flexible).to_bytes(4, "big") if self.has_mode else TAKING)
         )
+
+    @property
+    def has_mode(self) -> bool:
+        """Whether it is anything but all or nothing."""
+        return self.check_only or self.flexible is not None
 
 
 def _digest(content: object) -> int:

@@ -179,7 +179,7 @@ class Plan(NamedTuple):
     @property
     def fingerprint(self) -> bytes:
         """The operation's fingerprint; what its shape has in common is digested once."""
-        if self.operation.items or self.operation.check_only:
+        if self.operation.items or self.operation.has_mode:
             return self.operation.fingerprint()
         memo, names = self.shape.memo, self.shape.names
         known = memo.get(FINGERPRINT)

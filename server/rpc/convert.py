@@ -16,7 +16,7 @@ from server.domain.errors import InvalidRequestError
 from server.domain.hold import Delivered, Fraction, MeterTotals, State
 from server.domain.limits import Balance, Gate, Kind, Window
 from server.domain.limits.base import Look
-from server.domain.operation import Item, Operation, TenantRef
+from server.domain.operation import Flexible, Item, Operation, TenantRef
 from server.domain.plan import Source
 from server.domain.policy import Product
 from server.domain.units import FOREVER_MS, MAX_AMOUNT, MAX_FRACTION_PARTS, MAX_ITEMS
@@ -34,6 +34,7 @@ GRANT: Final = "convert.grant"
 """Where a shape's memo has what its grants have in common."""
 
 _MODES: Final = quota_service_pb2.Mode.values()
+_BEST_EFFORT: Final = quota_service_pb2.MODE_BEST_EFFORT
 
 
 # Requests
@@ -52,7 +53,16 @@ def operation(request: quota_service_pb2.CheckAndReserveRequest) -> Operation:
         amounts=dict(request.amounts.items()),
         items=_items(items) if (items := request.items) else (),
         check_only=mode == quota_service_pb2.MODE_CHECK_ONLY,
+        flexible=_flexible(request) if mode == _BEST_EFFORT or request.HasField("flexible") else None,
     )
+
+
+def _flexible(request: quota_service_pb2.CheckAndReserveRequest) -> Flexible:
+    if request.mode != _BEST_EFFORT:
+        raise InvalidRequestError.of("flexible", "is for MODE_BEST_EFFORT alone; leave it out, or choose that mode")
+    if not request.HasField("flexible"):
+        raise InvalidRequestError.of("flexible", "is required with MODE_BEST_EFFORT: which meter, and how few will do")
+    return Flexible(request.flexible.meter, request.flexible.minimum)
 
 
 def estimated_operation(request: quota_service_pb2.EstimateRequest) -> Operation:

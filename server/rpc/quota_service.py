@@ -6,6 +6,7 @@ from time import perf_counter
 
 from quota.v1 import quota_service_pb2, quota_service_pb2_grpc
 
+from server import best_effort
 from server.domain.operation import TenantRef
 from server.gate import QuotaGate
 from server.logs import DecisionLog
@@ -42,7 +43,10 @@ class QuotaService(quota_service_pb2_grpc.QuotaServiceServicer):
         """Takes everything that was asked for, or nothing."""
         started_s = perf_counter()
         operation = convert.operation(request)
-        decision = await self._gate.check_and_reserve(operation, within_s=within_s)
+        if operation.flexible is None:
+            decision = await self._gate.check_and_reserve(operation, within_s=within_s)
+        else:
+            decision = await best_effort.check_and_reserve(self._gate, operation, within_s=within_s)
         self._decisions.decided(operation, decision, started_s)
         if decision.refusal is not None and request.deny_as_status:
             raise denials.Denied(denials.status_of(decision, request.tenant))

@@ -82,6 +82,17 @@ async def test_calls_that_waited_behind_a_slow_one_show_it() -> None:
     assert middle > 150
 
 
+async def test_a_load_that_is_behind_when_its_time_is_up_ends() -> None:
+    """Of several arrivals due at one tick, the first that comes too late must not keep the only place."""
+    slow = SlowOnce()
+
+    _, _, count = await asyncio.wait_for(
+        latencies(slow, "--rate", "10000", "--in-flight", "1", "--duration", "300ms"), timeout=20
+    )
+
+    assert count == slow.calls == 1
+
+
 async def test_a_slow_call_holds_up_nobody_else_in_the_open_loop() -> None:
     middle, _, count = await latencies(SlowOnce(), "--rate", "100", "--duration", "600ms")
 

@@ -32,6 +32,10 @@ class _ModeEnumTypeWrapper(enum_type_wrapper._EnumTypeWrapper[_Mode.ValueType], 
     """All or nothing."""
     MODE_CHECK_ONLY: _Mode.ValueType  # 2
     """Answers as MODE_NORMAL would, and takes nothing."""
+    MODE_BEST_EFFORT: _Mode.ValueType  # 3
+    """As much of one meter as fits, down to a stated minimum: `flexible` says which. The decision's amounts are what was
+    granted. A refusal is that of the minimum, or of limits against which less would not help.
+    """
 
 class Mode(_Mode, metaclass=_ModeEnumTypeWrapper):
     """What CheckAndReserve does with a request that fits."""
@@ -42,6 +46,10 @@ MODE_NORMAL: Mode.ValueType  # 1
 """All or nothing."""
 MODE_CHECK_ONLY: Mode.ValueType  # 2
 """Answers as MODE_NORMAL would, and takes nothing."""
+MODE_BEST_EFFORT: Mode.ValueType  # 3
+"""As much of one meter as fits, down to a stated minimum: `flexible` says which. The decision's amounts are what was
+granted. A refusal is that of the minimum, or of limits against which less would not help.
+"""
 
 class _HoldState:
     ValueType = typing.NewType("ValueType", builtins.int)
@@ -191,6 +199,32 @@ VALUE_SOURCE_OVERRIDE: ValueSource.ValueType  # 3
 """An override on the account."""
 
 @typing.final
+class Flexible(message.Message):
+    """The meter of which less than asked for will do."""
+
+    DESCRIPTOR: descriptor.Descriptor
+
+    METER_FIELD_NUMBER: builtins.int
+    MINIMUM_FIELD_NUMBER: builtins.int
+    meter: builtins.str
+    """A meter that `amounts` name, or that exactly one item is measured in. A unit of it must cost a whole number in
+    every meter, else INVALID_ARGUMENT.
+    """
+    minimum: builtins.int
+    """The fewest units that are of any use; from 1 to what is asked for."""
+    def __init__(
+        self,
+        *,
+        meter: builtins.str = ...,
+        minimum: builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["meter", b"meter", "minimum", b"minimum"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+@typing.final
 class Item(message.Message):
     """One thing to be produced, priced by the policy's price list."""
 
@@ -303,6 +337,7 @@ class CheckAndReserveRequest(message.Message):
     ITEMS_FIELD_NUMBER: builtins.int
     MODE_FIELD_NUMBER: builtins.int
     DENY_AS_STATUS_FIELD_NUMBER: builtins.int
+    FLEXIBLE_FIELD_NUMBER: builtins.int
     policy: builtins.str
     """The policy's name; empty where the server has just one."""
     tenant: builtins.str
@@ -331,6 +366,10 @@ class CheckAndReserveRequest(message.Message):
     def items(self) -> containers.RepeatedCompositeFieldContainer[Item]:
         """Things to be priced; what they cost is added to the amounts. At most 256."""
 
+    @builtins.property
+    def flexible(self) -> Flexible:
+        """Required with MODE_BEST_EFFORT, and INVALID_ARGUMENT with any other."""
+
     def __init__(
         self,
         *,
@@ -343,10 +382,11 @@ class CheckAndReserveRequest(message.Message):
         items: abc.Iterable[Item] | None = ...,
         mode: Mode.ValueType = ...,
         deny_as_status: builtins.bool = ...,
+        flexible: Flexible | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = typing.Literal["flexible", b"flexible"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["action", b"action", "amounts", b"amounts", "deny_as_status", b"deny_as_status", "items", b"items", "mode", b"mode", "policy", b"policy", "request_id", b"request_id", "scope", b"scope", "tenant", b"tenant"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = typing.Literal["action", b"action", "amounts", b"amounts", "deny_as_status", b"deny_as_status", "flexible", b"flexible", "items", b"items", "mode", b"mode", "policy", b"policy", "request_id", b"request_id", "scope", b"scope", "tenant", b"tenant"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
