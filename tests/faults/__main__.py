@@ -23,6 +23,8 @@ from tests.simulation.runs import play_steps
 ROOT: Final = Path(__file__).parents[2]
 PROMISES: Final = Path(__file__).with_name("promises.yaml")
 STEPS: Final = {"quick": 60_000, "full": 1_000_000}
+MOST_S: Final = "3600"
+"""Seconds that one test may take; those at full size take minutes."""
 SIMULATED: Final = "No sequence of operations, losses, crashes and clock steps breaks an invariant"
 BEGIN, END = "<!-- table: written by make faults -->\n", "<!-- end of the table -->\n"
 
@@ -77,7 +79,7 @@ def run_tests(size: str, names: Sequence[str]) -> tuple[Mapping[str, Result], in
     with tempfile.TemporaryDirectory() as folder:
         report = Path(folder, "report.xml")
         command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", f"--junit-xml={report}"]
-        command += ["-o", "junit_family=xunit1", "--tb=short"]
+        command += ["-o", "junit_family=xunit1", "--tb=short", "--timeout", MOST_S]
         if size == "quick":
             command += ["-n", str(os.cpu_count() or 1), "--dist", "worksteal"]
         status = subprocess.run(  # noqa: S603  # our own words

@@ -44,7 +44,6 @@ async def send(channel: aio.Channel, method: MethodDescriptor, raw: bytes) -> tu
     return StatusCode.OK, ""
 
 
-@pytest.mark.timeout(1200)
 @pytest.mark.parametrize("transport", ["asgi", "grpcio"])
 async def test_no_message_makes_a_server_fail(tmp_path: Path, transport: str, figure: Figure) -> None:
     each = size(10, 30, 30_000 // len(METHODS))

@@ -28,7 +28,7 @@ HOLDS: Final = 6
 
 
 def apply(  # noqa: PLR0911  # an answer each
-    state: Any,  # noqa: ANN401  # (available, holds by id)
+    state: Any,  # noqa: ANN401  # what is available, and the holds by id
     what: tuple[Any, ...],
 ) -> tuple[Hashable, Any]:
     """A balance and three places. A hold is what was reserved, or what was charged when it was settled, or released."""

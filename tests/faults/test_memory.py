@@ -4,7 +4,6 @@ import asyncio
 from pathlib import Path
 from typing import Final
 
-import pytest
 from grpc import aio
 from quota.v1 import quota_service_pb2 as quota
 from quota.v1.decision_pb2 import OUTCOME_GRANTED
@@ -63,7 +62,6 @@ async def make_calls(channel: aio.Channel, name: str, calls: int) -> None:
         assert all(r.settle.applied for r in ended.results)
 
 
-@pytest.mark.timeout(3000)
 async def test_memory_is_flat_over_many_calls(tmp_path: Path, figure: Figure) -> None:
     calls = size(8_000, 20_000, 1_000_000)
     with running_store("--appendonly", "no") as store:

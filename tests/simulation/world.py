@@ -294,7 +294,7 @@ class World:
         self._loop.now_s += CALL_S
         if not call.script:
             return self.store.command(*call.words)
-        if call.script == talk.asked.script and call.script in {"trim", "find"}:
+        if call.script == talk.asked.script and call.script in {"trim", "find", "deallocate"}:
             self._catch_up()  # they alone decide while something is overdue
         reply = self.store.run(call.script, call.keys, call.words)
         writing = talk.ask.write if isinstance(talk.ask, Writing) else None
