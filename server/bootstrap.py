@@ -5,16 +5,16 @@ import gc
 import os
 import signal
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Final
 
+from server.access import entry
 from server.administration import Administration
 from server.domain.errors import PolicyRejectedError
-from server.domain.refill import RefillTerms
 from server.engine.base import Engine
 from server.engine.client import StoreConnection
 from server.engine.embedded import EmbeddedStore
@@ -26,8 +26,11 @@ from server.engine.pipeline import StoreCall
 from server.engine.store_address import StoreAddress
 from server.engine.store_checks import check_store
 from server.engine.store_errors import StoreError
+from server.engine.turns import StoreTurns
 from server.engine.wakes import StoreWakes
+from server.front import Front
 from server.front_gate import FrontGate
+from server.gate import QuotaGate
 from server.jobs import epoch_watch, store_pulse
 from server.jobs import vitals as vitals_job
 from server.jobs.epoch_watch import EpochWatch
@@ -39,28 +42,19 @@ from server.jobs.vitals import Census, Signs, Vitals
 from server.jobs.webhook.delivery import Webhook
 from server.jobs.webhook.endpoint import Endpoint
 from server.jobs.webhook.message import read_secrets
-from server.logs import DecisionLog, log
+from server.logs import log
 from server.metrics.book import Book, book_of
 from server.metrics.metrics import Metrics
 from server.metrics.scrape import listener
 from server.page.app import PageApp
 from server.policy.knobs import KnobSource
 from server.policy.store import PolicyStore
-from server.rpc.admin_service import AdminService
-from server.rpc.counting import CountCalls
 from server.rpc.load import Load
-from server.rpc.proxies import authorize
-from server.rpc.proxies.envoy import EnvoyRateLimitService
-from server.rpc.proxies.limitador import LimitadorRateLimitService
-from server.rpc.quota_service import QuotaService
-from server.rpc.registrar import LayeredTransport
-from server.rpc.server import RpcServer
-from server.rpc.test_clock_service import TestClockService
-from server.rpc.transports.base import ListenError, Transport
-from server.rpc.transports.grpcio import GrpcioTransport
-from server.rpc.transports.tls import TlsError, TlsFiles
+from server.rpc.transports import renewal
+from server.rpc.transports.base import ListenError
+from server.rpc.transports.renewal import Renewal
 from server.settings import Settings, Store, is_loopback
-from server.settings import Transport as TransportName
+from server.waiting import RENEW_EVERY_S, Waiting
 
 READINESS_INTERVAL_S: Final = 0.2
 """How soon health follows the store."""
@@ -115,31 +109,42 @@ class OpenStore:
 
 @dataclass(frozen=True, slots=True)
 class App:
-    """A server that answers calls at `address`, which has the port that was taken."""
+    """A server that answers calls at `addresses`, which have the ports that were taken: that of all, that of operators.
 
-    address: str
+    Where operators have none of their own, there is one alone.
+    """
+
+    addresses: Sequence[str]
     store: str
     policies: PolicyStore
     page_address: str
     metrics: Metrics
     metrics_address: str
-    _rpc: RpcServer
+    _front: Front
+    _waiting: Waiting
     _hurry: asyncio.Event
+
+    @property
+    def address(self) -> str:
+        """Where callers are answered."""
+        return self.addresses[0]
 
     def describe(self) -> str:
         """One line for whoever started it."""
         policies = ", ".join(f"{name} {self.policies.get(name).version}" for name in self.policies.names)
         page = f"; page: http://{self.page_address}/" if self.page_address else ""
+        admin = f"; admin: {self.addresses[1]}" if self.addresses[1:] else ""
         metrics = f"; metrics: {self.metrics_address}" if self.metrics_address else ""
-        return f"holdgate serves on {self.address}{page}; store: {self.store}; policies: {policies}{metrics}"
+        return f"holdgate serves on {self.address}{page}; store: {self.store}; policies: {policies}{admin}{metrics}"
 
     async def drain(self, lameduck_s: float) -> None:
         """Says NOT_SERVING, answers calls for another `lameduck_s` seconds, then only those already in work."""
         self.metrics.draining.set(1)
-        await self._rpc.stop_advertising()
+        await self._front.stop_advertising()
         with suppress(TimeoutError):
             await asyncio.wait_for(self._hurry.wait(), lameduck_s)
-        await self._rpc.stop()
+        self._waiting.close()
+        await self._front.stop()
 
 
 @asynccontextmanager
@@ -158,38 +163,31 @@ async def running(
             books, metrics_address = await stack.enter_async_context(shown_metrics(settings.metrics_address))
             book = books and book_of(books, 0)
         metrics = Metrics(Book(book))
-        store = await stack.enter_async_context(open_store(settings, policies.refills, metrics))
-        gate = FrontGate(policies, store.engine, trusted=store.why_untrusted, metrics=metrics)
-        transport, calls = transport_of(settings), CountCalls(metrics)
-        transport.add_route(authorize.PATH, authorize.Authorize(gate, settings.store_timeout_s))
-        administration = Administration(policies, store.engine, gate)
-        rpc = RpcServer(
-            LayeredTransport(transport, [calls]),
-            QuotaService(gate, DecisionLog(settings.decision_log_rate), settings.store_timeout_s),
-            AdminService(administration, settings.store_timeout_s),
-            TestClockService(store.clock.set_ms, settings.store_timeout_s) if settings.test_clock else None,
-            (
-                EnvoyRateLimitService(gate, DecisionLog(settings.decision_log_rate), settings.store_timeout_s),
-                LimitadorRateLimitService(gate, settings.store_timeout_s),
-            ),
-        )
-        transport.bound(rpc.new_work, await stack.enter_async_context(Load()))
+        store = await stack.enter_async_context(open_store(settings, policies, metrics))
+        permit = entry.permit if settings.callers else entry.permit_all
+        gate = FrontGate(policies, store.engine, trusted=store.why_untrusted, permit=permit, metrics=metrics)
+        await stack.enter_async_context(Periodic("waiting calls", gate.waiting.renew, RENEW_EVERY_S))
         reaper = await stack.enter_async_context(Reaper(store.engine, settings.sweep_interval_s))
-
         vitals = Vitals(metrics, policies)
+        load = await stack.enter_async_context(Load())
+        gate.waiting.aside = load.aside
+        administration = Administration(policies, store.engine, gate)
+        with told_at_start():
+            front = Front(settings, gate, administration, metrics, store.clock.set_ms)
+            front.bound(load)
+            addresses = await front.start()
+        if front.callers is not None:
+            policies.beside = front.callers.reload
 
         async def show_health() -> None:
-            store_up = store.ready()
-            await rpc.set_serving(serving=store_up)
-            await rpc.set_health(SWEEPER, serving=reaper.keeps_up)
-            await rpc.set_health(POLICY, serving=not policies.rejected)
-            vitals.show(Signs(store_up, *store.without(), reaper.keeps_up, calls.in_flight))
+            store_up, keeps_up = store.ready(), reaper.keeps_up
+            await front.show_health(serving=store_up, parts={SWEEPER: keeps_up, POLICY: not policies.rejected})
+            vitals.show(Signs(store_up, *store.without(), keeps_up, front.in_flight))
 
-        try:
-            address = await rpc.start()
-        except ListenError as error:
-            raise StartError(str(error)) from error
         await stack.enter_async_context(Periodic("readiness", show_health, READINESS_INTERVAL_S))
+        if front.tls is not None:
+            look = Renewal(front.tls, front.renew).look
+            await stack.enter_async_context(Periodic("certificate", look, renewal.INTERVAL_S))
         if book is not None and book == book_of(book.parent, 0):
             census = Census(metrics, store.engine)
             await stack.enter_async_context(Periodic("census", census.take, vitals_job.CENSUS_INTERVAL_S))
@@ -199,43 +197,19 @@ async def running(
             await stack.enter_async_context(webhook)
         page_address = ""
         if settings.page_address:
-            page_address = await stack.enter_async_context(served_page(settings, gate, administration, policies))
+            # Who may see the page, its address tells: it shows no caller.
+            plain = QuotaGate(policies, store.engine, trusted=store.why_untrusted)
+            seen = Administration(policies, store.engine, plain)
+            page_address = await stack.enter_async_context(served_page(settings, plain, seen, policies))
         over = hurry or asyncio.Event()
-        app = App(address, store.name, policies, page_address, metrics, metrics_address, rpc, over)
+        app = App(addresses, store.name, policies, page_address, metrics, metrics_address, front, gate.waiting, over)
         stack.push_async_callback(app.drain, settings.drain_seconds)
         yield app
 
 
-def transport_of(settings: Settings) -> Transport:
-    """The transport that the settings choose; raises StartError for one that cannot be had."""
-    tls = tls_of(settings)
-    shared = settings.workers > 1
-    if settings.transport is not TransportName.GRPCIO:
-        try:
-            from server.rpc.transports.asgi.serve import AsgiTransport  # noqa: PLC0415  # its wheel may be missing
-        except ImportError as error:
-            if settings.transport is TransportName.ASGI:
-                raise StartError(f"--transport asgi needs h2corn, which cannot be imported: {error}") from error
-        else:
-            return AsgiTransport(settings.listen, reuse_port=shared, tls=tls)
-    return GrpcioTransport(settings.listen, reuse_port=shared, tls=tls)
-
-
-def tls_of(settings: Settings) -> TlsFiles | None:
-    """The certificate to serve with, if any; raises StartError where it cannot be used."""
-    if settings.tls_cert is None or settings.tls_key is None:
-        return None
-    tls = TlsFiles(settings.tls_cert, settings.tls_key, settings.tls_client_ca)
-    try:
-        tls.check()
-    except TlsError as error:
-        raise StartError(str(error)) from error
-    return tls
-
-
 @asynccontextmanager
 async def served_page(
-    settings: Settings, gate: FrontGate, administration: Administration, policies: PolicyStore
+    settings: Settings, gate: QuotaGate, administration: Administration, policies: PolicyStore
 ) -> AsyncIterator[str]:
     """The usage page on its address, which has the port that was taken."""
     try:
@@ -260,6 +234,17 @@ def webhook_secrets(path: Path) -> Sequence[bytes]:
         return read_secrets(path)
     except ValueError as error:
         raise StartError(f"--webhook-secret-file: {error}") from error
+
+
+@contextmanager
+def told_at_start() -> Iterator[None]:
+    """Turns what keeps the front from being served into a StartError."""
+    try:
+        yield
+    except ListenError as error:
+        raise StartError(str(error)) from error
+    except PolicyRejectedError as error:
+        raise StartError(error.message) from error
 
 
 def load_policies(settings: Settings) -> PolicyStore:
@@ -289,18 +274,20 @@ async def shown_metrics(address: str) -> AsyncIterator[tuple[Path | None, str]]:
 
 
 @asynccontextmanager
-async def open_store(settings: Settings, refills: RefillTerms, metrics: Metrics) -> AsyncIterator[OpenStore]:
+async def open_store(settings: Settings, policies: PolicyStore, metrics: Metrics) -> AsyncIterator[OpenStore]:
     """The store that the settings choose. One that cannot be reached is kept being tried; see `ready`."""
     match settings.store_kind:
         case Store.MEMORY:
             clock = Clock(lambda: time.time_ns() // _NS_PER_MS)
-            engine = MemoryEngine(clock, refills=refills, most_cells=settings.max_cells)
+            engine = MemoryEngine(
+                clock, refills=policies.refills, queues=policies.queues, most_cells=settings.max_cells
+            )
             yield OpenStore("memory, gone at exit", engine, clock, ready=lambda: True, why_untrusted=lambda: "")
         case Store.REDIS:
-            async with _connected(settings, settings.redis_url, refills, metrics) as store:
+            async with _connected(settings, settings.redis_url, policies, metrics) as store:
                 yield store
         case _:
-            async with embedded_store(settings) as url, _connected(settings, url, refills, metrics) as store:
+            async with embedded_store(settings) as url, _connected(settings, url, policies, metrics) as store:
                 yield replace(store, name=f"embedded, in {settings.data_dir}")
 
 
@@ -319,7 +306,7 @@ async def embedded_store(settings: Settings) -> AsyncIterator[str]:
 
 
 @asynccontextmanager
-async def _connected(settings: Settings, url: str, refills: RefillTerms, metrics: Metrics) -> AsyncIterator[OpenStore]:
+async def _connected(settings: Settings, url: str, policies: PolicyStore, metrics: Metrics) -> AsyncIterator[OpenStore]:
     address = parse_address(url)
     watch = EpochWatch(memory_path(settings.data_dir, address))
 
@@ -329,16 +316,18 @@ async def _connected(settings: Settings, url: str, refills: RefillTerms, metrics
 
     connection = StoreConnection(url, on_connect=(check, watch.on_connect))
     clock = Clock(lambda: 0)
-    wakes = StoreWakes(url)
+    wakes, turns = StoreWakes(url), StoreTurns(url)
     pulse = StorePulse(lambda within_s: connection.call("PING", timeout_s=within_s))
     guarded = GuardedStore(connection)
     engine = FallbackEngine(
         guarded,
         share=settings.outage_share,
         clock=clock,
-        refills=refills,
+        refills=policies.refills,
+        queues=policies.queues,
         most_cells=settings.max_cells,
         wakes=wakes,
+        turns=turns,
         metrics=metrics,
     )
     name = str(address)
@@ -362,6 +351,7 @@ async def _connected(settings: Settings, url: str, refills: RefillTerms, metrics
             )
     finally:
         await wakes.close()
+        await turns.close()
         await engine.close()
 
 

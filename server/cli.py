@@ -14,7 +14,8 @@ import uvloop
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from loadtest import cli as load
-from server import bootstrap, ledger_commands, logs, policy_commands, settings, usage_command, workers
+from server import bootstrap, hold_commands, ledger_commands, logs, policy_commands, settings, usage_command, workers
+from server.reaching import TOKEN_VARIABLE, Target
 
 OK: Final = 0
 FAILED: Final = 1
@@ -63,7 +64,7 @@ def _adopt(chosen: argparse.Namespace) -> int:
 def _health(chosen: argparse.Namespace) -> int:
     request = health_pb2.HealthCheckRequest(service=chosen.service)
     try:
-        channel = _channel(_reachable(chosen.address), chosen.tls_ca, chosen.tls_cert, chosen.tls_key)
+        channel = _target(chosen).channel()
     except OSError as error:
         _complain(f"TLS: {error}")
         return UNUSABLE
@@ -79,12 +80,9 @@ def _health(chosen: argparse.Namespace) -> int:
     return OK if answer.status == health_pb2.HealthCheckResponse.SERVING else FAILED
 
 
-def _channel(address: str, ca: Path | None, cert: Path | None, key: Path | None) -> grpc.Channel:
-    """A connection, over TLS where the server's authorities are named."""
-    if ca is None:
-        return grpc.insecure_channel(address)
-    key_pem, chain_pem = (path.read_bytes() if path else None for path in (key, cert))
-    return grpc.secure_channel(address, grpc.ssl_channel_credentials(ca.read_bytes(), key_pem, chain_pem))
+def _target(chosen: argparse.Namespace) -> Target:
+    token = os.environ.get(TOKEN_VARIABLE, "")
+    return Target(_reachable(chosen.address), chosen.tls_ca, chosen.tls_cert, chosen.tls_key, token)
 
 
 def _reachable(address: str) -> str:
@@ -99,15 +97,23 @@ def _version(_chosen: argparse.Namespace) -> int:
 
 
 def _usage(chosen: argparse.Namespace) -> int:
-    return usage_command.usage(_reachable(chosen.address), chosen.policy, chosen.tenant, dict(chosen.scope))
+    return usage_command.usage(_target(chosen), chosen.policy, chosen.tenant, dict(chosen.scope))
 
 
 def _ledger(chosen: argparse.Namespace) -> int:
-    return ledger_commands.ledger(_reachable(chosen.address), chosen.policy, chosen.tenant, chosen.export)
+    return ledger_commands.ledger(_target(chosen), chosen.policy, chosen.tenant, chosen.export)
 
 
 def _reconcile(chosen: argparse.Namespace) -> int:
-    return ledger_commands.reconcile(_reachable(chosen.address), chosen.policy, chosen.tenant, repair=chosen.repair)
+    return ledger_commands.reconcile(_target(chosen), chosen.policy, chosen.tenant, repair=chosen.repair)
+
+
+def _holds(chosen: argparse.Namespace) -> int:
+    return hold_commands.holds(_target(chosen), chosen.policy, chosen.tenant)
+
+
+def _release(chosen: argparse.Namespace) -> int:
+    return hold_commands.release(_target(chosen), chosen.policy, chosen.tenant, chosen.hold)
 
 
 def _policy_check(chosen: argparse.Namespace) -> int:
@@ -138,6 +144,8 @@ def _parser() -> argparse.ArgumentParser:
     _add_reconcile(
         commands.add_parser("reconcile", help="hold a tenant's balances against its ledger and its open holds")
     )
+    _add_holds(commands.add_parser("holds", help="list a tenant's open holds, the earliest lease end first"))
+    _add_release(commands.add_parser("release", help="end a hold whose owner is gone, and give back what it keeps"))
     _add_health(commands.add_parser("health", help="ask a server whether it is serving: exit status 0 if it is"))
     load_parser = commands.add_parser(
         "load",
@@ -201,6 +209,17 @@ def _add_reconcile(parser: argparse.ArgumentParser) -> None:
     parser.set_defaults(run=_reconcile)
 
 
+def _add_holds(parser: argparse.ArgumentParser) -> None:
+    _add_tenant(parser, "whose holds")
+    parser.set_defaults(run=_holds)
+
+
+def _add_release(parser: argparse.ArgumentParser) -> None:
+    _add_tenant(parser, "whose hold")
+    parser.add_argument("hold", metavar="HOLD", help="its id, as `holdgate holds` shows it")
+    parser.set_defaults(run=_release)
+
+
 def _add_usage(parser: argparse.ArgumentParser) -> None:
     _add_tenant(parser, "whose usage")
     parser.add_argument(
@@ -215,14 +234,15 @@ def _add_address(parser: argparse.ArgumentParser) -> None:
         default=os.environ.get("HOLDGATE_LISTEN") or settings.Settings.model_fields["listen"].default,
         help="the server's address (default %(default)s; HOLDGATE_LISTEN)",
     )
+    parser.add_argument("--tls-ca", metavar="FILE", type=Path, help="authorities of a server that has TLS, as PEM")
+    parser.add_argument("--tls-cert", metavar="FILE", type=Path, help="certificate to show it, where it asks for one")
+    parser.add_argument("--tls-key", metavar="FILE", type=Path, help="that certificate's key")
+    parser.epilog = f"Where the server tells callers apart, {TOKEN_VARIABLE} has the token to show it."
 
 
 def _add_health(parser: argparse.ArgumentParser) -> None:
     _add_address(parser)
     parser.add_argument("--service", default="", help="one service in place of the server as a whole")
-    parser.add_argument("--tls-ca", metavar="FILE", type=Path, help="authorities of a server that has TLS, as PEM")
-    parser.add_argument("--tls-cert", metavar="FILE", type=Path, help="certificate to show it, where it asks for one")
-    parser.add_argument("--tls-key", metavar="FILE", type=Path, help="that certificate's key")
     parser.set_defaults(run=_health)
 
 

@@ -74,4 +74,4 @@ class Forms:
 
 
 def _resolved(policy: Policy, operation: Operation) -> Operation:
-    return operation if policy.catalog is None else operation._replace(scope=policy.catalog.resolved(operation.scope))
+    return operation if policy.catalog is None else operation._replace(scope=policy.resolved(operation.scope))

@@ -1,4 +1,4 @@
-"""The gate as callers meet it: what it decides is counted."""
+"""The gate as callers meet it: who may not ask about a tenant is turned away, what is decided is counted."""
 
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
@@ -7,6 +7,7 @@ from server.domain.decision import Decision, LimitResult
 from server.domain.hold import Delivered
 from server.domain.operation import Operation, TenantRef
 from server.domain.policy import Policy
+from server.domain.queue import Ticket
 from server.engine.base import Engine, HoldOutcome
 from server.gate import QuotaGate
 from server.metrics.metrics import Metrics
@@ -14,22 +15,39 @@ from server.policy.store import PolicyStore
 
 
 class FrontGate(QuotaGate):
-    """Counts decisions by outcome and code, refusals by limit, what could not be collected."""
+    """Counts decisions by outcome and code, refusals by limit, what could not be collected. `permit` raises where the
+    call under way may not be about a tenant.
+    """
 
     def __init__(
-        self, policies: PolicyStore, engine: Engine, *, trusted: Callable[[], str] = lambda: "", metrics: Metrics
+        self,
+        policies: PolicyStore,
+        engine: Engine,
+        *,
+        trusted: Callable[[], str],
+        permit: Callable[[TenantRef], None],
+        metrics: Metrics,
     ) -> None:
         super().__init__(policies, engine, trusted=trusted)
+        self._permit = permit
         self._metrics = metrics
         self._shadowed: dict[str, tuple[str, bool]] = {}
 
-    async def check_and_reserve(self, operation: Operation, *, within_s: float) -> Decision:
+    def resolve(self, ref: TenantRef) -> tuple[Policy, TenantRef]:
+        """The policy that a caller named, or the only one, with the tenant's full name, if the caller may."""
+        policy, ref = super().resolve(ref)
+        self._permit(ref)
+        return policy, ref
+
+    async def check_and_reserve(
+        self, operation: Operation, *, within_s: float, ticket: Ticket | None = None
+    ) -> Decision:
         """Takes everything that the operation needs, or nothing."""
         policy = self.policy(operation.ref.policy)
-        decision = await super().check_and_reserve(operation, within_s=within_s)
+        decision = await super().check_and_reserve(operation, within_s=within_s, ticket=ticket)
         refusal = decision.refusal
         if refusal is None:
-            outcome = "would_grant" if operation.check_only else "replayed" if decision.replayed else "granted"
+            outcome = "would_grant" if operation.check_only else "replayed" if decision.replayed else decision.outcome
             self._metrics.decisions.add(policy.name, outcome, "")
         else:
             outcome = "would_refuse" if operation.check_only else "refused"

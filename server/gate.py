@@ -7,24 +7,35 @@ from time import monotonic
 from types import MappingProxyType
 from typing import Final, TypeVar
 
+from server.answers import (
+    claimed,
+    extended,
+    lease_of,
+    must_be_same,
+    must_be_scope,
+    operation_of,
+    replayed_answer,
+    totals_of,
+    waits_at,
+    would,
+)
 from server.domain import timed as timing
 from server.domain.account import Account
-from server.domain.decision import Decision, Lease, LimitResults, grant, refuse
+from server.domain.decision import Decision, LimitResults, grant, refuse
 from server.domain.errors import (
     AccountChangedError,
-    FieldViolation,
+    DeadlineError,
     HoldNotFoundError,
     InvalidRequestError,
     StoreLostError,
     StoreUnavailableError,
 )
-from server.domain.hold import Delivered, HoldNote, HoldView, State
+from server.domain.hold import WAITING, Delivered, HoldView
 from server.domain.limits import Gate, Kind
 from server.domain.operation import (
     Operation,
     TenantRef,
     amount_violations,
-    differing_parts,
     scope_violations,
     text_violations,
     unknown,
@@ -41,22 +52,25 @@ from server.domain.plan import (
 )
 from server.domain.policy import Policy
 from server.domain.pricing import price
+from server.domain.queue import Ticket
 from server.engine.base import (
     Engine,
-    Extended,
     Found,
     Granted,
     HoldOutcome,
     Looked,
     Overtaken,
+    Queued,
     Refused,
     Replayed,
     Stale,
 )
-from server.engine.faults import id_reused, no_such_hold
+from server.engine.faults import no_such_hold
+from server.engine.queues import Claimed
 from server.forms import Forms, Planner
 from server.policy.store import PolicyStore
 from server.views import EffectiveLimit, LimitsView, UsageView, quota_views
+from server.waiting import Waiting
 
 PLANNING_ROUNDS: Final = 4
 """The first plan and three more, when the account or an override's end overtakes it."""
@@ -76,6 +90,7 @@ class QuotaGate:
         self._why_untrusted = trusted
         self._accounts: OrderedDict[TenantRef, Account | None] = OrderedDict()
         self._forms = Forms()
+        self.waiting = Waiting(engine.queues)
         self._last_seen_ms = 0
 
     def resolve(self, ref: TenantRef) -> tuple[Policy, TenantRef]:
@@ -95,8 +110,12 @@ class QuotaGate:
         _, ref = self._held(ref, hold_id)
         return (await self._must_find(ref, hold_id, within_s))[0]
 
-    async def check_and_reserve(self, operation: Operation, *, within_s: float) -> Decision:
-        """Takes everything that the operation needs, or nothing."""
+    async def check_and_reserve(
+        self, operation: Operation, *, within_s: float, ticket: Ticket | None = None
+    ) -> Decision:
+        """Takes everything that the operation needs, or nothing; where only a pool with a queue has no place, all but
+        the place, which the request waits for with this ticket.
+        """
         policy, operation, planner = self._prepared(operation)
         hold_id = operation.request_id
 
@@ -106,20 +125,58 @@ class QuotaGate:
                 return await self._guarded(plan, hold_id, left_s)
             if operation.check_only:
                 answer: Looked | Stale = await self._engine.look(plan, left_s)
-                return answer if isinstance(answer, Stale) else _would(plan, answer)
-            named = hold_id or (secrets.token_hex(16) if plan.leaves_hold else "")
-            match await self._engine.reserve(plan, named, left_s):
-                case Stale() as stale:
-                    return stale
-                case Granted(now_ms, looks, lease_ends_at_ms, degraded):
-                    lease = _lease(named, lease_ends_at_ms, now_ms, plan.terms.lease_ms)
-                    return grant(plan, looks, lease, degraded=degraded)
-                case Refused(_, looks):
-                    return refuse(plan, looks)
-                case Replayed() as known:
-                    return _replayed(plan, known)
+                return answer if isinstance(answer, Stale) else would(plan, answer)
+            return await self._reserve(plan, ticket, left_s)
 
         return await self._planned(policy, operation, attempt, within_s, planner)
+
+    async def _reserve(self, plan: Plan, ticket: Ticket | None, within_s: float) -> Decision | Stale:
+        hold_id = plan.operation.request_id or (secrets.token_hex(16) if plan.leaves_hold else "")
+        queue = plan.shape.queue
+        kept = None if queue is None else ticket or Ticket(queue.ticket_ms)
+        match await self._engine.reserve(plan, hold_id, within_s, kept):
+            case Granted(now_ms, looks, lease_ends_at_ms, degraded):
+                lease = lease_of(hold_id, lease_ends_at_ms, now_ms, plan.terms.lease_ms)
+                return grant(plan, looks, lease, degraded=degraded)
+            case Refused(_, looks):
+                return refuse(plan, looks)
+            case Replayed() as known if known.hold.state in WAITING:
+                must_be_same(plan, known.hold)
+                return await self._at_its_turn(plan, hold_id, kept, within_s)
+            case Replayed() as known:
+                return replayed_answer(plan, known)
+            case Queued() as waiting:
+                return waits_at(plan, hold_id, waiting)
+            case Stale() as stale:
+                return stale
+
+    async def wait_for_turn(
+        self, operation: Operation, *, within_s: float, time_left: Callable[[], float | None]
+    ) -> Decision:
+        """As `check_and_reserve`, but a request that must wait is answered when its turn has come. Raises DeadlineError
+        when `time_left` (seconds; None for no end) is over before; `within_s` bounds each wait for the store.
+        """
+        policy, ref = self.resolve(operation.ref)
+        operation = operation._replace(request_id=operation.request_id or secrets.token_hex(16))
+        try:
+            with self.waiting.turn(ref, operation.request_id, policy.queue_cells) as turn:
+                while True:
+                    decision = await self.check_and_reserve(operation, within_s=within_s, ticket=turn.ticket)
+                    if not decision.position:
+                        return decision
+                    await self.waiting.until_come(turn, time_left())
+        except TimeoutError:
+            raise DeadlineError("the deadline ended before its turn came; the request has left the queue") from None
+
+    async def _at_its_turn(self, plan: Plan, hold_id: str, ticket: Ticket | None, within_s: float) -> Decision | Stale:
+        """A request that waits, asked again: its position, or the place that its turn has brought."""
+        match await self._engine.queues.ticket(plan, hold_id, ticket, within_s):
+            case Stale() as stale:
+                return stale
+            case Queued() as known:
+                return waits_at(plan, hold_id, known, replayed=True)
+            case Claimed() as known:
+                return claimed(plan, known)
 
     async def settle(  # noqa: PLR0913  # each is a field of the request
         self,
@@ -142,9 +199,8 @@ class QuotaGate:
         if scope:
             started_s = monotonic()
             found = await self._find(ref, hold_id, within_s)
-            if policy.catalog is not None:
-                scope = policy.catalog.resolved(scope)
-            _must_be_scope(scope, found.hold)
+            scope = policy.resolved(scope)
+            must_be_scope(scope, found.hold)
             within_s -= monotonic() - started_s
         if delivered is None and final and policy.is_timed:
             hold, now_ms = await self._must_find(ref, hold_id, within_s)
@@ -193,7 +249,7 @@ class QuotaGate:
             raise InvalidRequestError(bad)
         started_s = monotonic()
         hold, now_ms = await self._must_find(ref, hold_id, within_s)
-        operation = _operation_of(ref, hold.note, amounts, policy)
+        operation = operation_of(ref, hold.note, amounts, policy)
         timed = timing.terms_of(policy, hold)
         if timed is None and connection:
             raise InvalidRequestError.of("connection", f"hold {hold_id!r} has no time that a connection would start")
@@ -201,13 +257,21 @@ class QuotaGate:
         async def attempt(plan: Plan, left_s: float) -> Decision | Stale:
             nonlocal hold, now_ms
             self._must_trust_for(plan)
+            if hold.state in WAITING:
+                match await self._engine.queues.ticket(plan, hold_id, None, left_s):
+                    case Stale() as stale:
+                        return stale
+                    case Queued() as known:
+                        return waits_at(plan, hold_id, known)
+                    case Claimed(looks=looks) as known if looks:
+                        return claimed(plan, known)
             start, reports = timing.contact(hold, timed, connection, now_ms) if timed is not None else (None, {})
             raised = plan if amounts else None
             answer = await self._engine.extend(ref, hold_id, {**used, **reports}, raised, left_s, start=start)
             if isinstance(answer, Overtaken):
                 hold, now_ms = await self._must_find(ref, hold_id, left_s)
                 return Stale(now_ms, self._accounts.get(ref))
-            return answer if isinstance(answer, Stale) else _extended(plan, answer)
+            return answer if isinstance(answer, Stale) else extended(plan, answer)
 
         return await self._planned(policy, operation, attempt, within_s - (monotonic() - started_s))
 
@@ -220,7 +284,7 @@ class QuotaGate:
         async def attempt(plan: Plan, left_s: float) -> Decision | Stale:
             self._must_trust_for(plan)
             answer = await self._engine.look(plan, left_s)
-            return answer if isinstance(answer, Stale) else _would(plan, answer)
+            return answer if isinstance(answer, Stale) else would(plan, answer)
 
         decision = await self._planned(policy, operation, attempt, within_s, planner)
         return decision, tuple((item.id, price(item, operation, policy)) for item in operation.items)
@@ -231,8 +295,7 @@ class QuotaGate:
         bad = scope_violations(scope, policy)
         if bad:
             raise InvalidRequestError(bad)
-        if policy.catalog is not None:
-            scope = policy.catalog.resolved(scope)
+        scope = policy.resolved(scope)
         operation = Operation(ref=ref, action="", scope=scope)
 
         async def attempt(plan: Plan, left_s: float) -> UsageView | Stale:
@@ -263,7 +326,7 @@ class QuotaGate:
             ),
             products=tuple(policy.products.values()),
             policy_version=policy.version,
-            totals=_totals(policy, account, found.now_ms),
+            totals=totals_of(policy, account, found.now_ms),
         )
 
     def must_trust(self) -> None:
@@ -305,7 +368,9 @@ class QuotaGate:
         found = await self._find(plan.operation.ref, hold_id, within_s)
         version = found.account.version if found.account is not None else 0
         if found.hold is not None and hold_id and not plan.operation.check_only:
-            return _replayed(plan, Replayed(found.now_ms, found.hold, ()))
+            if found.hold.state in WAITING:
+                return await self._at_its_turn(plan, hold_id, None, within_s)
+            return replayed_answer(plan, Replayed(found.now_ms, found.hold, ()))
         if version != plan.account.version or not plan.valid_from_ms <= found.now_ms < plan.valid_until_ms:
             return Stale(found.now_ms, found.account)
         return refuse(plan, ())
@@ -363,84 +428,10 @@ class QuotaGate:
             self._accounts.popitem(last=False)
 
 
-def _totals(policy: Policy, account: Account, now_ms: int) -> dict[str, int]:
-    """The figures for show: of each, the largest value of its limits."""
-    limits = {limit.id: limit for limit in policy.limits}
-    return {
-        name: max(value_of(limits[each], account, now_ms).value or 0 for each in of)
-        for name, of in policy.totals.items()
-    }
-
-
 def _must_be_amounts(field: str, amounts: Mapping[str, int], policy: Policy) -> None:
     bad = amount_violations(field, amounts, policy)
     if bad:
         raise InvalidRequestError(bad)
-
-
-def _must_be_scope(scope: Mapping[str, str], hold: HoldView | None) -> None:
-    """Raises where a caller takes a hold for another one's; a hold that is not there is the engine's to tell."""
-    if hold is None:
-        return
-    made = {name: hold.note.scope.get(name, "") for name in scope}
-    bad = [
-        FieldViolation(f"scope[{name}]", f"is {value!r}; hold {hold.hold_id!r} was made with {made[name]!r}")
-        for name, value in scope.items()
-        if made[name] != value
-    ]
-    if bad:
-        raise InvalidRequestError(bad)
-
-
-def _lease(hold_id: str, lease_ends_at_ms: int, now_ms: int, lease_ms: int) -> Lease | None:
-    """The hold as its caller sees it; to be renewed after a third of the lease."""
-    if not hold_id:
-        return None
-    if not lease_ends_at_ms:
-        return Lease(hold_id=hold_id)
-    expires_in_ms = max(lease_ends_at_ms - now_ms, 0)
-    return Lease(hold_id=hold_id, expires_in_ms=expires_in_ms, renew_after_ms=min(lease_ms // 3, expires_in_ms))
-
-
-def _would(plan: Plan, looked: Looked) -> Decision:
-    """What the plan would be answered, from figures that took nothing."""
-    blocked = any(not look.fits and not c.limit.shadow for c, look in zip(plan.checks, looked.looks, strict=True))
-    if plan.guarded or plan.gated or blocked:
-        return refuse(plan, looked.looks)
-    return grant(plan, looked.looks, None)
-
-
-def _replayed(plan: Plan, known: Replayed) -> Decision:
-    """The first answer again, if the content is equal."""
-    now_ms, hold, looks, degraded = known
-    differs = differing_parts(hold.fingerprint, plan.operation.fingerprint())
-    if differs:
-        raise id_reused(hold.hold_id, differs)
-    live = hold.lease_ends_at_ms if hold.state is State.ACTIVE else 0
-    lease = _lease(hold.hold_id, live, now_ms, hold.lease_ms)
-    if plan.operation.flexible is None:
-        return grant(plan, looks, lease, replayed=True, degraded=degraded)
-    reserved = {meter: totals.reserved for meter, totals in hold.meters.items()}
-    return grant(plan, (), lease, replayed=True, degraded=degraded).having(reserved, lease)
-
-
-def _extended(plan: Plan, answer: Extended) -> Decision:
-    reserved = {meter: totals.reserved for meter, totals in answer.hold.meters.items()}
-    lease = _lease(answer.hold.hold_id, answer.hold.lease_ends_at_ms, answer.now_ms, answer.hold.lease_ms)
-    if answer.raised:
-        return grant(plan, answer.looks, lease, degraded=answer.degraded).having(reserved, lease)
-    if not plan.guarded:  # a guard bounds the total; what else blocks, lacks room for the difference
-        named = zip(plan.shape.names, plan.units, strict=True)
-        plan = plan._replace(units=tuple(max(units - reserved.get(meter, 0), 0) for meter, units in named))
-    return refuse(plan, answer.looks).having(reserved, lease)
-
-
-def _operation_of(ref: TenantRef, note: HoldNote, amounts: Mapping[str, int], policy: Policy) -> Operation:
-    """The request of a hold with new totals."""
-    if note.action not in policy.actions:
-        message = f"the hold's action {note.action!r} is no longer in policy {policy.name!r}"
-        raise InvalidRequestError.of("hold_id", message)
-    return Operation(ref=ref, action=note.action, scope=note.scope, amounts=amounts)
 
 
 __all__ = ["EffectiveLimit", "Gate", "HoldOutcome", "LimitsView", "QuotaGate", "Source", "UsageView"]

@@ -13,6 +13,8 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from server.reaching import Target
+
 OK: Final = 0
 FAILED: Final = 1
 
@@ -25,27 +27,27 @@ _PIPE_WIDTH: Final = 240  # columns where there is no terminal to ask, so that n
 _Answer = TypeVar("_Answer")
 
 
-def ledger(address: str, policy: str, tenant: str, export: Path | None) -> int:
+def ledger(target: Target, policy: str, tenant: str, export: Path | None) -> int:
     """Prints the tenant's ledger as a statement, or appends it to a file and drops it; 1 when the server fails."""
-    with grpc.insecure_channel(address) as channel:
+    with target.channel() as channel:
         try:
             if export is not None:
                 _say(_exported(channel, policy, tenant, export))
             else:
                 _print(_statement(_pages(channel, policy, tenant)))
         except grpc.RpcError as error:
-            return _complain(address, error)
+            return complain(target, error)
     return OK
 
 
-def reconcile(address: str, policy: str, tenant: str, *, repair: bool) -> int:
+def reconcile(target: Target, policy: str, tenant: str, *, repair: bool) -> int:
     """Prints each difference of the tenant's balances; 1 while there is one, or when the server fails."""
     request = admin_service_pb2.ReconcileBalancesRequest(policy=policy, tenant=tenant, repair=repair)
-    with grpc.insecure_channel(address) as channel:
+    with target.channel() as channel:
         try:
-            answer = _call(channel, "ReconcileBalances", request, admin_service_pb2.ReconcileBalancesResponse)
+            answer = unary(channel, "ReconcileBalances", request, admin_service_pb2.ReconcileBalancesResponse)
         except grpc.RpcError as error:
-            return _complain(address, error)
+            return complain(target, error)
     for difference in answer.differences:
         _say(f"{difference.limit_id}: {difference.what} is {difference.found:,}, expected {difference.expected:,}")
     if not answer.differences:
@@ -69,7 +71,7 @@ def _exported(channel: grpc.Channel, policy: str, tenant: str, path: Path) -> st
             os.fsync(file.fileno())
             written += len(page)
             trim = admin_service_pb2.TrimLedgerRequest(policy=policy, tenant=tenant, through_sequence=page[-1].sequence)
-            _call(channel, "TrimLedger", trim, admin_service_pb2.TrimLedgerResponse)
+            unary(channel, "TrimLedger", trim, admin_service_pb2.TrimLedgerResponse)
     return f"{tenant}: {written:,} entries to {path}"
 
 
@@ -79,7 +81,7 @@ def _pages(channel: grpc.Channel, policy: str, tenant: str) -> Iterator[list[adm
         request = admin_service_pb2.ListLedgerRequest(
             policy=policy, tenant=tenant, after_sequence=after, page_size=PAGE
         )
-        answer = _call(channel, "ListLedger", request, admin_service_pb2.ListLedgerResponse)
+        answer = unary(channel, "ListLedger", request, admin_service_pb2.ListLedgerResponse)
         if answer.entries:
             yield list(answer.entries)
         if not answer.HasField("next_after_sequence"):
@@ -118,8 +120,8 @@ def _worth(totals: admin_service_pb2.BalanceTotals) -> int:
     return totals.granted - totals.reversed - totals.charged - totals.expired
 
 
-def _call(channel: grpc.Channel, name: str, request: Any, answer: type[_Answer]) -> _Answer:  # noqa: ANN401  # any message
-    """The call itself: the stubs' annotations know asynchronous channels only."""
+def unary(channel: grpc.Channel, name: str, request: Any, answer: type[_Answer]) -> _Answer:  # noqa: ANN401  # any message
+    """A call of AdminService by its name: the stubs' annotations know asynchronous channels only."""
     message: Any = answer
     call: Callable[..., _Answer] = channel.unary_unary(
         f"/quota.v1.AdminService/{name}",
@@ -142,8 +144,9 @@ def _say(text: str) -> None:
     Console(highlight=False, markup=False, emoji=False, soft_wrap=True).print(text)
 
 
-def _complain(address: str, error: grpc.RpcError) -> int:
+def complain(target: Target, error: grpc.RpcError) -> int:
+    """Says how a call of the server failed; the exit status."""
     Console(stderr=True, highlight=False, markup=False).print(
-        f"holdgate: {address}: {error.code().name}: {error.details()}"
+        f"holdgate: {target.address}: {error.code().name}: {error.details()}"
     )
     return FAILED

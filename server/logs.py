@@ -76,7 +76,7 @@ class DecisionLog:
             policy=operation.ref.policy,
             tenant=operation.ref.tenant,
             action=operation.action,
-            outcome="granted" if decision.granted else "refused",
+            outcome=decision.outcome,
             code=decision.refusal.code if decision.refusal else None,
             hold_id=decision.lease.hold_id if decision.lease else None,
             policy_version=decision.policy_version,

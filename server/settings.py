@@ -76,6 +76,12 @@ class Settings(BaseSettings):
     tls_client_ca: Path | None = Field(
         None, description="PEM file of authorities; callers must show a certificate that comes from one of them"
     )
+    callers: Path | None = Field(
+        None, description="file of callers and what each may do; with it, nobody else may do anything"
+    )
+    admin_address: str = Field(
+        "", description="address and port of AdminService, which is then served nowhere else; with the same TLS"
+    )
     policies: Annotated[tuple[Path, ...], NoDecode] = Field(
         (Path("policies"),), description=f"policy files, or folders of *.yaml, separated by {os.pathsep!r}"
     )
@@ -142,7 +148,7 @@ class Settings(BaseSettings):
             raise ValueError("names no file; expected at least one")
         return value
 
-    @field_validator("listen", "page_address", "metrics_address")
+    @field_validator("listen", "page_address", "metrics_address", "admin_address")
     @classmethod
     def _address(cls, value: str, info: ValidationInfo) -> str:
         host, colon, port = value.rpartition(":")

@@ -8,6 +8,8 @@ import grpc
 from quota.v1 import decision_pb2, quota_service_pb2
 from rich.console import Console
 
+from server.reaching import Target
+
 OK: Final = 0
 FAILED: Final = 1
 
@@ -42,16 +44,16 @@ _CONFIDENCES: Final = {
 }
 
 
-def usage(address: str, policy: str, tenant: str, scope: Mapping[str, str]) -> int:
-    """Prints the figures that a server at `address` has of a tenant now; 1 when it does not give them."""
+def usage(target: Target, policy: str, tenant: str, scope: Mapping[str, str]) -> int:
+    """Prints the figures that a server has of a tenant now; 1 when it does not give them."""
     console = Console(highlight=False, markup=False, emoji=False, soft_wrap=True)
     request = quota_service_pb2.GetUsageRequest(policy=policy, tenant=tenant, scope=scope)
-    with grpc.insecure_channel(address) as channel:
+    with target.channel() as channel:
         try:
             answer: quota_service_pb2.GetUsageResponse = _method(channel)(request, timeout=WITHIN_S)
         except grpc.RpcError as error:
             Console(stderr=True, highlight=False, markup=False).print(
-                f"holdgate: {address}: {error.code().name}: {error.details()}"
+                f"holdgate: {target.address}: {error.code().name}: {error.details()}"
             )
             return FAILED
     blocks = _DRAWN if console.encoding.lower().startswith("utf") else _PLAIN

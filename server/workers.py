@@ -49,6 +49,8 @@ async def serve(settings: Settings, announce: Callable[[str], object]) -> None:
     async with AsyncExitStack() as stack:
         listen = stack.enter_context(_held_port(settings.listen))
         shared: dict[str, object] = {"listen": listen, "metrics_address": ""}
+        if settings.admin_address:
+            shared["admin_address"] = stack.enter_context(_held_port(settings.admin_address))
         if settings.store_kind is Store.EMBEDDED:
             url = await stack.enter_async_context(bootstrap.embedded_store(settings))
             shared |= {"store": Store.REDIS, "redis_url": url}

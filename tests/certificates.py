@@ -47,16 +47,17 @@ class Authority:
         self.ca: Final = folder / f"{name.lower().replace(' ', '-')}.pem"
         self.ca.write_bytes(self._certificate.public_bytes(Encoding.PEM))
 
-    def server(self) -> Pair:
+    def server(self, name: str = "server") -> Pair:
         """For 127.0.0.1 and localhost."""
         names = x509.SubjectAlternativeName(
             [x509.DNSName("localhost"), x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]
         )
-        return self._issue("server", names, ExtendedKeyUsageOID.SERVER_AUTH)
+        return self._issue(name, names, ExtendedKeyUsageOID.SERVER_AUTH)
 
     def caller(self, name: str) -> Pair:
-        """For a client."""
-        return self._issue(name, x509.SubjectAlternativeName([x509.DNSName(name)]), ExtendedKeyUsageOID.CLIENT_AUTH)
+        """For a client; `name` is a host's, or a URI such as a SPIFFE id."""
+        named = x509.UniformResourceIdentifier(name) if "://" in name else x509.DNSName(name)
+        return self._issue(name, x509.SubjectAlternativeName([named]), ExtendedKeyUsageOID.CLIENT_AUTH)
 
     def _issue(self, name: str, names: x509.SubjectAlternativeName, usage: x509.ObjectIdentifier) -> Pair:
         key = ec.generate_private_key(ec.SECP256R1())
@@ -67,7 +68,8 @@ class Authority:
             .add_extension(x509.ExtendedKeyUsage([usage]), critical=False)
             .sign(self._key, hashes.SHA256())
         )
-        pair = Pair(self._folder / f"{name}.pem", self._folder / f"{name}.key")
+        stem = name.replace("/", "_")
+        pair = Pair(self._folder / f"{stem}.pem", self._folder / f"{stem}.key")
         pair.certificate.write_bytes(certificate.public_bytes(Encoding.PEM))
         pair.key.write_bytes(key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
         return pair

@@ -115,11 +115,12 @@ async def engine(
 ) -> AsyncIterator[Engine]:
     """An empty engine on an injected clock; on a real store, one that must leave nothing behind."""
     if request.param == "memory":
-        yield MemoryEngine(clock, refills=refills, most_cells=MOST_CELLS)
+        yield MemoryEngine(clock, refills=refills, queues=refills.queues, most_cells=MOST_CELLS)
         return
     store: RunningStore = request.getfixturevalue(request.param)
     store.command("FLUSHALL")
-    engine = RedisEngine(await connect(store), clock=clock, refills=refills, most_cells=MOST_CELLS)
+    connection = await connect(store)
+    engine = RedisEngine(connection, clock=clock, refills=refills, queues=refills.queues, most_cells=MOST_CELLS)
     yield engine
     await must_leave_nothing(store, engine, clock)
 

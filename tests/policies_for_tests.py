@@ -11,6 +11,7 @@ from typing import Final
 from server.domain.limits import Balance, Count, Gate, Guard, Kind, Limit, Quota, Slots, Window
 from server.domain.limits.balance import GrantSource, Refilling
 from server.domain.limits.base import UNLIMITED, PlanValues
+from server.domain.limits.slots import Queue
 from server.domain.policy import Action, Envelope, HoldTerms, Meter, Policy, Product, RefusalRule
 from server.domain.templates import Template
 
@@ -69,6 +70,7 @@ def slots(  # noqa: PLR0913  # each is a field of the limit
     scope: tuple[str, ...] = (),
     typical_ms: int = 0,
     measured: bool = False,
+    queue: Queue | None = None,
     shadow: bool = False,
     room: int | None = None,
 ) -> Slots:
@@ -82,6 +84,7 @@ def slots(  # noqa: PLR0913  # each is a field of the limit
         scope=scope,
         typical_ms=typical_ms,
         measured=measured,
+        queue=queue,
         shadow=shadow,
         room={"work": room} if room else {},
         cell=f"{limit_id}~s",

@@ -12,6 +12,8 @@ from typing import Any, Final, Protocol
 import msgpack
 
 ACTIVE: Final = 1
+QUEUED: Final = 7
+LIVE: Final = (ACTIVE, QUEUED, 8)
 NEVER: Final = 2**53 - 1
 SLOTS: Final = 4
 BALANCE: Final = 5
@@ -98,6 +100,8 @@ class StoredHold:
             reported = max(self.meters[meter - 1][2], 0) if meter else 0
             beyond = max(reported - base, 0)
             charged = beyond if last else min(beyond, amount)
+            if kind == SLOTS and self.state == QUEUED:
+                continue  # it waits for its place
             if kind in {SLOTS, BALANCE, QUOTA, COUNT}:
                 yield kind, field, amount if kind in {SLOTS, COUNT} else max(amount - charged, 0)
 
@@ -191,13 +195,15 @@ def _broken_in_tenant(state: Snapshot, prefix: bytes) -> Iterator[str]:
         for key, (_, content, has_ttl) in state.items()
         if key.startswith(prefix + b"h:")
     }
-    live = {hold_id: hold for hold_id, (hold, _) in holds.items() if hold.state == ACTIVE}
+    live = {hold_id: hold for hold_id, (hold, _) in holds.items() if hold.state in LIVE}
     for hold_id, (hold, has_ttl) in holds.items():
-        if has_ttl == (hold.state == ACTIVE):
+        if has_ttl == (hold.state in LIVE):
             yield f"hold {hold_id!r} is in state {hold.state} and {'has' if has_ttl else 'lacks'} a TTL"
-    if {hold_id: hold.lease_end for hold_id, hold in live.items()} != {i: int(s) for i, s in due.items() if i}:
+    ends = {i: int(due.get(i, 0)) if hold.state == QUEUED else hold.lease_end for i, hold in live.items()}
+    if ends != {i: int(s) for i, s in due.items() if i}:
         yield f"{prefix!r}: live holds {sorted(live)} and due entries {due} differ"
     yield from _broken_due_times(state, prefix, cells, due)
+    yield from _broken_queues(state, prefix, live)
     yield from _broken_index_of_notes(state, prefix)
 
     yield from _broken_cells(prefix, cells, live.values())
@@ -250,6 +256,26 @@ def _wrong_in(kind: int, raw: bytes) -> str:
         starts = [cycle["start"] for cycle in cycles_in(raw)]
         return "" if starts == sorted(set(starts), reverse=True) else f"has its cycles out of order: {starts}"
     return "is an empty pool and should be gone" if kind == SLOTS and held_in(raw) <= 0 and not jobs_in(raw) else ""
+
+
+def _broken_queues(state: Snapshot, prefix: bytes, live: dict[bytes, StoredHold]) -> Iterator[str]:
+    """Those who wait stand in their queues, and nobody else does; whose turn is next is known while anybody waits."""
+    queues = {
+        key.removeprefix(prefix + b"q:"): content
+        for key, (_, content, _) in state.items()
+        if key.startswith(prefix + b"q:")
+    }
+    standing = {(field, hold_id) for field, content in queues.items() for hold_id in content}  # type: ignore[attr-defined]  # a dict
+    waiting = {
+        (take[3], hold_id)
+        for hold_id, hold in live.items()
+        for take in hold.takes
+        if hold.state == QUEUED and take[0] == SLOTS and take[8] and len(take[8]) > 1
+    }
+    if standing != waiting:
+        yield f"{prefix!r}: there wait {sorted(waiting)}, and {sorted(standing)} stand in queues"
+    if (prefix + b"pools" in state) != bool(waiting):
+        yield f"{prefix!r}: whose turn is next is {'known' if not waiting else 'not known'}"
 
 
 def _broken_due_times(

@@ -10,6 +10,7 @@ from server.domain.limits.base import Look
 from server.domain.operation import Operation, TenantRef
 from server.domain.plan import Plan, make_plan, usage_plan
 from server.domain.policy import Policy
+from server.domain.queue import QueueTerms, no_queues, queue_terms
 from server.domain.refill import Refill, refills_of
 from server.engine.base import (
     AccountWrite,
@@ -21,6 +22,7 @@ from server.engine.base import (
     HoldOutcome,
     Looked,
     Overtaken,
+    Queued,
     Refused,
     Replayed,
     Stale,
@@ -48,12 +50,18 @@ class Clock:
 
 @dataclass
 class Refills:
-    """What an engine under test takes for the refills of its one policy."""
+    """What an engine under test takes for the refills and queues of its one policy."""
 
     policy: Policy | None = None
 
     def __call__(self, _ref: TenantRef, account: Account, at_ms: int) -> Sequence[Refill]:
         return refills_of(self.policy, account, at_ms) if self.policy is not None else ()
+
+    def queues(self, ref: TenantRef, account: Account | None, now_ms: int) -> QueueTerms:
+        """The pools with queues."""
+        if self.policy is None:
+            return no_queues(ref, account, now_ms)
+        return queue_terms(self.policy, ref, account, now_ms)
 
 
 @dataclass
@@ -101,7 +109,9 @@ class Tenant:
         return make_plan(self.policy, operation, self.account, self.clock())
 
     async def reserve(self, plan: Plan) -> Granted | Refused | Replayed | Stale:
-        return await self.engine.reserve(plan, plan.operation.request_id, WITHIN_S)
+        answer = await self.engine.reserve(plan, plan.operation.request_id, WITHIN_S)
+        assert not isinstance(answer, Queued)
+        return answer
 
     async def grant(
         self, hold_id: str = "", *, action: str = "work", scope: Mapping[str, str] = EVERYWHERE, **amounts: int

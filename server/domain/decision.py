@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 from server.domain.http_answer import HttpAnswer, on_grant, on_refusal, plan_values, rate_values
 from server.domain.limits import PRECEDENCE
-from server.domain.limits.base import Kind, Look
+from server.domain.limits.base import Kind, Look, QueueLook
 from server.domain.limits.gate import Gate
 from server.domain.limits.quota import Quota
 from server.domain.plan import Plan
@@ -24,7 +24,7 @@ class Lease(NamedTuple):
 
 
 class Decision(NamedTuple):
-    """What CheckAndReserve, Extend and Estimate answer."""
+    """What CheckAndReserve, Extend and Estimate answer; `position` is that of a request which waits, else 0."""
 
     granted: bool
     policy_version: str
@@ -35,6 +35,12 @@ class Decision(NamedTuple):
     refusal: Refusal | None = None
     http: HttpAnswer | None = None
     degraded: bool = False
+    position: int = 0
+
+    @property
+    def outcome(self) -> str:
+        """What it is, in one word."""
+        return "granted" if self.granted else "queued" if self.position else "refused"
 
     def having(self, amounts: Mapping[str, int], lease: Lease | None) -> "Decision":
         """The same answer about a hold that keeps these amounts."""
@@ -55,6 +61,26 @@ def grant(
         http=on_grant(plan, looks),
         degraded=degraded,
     )
+
+
+def queued(
+    plan: Plan, looks: Sequence[Look], lease: Lease | None, position: int, *, replayed: bool = False
+) -> Decision:
+    """The answer of a request that waits in a queue, at this position from 1; nothing refuses it."""
+    return Decision(
+        granted=False,
+        policy_version=plan.policy.version,
+        results=LimitResults(plan, tuple(map(unblocked, looks))),
+        amounts=plan.amounts,
+        lease=lease,
+        replayed=replayed,
+        position=position,
+    )
+
+
+def unblocked(look: Look) -> Look:
+    """The figures of a limit that no longer stands in the way."""
+    return look.unblocked() if isinstance(look, QueueLook) else look._replace(wait_ms=0)
 
 
 def refuse(plan: Plan, looks: Sequence[Look]) -> Decision:
@@ -139,6 +165,8 @@ def _values(
     if isinstance(limit, Gate) and limit.of:
         allowed = limit.allowed(plan.account)
         values |= {"requested": plan.operation.scope.get(limit.of), "allowed": allowed[-1] if allowed else None}
+    if isinstance(look, QueueLook):
+        values |= {"queued": look.queued, "queue_limit": look.queue_cap}
     if isinstance(limit, Quota):
         values["reset_at"] = next(
             check.terms.end_ms for check in plan.shape.checks if check.limit is limit and check.terms is not None

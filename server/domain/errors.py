@@ -95,3 +95,11 @@ class CorruptStateError(HoldgateError):
 
 class PolicyRejectedError(HoldgateError):
     """A policy text is not a policy; the message names file, line and what was expected."""
+
+
+class UnauthenticatedError(HoldgateError):
+    """Nobody knows who calls."""
+
+
+class PermissionDeniedError(HoldgateError):
+    """The caller is known and may not do this; metadata has `caller`."""

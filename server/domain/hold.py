@@ -19,6 +19,9 @@ class State(IntEnum):
     EXPIRED = 4
     SETTLED_LATE = 5
     DONE = 6
+    QUEUED = 7
+    PROMOTED = 8
+    LEFT = 9
 
 
 class Event(StrEnum):
@@ -29,6 +32,7 @@ class Event(StrEnum):
     RELEASE = "Release"
     EXTEND = "Extend"
     EXPIRE = "lease ends"
+    TURN = "its turn comes"
 
 
 class Rule(StrEnum):
@@ -66,8 +70,30 @@ TRANSITIONS: Final[Mapping[tuple[State, Event], State | Rule]] = MappingProxyTyp
         (State.DONE, Event.SETTLE): Rule.IGNORED,
         (State.DONE, Event.RELEASE): Rule.IGNORED,
         (State.DONE, Event.EXTEND): Rule.REFUSED,
+        (State.QUEUED, Event.REPORT): Rule.REFUSED,
+        (State.QUEUED, Event.SETTLE): Rule.REFUSED,
+        (State.QUEUED, Event.RELEASE): State.LEFT,
+        (State.QUEUED, Event.EXTEND): State.QUEUED,
+        (State.QUEUED, Event.EXPIRE): State.LEFT,
+        (State.QUEUED, Event.TURN): State.PROMOTED,
+        (State.PROMOTED, Event.REPORT): Rule.REFUSED,
+        (State.PROMOTED, Event.SETTLE): Rule.REFUSED,
+        (State.PROMOTED, Event.RELEASE): State.LEFT,
+        (State.PROMOTED, Event.EXTEND): State.ACTIVE,
+        (State.PROMOTED, Event.EXPIRE): State.LEFT,
+        (State.LEFT, Event.REPORT): Rule.REFUSED,
+        (State.LEFT, Event.SETTLE): Rule.REFUSED,
+        (State.LEFT, Event.RELEASE): Rule.IGNORED,
+        (State.LEFT, Event.EXTEND): Rule.REFUSED,
     }
 )
+
+
+WAITING: Final = frozenset({State.QUEUED, State.PROMOTED})
+"""States of a hold whose request waits for its place: in the queue, or for the place to be claimed."""
+
+LIVE: Final = WAITING | {State.ACTIVE}
+"""States of a hold that keeps something, and will end by itself."""
 
 
 class MeterTotals(NamedTuple):

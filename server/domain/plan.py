@@ -10,9 +10,10 @@ from server.domain.account import Account
 from server.domain.cycle import day_of_month
 from server.domain.errors import AccountNotFoundError, InvalidRequestError
 from server.domain.hold import HoldNote
-from server.domain.limits.base import Check, CycleTerms, Kind, Limit, Look
+from server.domain.limits.base import Check, CycleTerms, Kind, Limit, Look, QueueForm
 from server.domain.limits.gate import Gate
 from server.domain.limits.quota import Quota
+from server.domain.limits.slots import Slots
 from server.domain.operation import TAKING, Operation, TenantRef, amounts_digest, request_digest
 from server.domain.policy import HoldTerms, Policy
 from server.domain.pricing import price, total
@@ -59,13 +60,14 @@ class CheckForm(NamedTuple):
     asks_room: bool
     terms: CycleTerms | None = None
     forced: bool = False
+    queue: QueueForm | None = None
 
     def check(self, units: Sequence[int]) -> Check:
         """The check of a request with these units, by the shape's names."""
         amount = self.fixed if self.meter < 0 else units[self.meter]
         take = 0 if self.asks_room else amount
         asked = 0 if self.forced else amount
-        return Check(self.place, self.limit, self.scope, asked, take, self.cap, self.settles, self.terms)
+        return Check(self.place, self.limit, self.scope, asked, take, self.cap, self.settles, self.terms, self.queue)
 
 
 class GuardForm(NamedTuple):
@@ -88,7 +90,8 @@ class Shape:
 
     For a policy, an account's plan, flags, overrides and first days of cycles, an action, dimensions, and the names of
     the amounts. Valid while valid_from_ms <= now < valid_until_ms. `kept` are the places in `names` of what a hold
-    keeps. `memo` is for what other layers derive from a shape once, each under its own name.
+    keeps. `queue` is the one in which a request without a place waits.
+    `memo` is for what other layers derive from a shape once, each under its own name.
     """
 
     policy: Policy
@@ -103,6 +106,7 @@ class Shape:
     checks: tuple[CheckForm, ...]
     gated: bool
     closed: bool
+    queue: QueueForm | None = None
     memo: dict[str, Any] = field(default_factory=dict)
 
     @property
@@ -117,7 +121,7 @@ class Shape:
         if key is None:
             content = (
                 self.policy.version,
-                [(check.place, check.scope, check.cap, check.terms) for check in self.checks],
+                [(check.place, check.scope, check.cap, check.queue or check.terms) for check in self.checks],
             )
             key = self.memo[FIGURES_KEY] = zlib.crc32(repr(content).encode()).to_bytes(4, "big")
         return key
@@ -328,6 +332,7 @@ def make_shape(policy: Policy, operation: Operation, names: tuple[str, ...], acc
                 fixed=fixed if room is None else room,
                 asks_room=room is not None,
                 terms=terms,
+                queue=limit.queue_form(account.plan, value.value) if isinstance(limit, Slots) else None,
             )
         )
     return Shape(
@@ -343,6 +348,7 @@ def make_shape(policy: Policy, operation: Operation, names: tuple[str, ...], acc
         checks=tuple(checks),
         gated=any(not gate.look.fits and not gate.limit.shadow for gate in gates),
         closed=any(form.limit.is_closed for form in checks),
+        queue=next((form.queue for form in checks if form.queue is not None), None),
     )
 
 
@@ -363,7 +369,8 @@ def usage_plan(policy: Policy, operation: Operation, account: Account, now_ms: i
         cap = MAX_AMOUNT if value.value is None else value.value
         scope = _scope_values(limit, operation.scope)
         form = CheckForm(place, limit, scope, cap, settles=False, meter=-1, fixed=0, asks_room=False, terms=terms)
-        checks.append(form)
+        queue = limit.queue_form(account.plan, value.value) if isinstance(limit, Slots) else None
+        checks.append(form._replace(queue=queue))
     shape = Shape(
         policy=policy,
         action=operation.action,

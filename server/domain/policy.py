@@ -10,6 +10,7 @@ from typing import Final
 from server.domain.catalog import Catalog
 from server.domain.limits.base import Limit
 from server.domain.limits.quota import Quota
+from server.domain.limits.slots import Slots
 from server.domain.templates import Template
 from server.domain.tiers import Tiers
 
@@ -163,11 +164,19 @@ class Policy:
     totals: Mapping[str, tuple[str, ...]] = field(default_factory=lambda: MappingProxyType({}))
     anchor_zones: tuple[tzinfo, ...] = field(init=False, default=())
     """The time zones of those quotas whose cycles begin on the day of an account's creation."""
+    queue_cells: tuple[str, ...] = field(init=False, default=())
+    """The cells of pools with queues."""
     is_timed: bool = field(init=False, default=False)
     """Whether the time of some action's holds is paid."""
+
+    def resolved(self, scope: Mapping[str, str]) -> Mapping[str, str]:
+        """A request's dimensions with what the catalog makes of them."""
+        return scope if self.catalog is None else self.catalog.resolved(scope)
 
     def __post_init__(self) -> None:
         """Finds the zones, once for all requests."""
         anchored = dict.fromkeys(limit.zone for limit in self.limits if isinstance(limit, Quota) and limit.anchored)
         object.__setattr__(self, "anchor_zones", tuple(anchored))
+        queues = [limit.cell for limit in self.limits if isinstance(limit, Slots) and limit.queue is not None]
+        object.__setattr__(self, "queue_cells", tuple(queues))
         object.__setattr__(self, "is_timed", any(action.hold.timed is not None for action in self.actions.values()))

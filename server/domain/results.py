@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, overload
 
-from server.domain.limits.base import Kind, Limit, Look
+from server.domain.limits.base import QUEUES, Kind, Limit, Look
 from server.domain.limits.window import Window
 from server.domain.plan import Plan
 from server.domain.templates import Template
@@ -21,7 +21,7 @@ class LimitResult(NamedTuple):
     @property
     def blocking(self) -> bool:
         """Whether it alone was reason to refuse."""
-        return not self.look.fits and not self.limit.shadow
+        return self.look.wait_ms not in {0, QUEUES} and not self.limit.shadow
 
     @property
     def remaining(self) -> int:

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import NamedTuple, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from server.domain.account import Account
 from server.domain.hold import Delivered, HoldView, MeterTotals, State
@@ -14,6 +14,7 @@ from server.domain.limits.quota import CycleUse
 from server.domain.note import Note
 from server.domain.operation import TenantRef
 from server.domain.plan import CheckForm, Plan
+from server.domain.queue import Ticket
 from server.domain.reconcile import BalanceState
 from server.domain.refill import Refill
 from server.domain.timed import Start
@@ -21,6 +22,9 @@ from server.domain.units import FOREVER_MS
 from server.engine.books import Books
 from server.engine.feed import Feed
 from server.engine.wakes import Wakes
+
+if TYPE_CHECKING:
+    from server.engine.queues import Queues
 
 
 class Granted(NamedTuple):
@@ -42,6 +46,24 @@ class Refused(NamedTuple):
     looks: tuple[Look, ...]
 
 
+class Stale(NamedTuple):
+    """The plan was made for another account version or another time: plan again with these."""
+
+    now_ms: int
+    account: Account | None
+
+
+class Queued(NamedTuple):
+    """Everything was taken but a place: the request waits in its queue at this position, from 1; its ticket is kept for
+    `lasts_ms` unless it is asked for again.
+    """
+
+    now_ms: int
+    looks: tuple[Look, ...]
+    position: int
+    lasts_ms: int
+
+
 class Replayed(NamedTuple):
     """The id is known: this is its hold or tombstone. Whether the content is equal is the caller's to judge.
 
@@ -52,13 +74,6 @@ class Replayed(NamedTuple):
     hold: HoldView
     looks: tuple[Look, ...]
     degraded: bool = False
-
-
-class Stale(NamedTuple):
-    """The plan was made for another account version or another time: plan again with these."""
-
-    now_ms: int
-    account: Account | None
 
 
 class Looked(NamedTuple):
@@ -195,8 +210,16 @@ class Engine(Protocol):
     def wakes(self) -> Wakes:
         """Who is woken when a tenant has new notes."""
 
-    async def reserve(self, plan: Plan, hold_id: str, within_s: float) -> Granted | Refused | Replayed | Stale:
-        """Takes all of the plan's checks or none. `hold_id` is empty when nothing is to be remembered."""
+    @property
+    def queues(self) -> "Queues":
+        """Who waits in front of pools."""
+
+    async def reserve(
+        self, plan: Plan, hold_id: str, within_s: float, ticket: Ticket | None = None
+    ) -> Granted | Refused | Replayed | Stale | Queued:
+        """Takes all of the plan's checks or none. `hold_id` is empty when nothing is to be remembered. Where nothing
+        but a pool with a queue blocks, the request waits, and `ticket` says how its place is kept.
+        """
 
     async def look(self, plan: Plan, within_s: float) -> Looked | Stale:
         """The plan's figures, taking nothing and remembering nothing."""

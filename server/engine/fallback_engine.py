@@ -16,15 +16,17 @@ from server.domain.errors import HoldgateError, StoreUnavailableError
 from server.domain.hold import Delivered, State
 from server.domain.operation import TenantRef, differing_parts
 from server.domain.plan import Plan, account_or_default, forced, make_plan
+from server.domain.queue import TermsOf, Ticket, no_queues
 from server.domain.refill import RefillTerms, no_refills
 from server.domain.timed import Start
-from server.engine.base import Extended, Found, Granted, HoldOutcome, Overtaken, Refused, Replayed, Stale
+from server.engine.base import Extended, Found, Granted, HoldOutcome, Overtaken, Queued, Refused, Replayed, Stale
 from server.engine.faults import id_reused
 from server.engine.guarded_store import GuardedStore
 from server.engine.local_allowance import Allowance
 from server.engine.local_holds import LocalHold
 from server.engine.redis_engine import RedisEngine
 from server.engine.replies import fault_of
+from server.engine.turns import Turns
 from server.engine.wakes import Wakes
 from server.metrics.metrics import Metrics
 
@@ -69,12 +71,23 @@ class FallbackEngine(RedisEngine):
         clock: Callable[[], int] = lambda: 0,
         refills: RefillTerms = no_refills,
         most_cells: int = 1000,
+        queues: TermsOf = no_queues,
         wakes: Wakes | None = None,
+        turns: Turns | None = None,
         local_clock: Callable[[], int] = lambda: monotonic_ns() // _NS_PER_MS,
         metrics: Metrics | None = None,
     ) -> None:
         metrics = metrics or Metrics()
-        super().__init__(store, clock=clock, refills=refills, most_cells=most_cells, wakes=wakes, metrics=metrics)
+        super().__init__(
+            store,
+            clock=clock,
+            refills=refills,
+            most_cells=most_cells,
+            queues=queues,
+            wakes=wakes,
+            turns=turns,
+            metrics=metrics,
+        )
         self._metrics = metrics
         self._guard = store
         self._share = share
@@ -88,13 +101,15 @@ class FallbackEngine(RedisEngine):
         """Grants that wait for the store."""
         return len(self._holds)
 
-    async def reserve(self, plan: Plan, hold_id: str, within_s: float) -> Granted | Refused | Replayed | Stale:
+    async def reserve(
+        self, plan: Plan, hold_id: str, within_s: float, ticket: Ticket | None = None
+    ) -> Granted | Refused | Replayed | Stale | Queued:
         """As with the store; while it is gone, from the allowance."""
         if self._holds and (known := await self._local(plan.operation.ref, hold_id, within_s)):
             return Replayed(self._local_clock(), known.view(), (), degraded=True)
         if not self._guard.is_open:
             try:
-                return await super().reserve(plan, hold_id, within_s)
+                return await super().reserve(plan, hold_id, within_s, ticket)
             except StoreUnavailableError:
                 if not self._guard.is_open:
                     raise

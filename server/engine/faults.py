@@ -60,6 +60,12 @@ def unfit(hold: HoldView, operation: str) -> HoldStateError:
     return HoldStateError(message, _state_details(hold.state, hold.meters))
 
 
+def left_queue(hold: HoldView) -> HoldStateError:
+    """The error for a request whose place in a queue was given up, or lapsed, before its turn."""
+    message = f"request {hold.hold_id!r} left its queue before its turn and was never run; ask again with a new id"
+    return HoldStateError(message, _state_details(hold.state, hold.meters))
+
+
 def raised_too_often(hold: HoldView) -> HoldStateError:
     """The error for a raise that the hold's record has no room for."""
     message = f"hold {hold.hold_id!r} has been raised too often within its windows; settle it and reserve anew"

@@ -55,7 +55,7 @@ class Hearing:
         return counted
 
     def _opened(self, reply: Reply) -> None:
-        if reply[0] == 1:
+        if reply[0] in {1, 6}:
             self._count_open()
 
     def _settled(self, reply: Reply) -> None:

@@ -20,7 +20,11 @@ of tenants by earliest due lives in the same slot: its tag is the smallest numbe
     hg:{webhook}:lease  string      which process tells the webhook
     hg:{webhook}:since  string      when there first was a webhook: what was noted before is not told
 
-Watchers are woken over the channel hg:noted, with the tenant's member.
+    hg:{p/t}:q:<cell>   sorted set  holds that wait for a place of a pool, by order of arrival
+    hg:{p/t}:pools      string      whose turn is next, while anybody waits (lua/include/queues.lua)
+
+Watchers are woken over the channel hg:noted, with the tenant's member; open calls that wait over hg:turn:<process>,
+with the tenant's member and the hold.
 """
 
 from binascii import crc_hqx
@@ -36,6 +40,7 @@ from server.domain.plan import CheckForm
 SLOTS: Final = 16384
 EPOCH_KEY: Final = b"hg:epoch"
 NOTED_CHANNEL: Final = b"hg:noted"
+TURN_CHANNEL: Final = b"hg:turn:"
 WEBHOOK_LEASE: Final = b"hg:{webhook}:lease"
 WEBHOOK_SINCE: Final = b"hg:{webhook}:since"
 
@@ -51,6 +56,11 @@ class TenantKeys(NamedTuple):
     due: bytes
     due_index: bytes
     member: bytes
+
+    @property
+    def fixed(self) -> tuple[bytes, ...]:
+        """KEYS of a script that is about no hold."""
+        return (self.cells, self.account, self.due, self.due_index)
 
     def hold(self, hold_id: str) -> bytes:
         """The key of a hold."""

@@ -4,7 +4,8 @@ from collections.abc import Mapping, Sequence
 
 from server.domain.limits import CELLS
 from server.domain.limits.balance import BalanceCell
-from server.domain.limits.base import Cell, Check, Look, Taken
+from server.domain.limits.base import QUEUES, Cell, Check, Look, Taken
+from server.domain.limits.slots import SlotsCell
 from server.domain.limits.window import Window
 from server.engine.memory_tenant import CellName, Take, Tenant
 
@@ -24,19 +25,43 @@ def cell_for(tenant: Tenant, check: Check) -> Cell:
 
 def look_all(checks: Sequence[Check], tenant: Tenant, now_ms: int) -> tuple[Look, ...]:
     """The figures of all checks."""
-    return tuple(cell_for(tenant, check).look(check, now_ms) for check in checks)
+    return tuple(look_at(check, tenant, now_ms) for check in checks)
+
+
+def look_at(check: Check, tenant: Tenant, now_ms: int) -> Look:
+    """The figures of one check; of a pool with a queue, over all pools that share its places."""
+    cell = cell_for(tenant, check)
+    if check.queue is None or not isinstance(cell, SlotsCell):
+        return cell.look(check, now_ms)
+    queued = sum(waits_for in check.queue.cells for waits_for, _ in tenant.queue)
+    return cell.look_at_queue(check, places_taken(tenant, check.queue.cells), queued, now_ms)
+
+
+def places_taken(tenant: Tenant, cells: Sequence[str]) -> int:
+    """The places taken of pools that share theirs."""
+    pools = [tenant.cells.get((cell, ())) for cell in cells]
+    return sum(pool.taken for pool in pools if isinstance(pool, SlotsCell))
+
+
+def waits(checks: Sequence[Check], looks: Sequence[Look]) -> Check | None:
+    """The pool that a request must wait for which nothing else blocks; None where it need not."""
+    if blocked(checks, looks):
+        return None
+    return next((check for check, look in zip(checks, looks, strict=True) if look.wait_ms == QUEUES), None)
 
 
 def follow_clock(checks: Sequence[Check], tenant: Tenant, looks: Sequence[Look], now_ms: int) -> None:
     """Moves what blocks back with a clock that stepped back."""
     for check, look in zip(checks, looks, strict=True):
-        if not look.fits:
+        if not look.fits and look.wait_ms != QUEUES:
             cell_for(tenant, check).follow(now_ms)
 
 
 def blocked(checks: Sequence[Check], looks: Sequence[Look]) -> bool:
     """Whether something blocks that is not only watched."""
-    return any(not look.fits and not check.limit.shadow for check, look in zip(checks, looks, strict=True))
+    return any(
+        look.wait_ms not in {0, QUEUES} and not check.limit.shadow for check, look in zip(checks, looks, strict=True)
+    )
 
 
 def take_all(
@@ -51,7 +76,8 @@ def take_all(
             continue
         cell = cell_for(tenant, check)
         draws = cell.drawn(check) if isinstance(cell, BalanceCell) else ()
-        after.append(cell.take(check, now_ms))
+        taken_look = cell.take(check, now_ms)
+        after.append(taken_look if check.queue is None else look_at(check._replace(amount=0), tenant, now_ms))
         meter = check.limit.meter if check.settles else ""
         if meter or not isinstance(check.limit, Window) or check.limit.returns:
             cycle_ms = check.terms.start_ms if check.terms is not None else 0

@@ -11,15 +11,17 @@ from functools import partial
 from typing import NamedTuple
 
 from server.domain.account import Account
-from server.domain.hold import Delivered, HoldView, MeterTotals, State
+from server.domain.hold import WAITING, Delivered, HoldView, MeterTotals, State
 from server.domain.ledger import Cause, LedgerEntry, Totals
 from server.domain.limits import Kind
 from server.domain.limits.balance import BalanceCell
 from server.domain.limits.base import Change, Ending, Look
+from server.domain.limits.slots import SlotsCell
 from server.domain.limits.window import WindowCell
 from server.domain.note import Note
 from server.domain.operation import TenantRef
 from server.domain.plan import Plan
+from server.domain.queue import TermsOf, Ticket, no_queues
 from server.domain.refill import RefillTerms, no_refills
 from server.domain.timed import Start
 from server.engine.base import (
@@ -33,6 +35,7 @@ from server.engine.base import (
     HoldOutcome,
     Looked,
     Overtaken,
+    Queued,
     Refused,
     Replayed,
     Stale,
@@ -50,10 +53,11 @@ from server.engine.faults import (
     unfit,
 )
 from server.engine.memory_books import MemoryBooks
-from server.engine.memory_checks import blocked, cell_for, follow_clock, look_all, name_of, take_all
+from server.engine.memory_checks import blocked, cell_for, follow_clock, look_all, name_of, take_all, waits
 from server.engine.memory_counts import bring_in, settled, stand
 from server.engine.memory_feed import MemoryFeed
 from server.engine.memory_money import begin_refills, change_grants, grant_units, is_ledgered, joined_draws, must_fit
+from server.engine.memory_queues import MemoryQueues, join_queue, leave_queue, make_turns
 from server.engine.memory_quotas import book_uses, cycles_of, joins, note_crossings
 from server.engine.memory_tenant import Hold, Tenant, balance_of
 from server.engine.memory_totals import is_new, named_totals, unnamed
@@ -71,12 +75,21 @@ class _Step(NamedTuple):
 class MemoryEngine:
     """Decisions in this process. `clock` gives milliseconds since the epoch."""
 
-    def __init__(self, clock: Callable[[], int], *, refills: RefillTerms = no_refills, most_cells: int = 1000) -> None:
+    def __init__(
+        self,
+        clock: Callable[[], int],
+        *,
+        refills: RefillTerms = no_refills,
+        queues: TermsOf = no_queues,
+        most_cells: int = 1000,
+    ) -> None:
         self._clock = clock
         self._refills = refills
+        self._queue_terms = queues
         self._most_cells = most_cells
         self._tenants: dict[TenantRef, Tenant] = {}
         self.books = MemoryBooks(self._enter)
+        self.queues = MemoryQueues(self._enter, self._release, _is_current)
         self.feed = MemoryFeed(self._tenants, clock)
         self.wakes = Wakes()
 
@@ -84,19 +97,32 @@ class MemoryEngine:
         """The tenant with all done that time has made due, in its order, and the time."""
         now_ms = self._clock()
         tenant = self._tenants.setdefault(ref, Tenant(noted=partial(self.wakes.wake, ref)))
-        while (due := _first_due(tenant)) and due[0] <= now_ms:
+        while (due := tenant.first_due())[0] <= now_ms:
             if hold_id := due[1]:
-                _finish(tenant, tenant.holds[hold_id], _Step(Ending.EXPIRE, State.EXPIRED, {}), now_ms)
+                waiting = tenant.holds[hold_id].state in WAITING
+                lapse = _Step(Ending.RELEASE, State.LEFT, {}) if waiting else _Step(Ending.EXPIRE, State.EXPIRED, {})
+                _finish(tenant, tenant.holds[hold_id], lapse, now_ms)
             else:
                 self._change_grants(ref, tenant, due[0])
         tenant.holds = {i: h for i, h in tenant.holds.items() if not h.kept_until_ms or h.kept_until_ms > now_ms}
+        self._make_turns(ref, tenant, now_ms)
         return tenant, now_ms
+
+    def _make_turns(self, ref: TenantRef, tenant: Tenant, now_ms: int) -> None:
+        if not tenant.queue:
+            return
+        for hold_id in make_turns(tenant, self._queue_terms(ref, tenant.account, now_ms), now_ms):
+            ticket = tenant.holds[hold_id].ticket
+            if ticket is not None and ticket.owner:
+                self.queues.turns.come(ref, hold_id)
 
     def _change_grants(self, ref: TenantRef, tenant: Tenant, at_ms: int) -> None:
         refills = self._refills(ref, tenant.account or Account(plan=""), at_ms)
         change_grants(tenant, refills, at_ms)
 
-    async def reserve(self, plan: Plan, hold_id: str, within_s: float) -> Granted | Refused | Replayed | Stale:
+    async def reserve(
+        self, plan: Plan, hold_id: str, within_s: float, ticket: Ticket | None = None
+    ) -> Granted | Refused | Replayed | Stale | Queued:
         """Takes all of the plan's checks or none."""
         tenant, now_ms = self._enter(plan.operation.ref)
         if (known := tenant.holds.get(hold_id)) is not None:
@@ -110,6 +136,7 @@ class MemoryEngine:
             return Refused(now_ms, looks)
         self._check_cells(plan, tenant, now_ms)
         follow_clock(plan.checks, tenant, looks, now_ms)
+        pool = waits(plan.checks, looks)
         takes, looks = take_all(plan.checks, tenant, looks, now_ms, {})
         if not hold_id:
             return Granted(now_ms, looks, 0)
@@ -129,7 +156,11 @@ class MemoryEngine:
             kept_until_ms=0 if plan.leaves_hold else now_ms + terms.replay_ms,
         )
         tenant.holds[hold_id] = hold
-        return Granted(now_ms, looks, hold.lease_ends_at_ms)
+        if pool is None or ticket is None:
+            return Granted(now_ms, looks, hold.lease_ends_at_ms)
+        position = join_queue(tenant, hold, pool, ticket, now_ms)
+        self._make_turns(plan.operation.ref, tenant, now_ms)
+        return Queued(now_ms, looks, position, ticket.lasts_ms)
 
     def _check_cells(self, plan: Plan, tenant: Tenant, now_ms: int) -> None:
         standing = [n for n, c in tenant.cells.items() if not isinstance(c, WindowCell) and not c.is_empty(now_ms)]
@@ -154,7 +185,7 @@ class MemoryEngine:
             delivered = item_totals(hold.view(), delivered)
         if hold.state is State.DONE:
             return _outcome(hold, applied=False)
-        if hold.state is State.RELEASED:
+        if hold.state in {State.RELEASED, State.LEFT, *WAITING}:
             raise unfit(hold.view(), "settle")
         named = named_totals(hold.hold_id, hold.meters, delivered)
         totals = {meter: named.get(meter, unnamed(values, final=final)) for meter, values in hold.meters.items()}
@@ -173,6 +204,7 @@ class MemoryEngine:
             state = State.SETTLED if hold.state is State.ACTIVE else State.SETTLED_LATE
             stand(tenant, allocation or hold_id, settled(hold.takes))
             _finish(tenant, hold, _Step(Ending.SETTLE, state, raised), now_ms)
+            self._make_turns(ref, tenant, now_ms)
         else:
             kept = {meter: total for meter, total in raised.items() if total or meter in named}
             _finish(tenant, hold, _Step(Ending.REPORT, hold.state, kept), now_ms)
@@ -180,11 +212,16 @@ class MemoryEngine:
 
     async def release(self, ref: TenantRef, hold_id: str, within_s: float) -> HoldOutcome:
         """Gives back what no report has charged."""
+        return self._release(ref, hold_id)
+
+    def _release(self, ref: TenantRef, hold_id: str) -> HoldOutcome:
         tenant, now_ms = self._enter(ref)
         hold = _held(tenant, ref, hold_id)
-        if hold.state is not State.ACTIVE:
+        if not hold.is_live:
             return _outcome(hold, applied=False)
-        _finish(tenant, hold, _Step(Ending.RELEASE, State.RELEASED, {}), now_ms)
+        ended = State.LEFT if hold.state in WAITING else State.RELEASED
+        _finish(tenant, hold, _Step(Ending.RELEASE, ended, {}), now_ms)
+        self._make_turns(ref, tenant, now_ms)
         return _outcome(hold, applied=True)
 
     async def extend(  # noqa: PLR0913  # each is a field of the request
@@ -253,6 +290,7 @@ class MemoryEngine:
             tenant.account = write.account
         if write.write_id:
             tenant.writes[write.write_id] = write.fingerprint, changed
+        self._make_turns(ref, tenant, now_ms)
         return Written(tenant.account, applied=True, changed=changed)
 
     async def ledger(self, ref: TenantRef, after: int, count: int, within_s: float) -> Sequence[LedgerEntry]:
@@ -296,7 +334,7 @@ class MemoryEngine:
     ) -> Sequence[HoldView]:
         """Open holds by (lease end, id)."""
         holds = self._tenants.get(ref, Tenant()).holds.values()
-        views = [hold.view() for hold in holds if hold.state is State.ACTIVE]
+        views = [replace(hold.view(), lease_ends_at_ms=hold.lease_ends_at_ms) for hold in holds if hold.is_live]
         views.sort(key=lambda view: (view.lease_ends_at_ms, view.hold_id))
         return [view for view in views if (view.lease_ends_at_ms, view.hold_id) > after][:count]
 
@@ -318,9 +356,9 @@ class MemoryEngine:
         """Expires overdue holds of all tenants."""
         expired = 0
         for ref, tenant in list(self._tenants.items()):
-            open_before = [hold for hold in tenant.holds.values() if hold.state is State.ACTIVE]
+            open_before = [hold for hold in tenant.holds.values() if hold.is_live]
             self._enter(ref)
-            expired += sum(hold.state is not State.ACTIVE for hold in open_before)
+            expired += sum(not hold.is_live for hold in open_before)
         return expired
 
     async def figures(self) -> StoreFigures:
@@ -373,14 +411,16 @@ def _raise(tenant: Tenant, hold: Hold, plan: Plan, now_ms: int) -> tuple[bool, t
 def _finish(tenant: Tenant, hold: Hold, step: _Step, now_ms: int) -> None:
     """One step in a hold's life: brings every cell that it took from to the new totals, then the hold."""
     ending, state, totals = step
-    live = hold.state is State.ACTIVE
-    for take in hold.takes:
+    live, was = hold.is_live, hold.state
+    taken = leave_queue(tenant, hold) if was is State.QUEUED else hold.takes
+    for take in taken:
         before = after = -1
         if take.meter:
             before = hold.meters[take.meter].reported or 0
             after = totals.get(take.meter, before)
-        change = Change(ending, before, after, live, now_ms)
         cell = tenant.cells[take.name]
+        unclaimed = was is State.PROMOTED and isinstance(cell, SlotsCell)  # nobody ran, so nothing is measured
+        change = Change(Ending.EXPIRE if unclaimed else ending, before, after, live, now_ms)
         totals_before = cell.totals if isinstance(cell, BalanceCell) else Totals()
         uncollected = cell.finish(take.taken, change, take.limit)
         if isinstance(cell, BalanceCell) and is_ledgered(take.limit) and cell.totals.moved != totals_before.moved:
@@ -408,9 +448,3 @@ def _held(tenant: Tenant, ref: TenantRef, hold_id: str) -> Hold:
 
 def _outcome(hold: Hold, *, applied: bool) -> HoldOutcome:
     return HoldOutcome(hold.state, applied, dict(hold.meters))
-
-
-def _first_due(tenant: Tenant) -> tuple[int, str] | None:
-    """The first that time makes due: a lease's end with its hold, or a change of grants with no id."""
-    leases = [(hold.lease_ends_at_ms, hold.hold_id) for hold in tenant.holds.values() if hold.state is State.ACTIVE]
-    return min([*leases, (tenant.next_change_ms(), "")])

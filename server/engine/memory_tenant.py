@@ -4,12 +4,13 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from server.domain.account import Account
-from server.domain.hold import HoldNote, HoldView, MeterTotals, State
+from server.domain.hold import LIVE, HoldNote, HoldView, MeterTotals, State
 from server.domain.ledger import Cause, LedgerEntry, Totals
 from server.domain.limits.balance import BalanceCell
 from server.domain.limits.base import Cell, Change, Ending, Limit, Look, Taken
 from server.domain.note import Note
 from server.domain.policy import HoldTerms
+from server.domain.queue import Ticket
 from server.domain.reconcile import BalanceState, GrantLeft
 from server.domain.units import FOREVER_MS
 
@@ -42,16 +43,22 @@ class Hold:
     meters: dict[str, MeterTotals]
     takes: list[Take]
     kept_until_ms: int = 0
+    ticket: Ticket | None = None
+
+    @property
+    def is_live(self) -> bool:
+        """Whether it keeps something, and will end by itself."""
+        return self.state in LIVE
 
     def view(self) -> HoldView:
         """As callers see it."""
-        open_or_expired = self.state not in {State.SETTLED, State.SETTLED_LATE, State.RELEASED}
+        open_or_expired = self.state not in {State.SETTLED, State.SETTLED_LATE, State.RELEASED, State.LEFT}
         return HoldView(
             hold_id=self.hold_id,
             state=self.state,
             fingerprint=self.fingerprint,
             created_at_ms=self.created_at_ms,
-            lease_ends_at_ms=self.lease_ends_at_ms if open_or_expired else 0,
+            lease_ends_at_ms=self.lease_ends_at_ms if open_or_expired and self.state is not State.QUEUED else 0,
             longest_ends_at_ms=self.created_at_ms + self.terms.longest_ms if open_or_expired else 0,
             lease_ms=self.terms.lease_ms if self.lease_ends_at_ms and open_or_expired else 0,
             meters=dict(self.meters),
@@ -71,7 +78,8 @@ class Schedule:
 @dataclass(slots=True)
 class Tenant:
     """All of one tenant; `writes` are the account writes already made, `trimmed` totals of dropped ledger entries,
-    `told` the id of the last note that the webhook has told. `noted` is called when there is a new note.
+    `queue` who waits for which cell, in the order of arrival, `told` the id of the last note that the webhook has told.
+    `noted` is called when there is a new note.
     """
 
     account: Account | None = None
@@ -85,6 +93,7 @@ class Tenant:
     schedules: dict[str, Schedule] = field(default_factory=dict)
     ledger: list[LedgerEntry] = field(default_factory=list)
     sequence: int = 0
+    queue: list[tuple[str, str]] = field(default_factory=list)
     trimmed: dict[str, Totals] = field(default_factory=dict)
 
     def moved(self, at_ms: int, cause: Cause, reference: str, cell: str, before: Totals) -> None:
@@ -98,7 +107,7 @@ class Tenant:
         balance, schedule = balance_of(self, cell), self.schedules.get(cell)
         kept = 0
         for hold in self.holds.values():
-            for take in hold.takes if hold.state is State.ACTIVE else ():
+            for take in hold.takes if hold.is_live else ():
                 if take.name[0] == cell:
                     change = Change(Ending.REPORT, 0, 0, live=True, now_ms=0)
                     total = (hold.meters[take.meter].reported or 0) if take.meter else 0
@@ -110,6 +119,11 @@ class Tenant:
             trimmed=self.trimmed.get(cell),
             kept=kept,
         )
+
+    def first_due(self) -> tuple[int, str]:
+        """The first that time makes due: a lease's end with its hold, or a change of grants with no id."""
+        leases = [(hold.lease_ends_at_ms, hold.hold_id) for hold in self.holds.values() if hold.is_live]
+        return min([*leases, (self.next_change_ms(), "")])
 
     def next_change_ms(self) -> int:
         """When grants change next by themselves."""

@@ -9,7 +9,6 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from time import monotonic
 from typing import Any, Final
 
-from server.domain.account import Account
 from server.domain.errors import (
     CorruptStateError,
     InvalidRequestError,
@@ -20,6 +19,7 @@ from server.domain.ledger import LedgerEntry, Totals
 from server.domain.note import Note
 from server.domain.operation import TenantRef
 from server.domain.plan import Plan
+from server.domain.queue import TermsOf, Ticket, no_queues
 from server.domain.refill import RefillTerms, no_refills
 from server.domain.timed import Start
 from server.engine import keys, records, sequences, wire, wire_money
@@ -35,6 +35,7 @@ from server.engine.base import (
     HoldOutcome,
     Looked,
     Overtaken,
+    Queued,
     Refused,
     Replayed,
     Stale,
@@ -54,21 +55,21 @@ from server.engine.faults import (
     too_many_cells,
     too_many_grants,
 )
-from server.engine.hearing import BY_CALL, BY_SWEEPER, Hearing
+from server.engine.hearing import BY_SWEEPER, Hearing
 from server.engine.notes import note_of
 from server.engine.pipeline import Heard, Reply, StoreCaller, Word
 from server.engine.quota_cells import cycles_of
+from server.engine.reaping import Reaping
 from server.engine.redis_books import RedisBooks
 from server.engine.redis_feed import RedisFeed
+from server.engine.redis_queues import RedisQueues
 from server.engine.replies import fault_of, hold_outcome, unreadable
 from server.engine.scripts import script
 from server.engine.store_calls import ScriptCall
 from server.engine.store_errors import OutcomeUnknown, StoreError
+from server.engine.turns import Turns
 from server.engine.wakes import Wakes
 from server.metrics.metrics import Metrics
-
-REAP_ROUNDS: Final = 200
-"""Times that one call reaps before it gives up; each round ends 50 holds."""
 
 VAIN_REAPS: Final = 20
 """Reaps in a row that end nothing before what is overdue is taken for something that no reap finds. A few are nothing
@@ -83,9 +84,6 @@ SWEEP_WITHIN_S: Final = 10.0
 
 TRIM_MOST: Final = 1000
 """Entries that one call drops from a ledger."""
-
-SWEEP_MOST: Final = 50
-"""Holds that one reap call of the sweeper ends."""
 
 
 OVERDUE: Final = 4
@@ -107,23 +105,28 @@ class RedisEngine:
         clock: Callable[[], int] = lambda: 0,
         refills: RefillTerms = no_refills,
         most_cells: int = 1000,
+        queues: TermsOf = no_queues,
         wakes: Wakes | None = None,
+        turns: Turns | None = None,
         metrics: Metrics | None = None,
     ) -> None:
         self._store = store
         self._clock = clock
-        self._refills = refills
         self._most_cells = most_cells
         self._hearing = Hearing(metrics or Metrics())
+        self._reaping = Reaping(self._evalsha, self._hearing, clock, refills, queues)
         self.books = RedisBooks(self._evalsha)
         self.feed = RedisFeed(self._evalsha, store, clock)
+        self.queues = RedisQueues(self._run, self._reaping.reap, clock, turns or Turns(), most_cells)
         self.wakes = wakes or Wakes()
 
-    async def reserve(self, plan: Plan, hold_id: str, within_s: float) -> Granted | Refused | Replayed | Stale:
+    async def reserve(
+        self, plan: Plan, hold_id: str, within_s: float, ticket: Ticket | None = None
+    ) -> Granted | Refused | Replayed | Stale | Queued:
         """Takes all of the plan's checks or none."""
         tenant = keys.tenant_keys(plan.operation.ref)
         packed = wire.pack_plan(plan, tenant, self._clock(), self._most_cells)
-        args = (packed.argument, *wire.pack_reserve(plan, packed, tenant, hold_id))
+        args = (packed.argument, *wire.pack_reserve(plan, packed, tenant, hold_id, ticket))
 
         async def look_up() -> list[Any] | None:
             if not hold_id:
@@ -148,6 +151,10 @@ class RedisEngine:
                 return Stale(now_ms, records.account_of(record))
             case [5, _]:
                 raise too_many_cells(plan.operation.ref, self._most_cells)
+            case [6, now_ms, rows, position, free] if ticket is not None:
+                if free:
+                    await self._reaping.reap(tenant, within_s)
+                return Queued(now_ms, packed.looks(rows, now_ms), position, ticket.lasts_ms)
         raise unreadable("reserve", reply)
 
     async def look(self, plan: Plan, within_s: float) -> Looked | Stale:
@@ -193,6 +200,7 @@ class RedisEngine:
             args.append(allocation.encode())
         left_s = within_s - (monotonic() - started_s)
         reply = await self._run(ScriptCall("settle", tenant, hold_id, args), left_s)
+        await self._reaping.make_turns(tenant, reply, within_s)
         return hold_outcome("settle", ref, hold_id, reply)
 
     async def release(self, ref: TenantRef, hold_id: str, within_s: float) -> HoldOutcome:
@@ -200,6 +208,7 @@ class RedisEngine:
         tenant = keys.tenant_keys(ref)
         args = (sequences.pack([self._clock(), hold_id]),)
         reply = await self._run(ScriptCall("release", tenant, hold_id, args), within_s)
+        await self._reaping.make_turns(tenant, reply, within_s)
         return hold_outcome("release", ref, hold_id, reply)
 
     async def extend(  # noqa: PLR0913  # each is a field of the request
@@ -263,14 +272,16 @@ class RedisEngine:
         args = (wire_money.pack_account_write(self._clock(), tenant.member, write),)
         reply = await self._run(ScriptCall("account", tenant, "", args, (tenant.ids,)), within_s)
         match reply:
-            case [1 | 2 as outcome, record, results]:
+            case [1 | 2 as outcome, record, results, waits]:
+                if waits and outcome == 1:
+                    await self._reaping.reap(tenant, within_s)
                 changed = dict(zip(write.grants, wire_money.results_of(results), strict=True))
                 return Written(records.account_of(record), applied=outcome == 1, changed=changed)
             case [3, record]:
                 return Conflict(records.account_of(record))
             case [5, _]:
                 raise balance_too_large()
-            case [6, _, _]:
+            case [6, _, _, _]:
                 raise id_reused(write.write_id, ["content"])
             case [7, _]:
                 raise too_many_grants()
@@ -343,7 +354,9 @@ class RedisEngine:
         try:
             async for member in tenants_due(self._ask, now_ms):
                 try:
-                    expired += await self._reap(keys.tenant_keys(keys.tenant_of(member)), SWEEP_WITHIN_S, BY_SWEEPER)
+                    expired += await self._reaping.reap(
+                        keys.tenant_keys(keys.tenant_of(member)), SWEEP_WITHIN_S, BY_SWEEPER
+                    )
                 except CorruptStateError as error:
                     corrupt = error
                 except InvalidRequestError:
@@ -379,26 +392,6 @@ class RedisEngine:
             raise no_such_hold(ref, hold_id)
         return hold
 
-    async def _reap(self, tenant: keys.TenantKeys, within_s: float, by: str) -> int:
-        expired = 0
-        terms = wire_money.RefillsAt()
-        ends_at_s = monotonic() + within_s
-        for _ in range(REAP_ROUNDS):
-            args = (wire_money.pack_reap(self._clock(), SWEEP_MOST, tenant.member, terms),)
-            all_keys = (tenant.cells, tenant.account, tenant.due, tenant.due_index)
-            left_s, heard = ends_at_s - monotonic(), self._hearing.reaping(by)
-            more, _, count, *wanted = await self._evalsha("reap", all_keys, args, left_s, heard=heard)
-            expired += count
-            if wanted:
-                terms = self._terms(keys.tenant_of(tenant.member), *wanted)
-            elif not more:
-                break
-        return expired
-
-    def _terms(self, ref: TenantRef, at_ms: int, record: bytes) -> wire_money.RefillsAt:
-        account = records.account_of(record) or Account(plan="")
-        return wire_money.RefillsAt(at_ms, account.version, self._refills(ref, account, at_ms))
-
     async def _run(self, call: ScriptCall, within_s: float, look_up: _LookUp | None = None) -> list[Any]:
         """Runs a script; while it answers that holds are overdue, reaps and asks again."""
         loop = asyncio.get_running_loop()
@@ -409,7 +402,7 @@ class RedisEngine:
             reply = await self._evalsha(call.name, call.keys, call.args, left_s, look_up, call.heard)
             if reply[0] != OVERDUE:
                 return reply
-            vain = 0 if await self._reap(call.tenant, left_s, BY_CALL) else vain + 1
+            vain = 0 if await self._reaping.reap(call.tenant, left_s) else vain + 1
             if vain >= VAIN_REAPS:
                 raise CorruptStateError(f"{call.name}: tenant {whose!r} has something overdue that no reap ends")
         message = f"{call.name}: no time was left for tenant {whose!r}, whose holds are overdue or whose store is slow"

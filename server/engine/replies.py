@@ -14,9 +14,9 @@ from server.engine.store_errors import ScriptFailed, StoreError
 def hold_outcome(operation: str, ref: TenantRef, hold_id: str, reply: list[Any]) -> HoldOutcome:
     """What a settle or release came to; raises where it does not fit."""
     match reply:
-        case [1, _, state, meters, _]:
+        case [1, _, state, meters, _, _]:
             return HoldOutcome(State(state), applied=True, meters=records.meters_of(meters))
-        case [1 | 2 as outcome, _, record]:
+        case [1 | 2 as outcome, _, record, *_]:
             hold = records.hold_of(hold_id, record)
             return HoldOutcome(hold.state, outcome == 1, hold.meters)
         case [3, _]:

@@ -24,6 +24,8 @@ SCRIPT_NAMES: Final = (
     "usage",
     "account",
     "find",
+    "ticket",
+    "renew",
     "audit",
     "trim",
     "repair",

@@ -14,14 +14,15 @@ import msgpack
 from server.domain.errors import CorruptStateError
 from server.domain.hold import Delivered, Fraction, HoldNote
 from server.domain.limits.balance import Balance
-from server.domain.limits.base import CycleTerms, Kind, Look
+from server.domain.limits.base import CycleTerms, Kind, Look, QueueLook
 from server.domain.limits.quota import Quota
 from server.domain.limits.slots import Slots
 from server.domain.limits.window import Window
 from server.domain.plan import CheckForm, Plan, Shape
 from server.domain.policy import Policy
+from server.domain.queue import Ticket
 from server.domain.timed import Start
-from server.engine import keys, quota_cells
+from server.engine import keys, quota_cells, wire_queues
 from server.engine.sequences import array_head, pack, unpack
 
 ROW: Final = 3
@@ -79,6 +80,16 @@ _LOOKS: Final[Mapping[Kind, _ToLook]] = {
 """What a kind's two numbers mean (`check_all` in `lua/include/checks.lua`), once `taken` units are added to them."""
 
 
+def _queued_look(check: CheckForm, row: list[int], taken: int, _now_ms: int) -> Look:
+    used, queued, wait_ms = row
+    used += taken
+    return QueueLook(check.cap, used, used, -1, wait_ms, queued, check.queue.depth if check.queue is not None else 0)
+
+
+def _look_of(check: CheckForm) -> _ToLook:
+    return _LOOKS[check.limit.kind] if check.queue is None else _queued_look
+
+
 class PackedPlan(NamedTuple):
     """A plan for the scripts: the argument, the keys of its window scopes, and the form of its shape."""
 
@@ -112,6 +123,7 @@ class ShapeForm:
         "_units_at",
         "checks",
         "nothing",
+        "pool_param",
         "rows",
         "rows_head",
         "scopes",
@@ -128,11 +140,16 @@ class ShapeForm:
             if check.limit.kind is Kind.WINDOW:
                 scopes.setdefault(keys.scope_text(check), []).append(index)
         order = standing + [index for indices in scopes.values() for index in indices]
-        self.checks = [checks[index] for index in order]
-        places = [order.index(index) for index in range(len(checks))]
-        self.rows = [(row, row * ROW, self.checks[row], _LOOKS[self.checks[row].limit.kind]) for row in places]
-        self.rows_head = array_head(len(checks) * ROW)
-        self.nothing = [0] * len(checks)
+        self.checks: list[CheckForm] = []
+        places: dict[int, int] = {}
+        for index in order:
+            self.checks += wire_queues.joined_checks(checks[index])
+            places[index] = len(self.checks)
+            self.checks.append(checks[index])
+        self.rows = [(places[index], places[index] * ROW, check, _look_of(check)) for index, check in enumerate(checks)]
+        self.rows_head = array_head(len(self.checks) * ROW)
+        self.nothing = [0] * len(self.checks)
+        self.pool_param = -1
         self.scopes = list(scopes)
         self.values: list[object] = [
             0,
@@ -140,8 +157,8 @@ class ShapeForm:
             shape.valid_from_ms,
             shape.valid_until_ms,
             most_cells,
-            len(checks),
-            len(standing),
+            len(self.checks),
+            len(standing) + len(self.checks) - len(checks),
             len(scopes),
         ]
         for indices in scopes.values():
@@ -178,6 +195,8 @@ class ShapeForm:
             return
         if check.meter >= 0:
             self._take_fills.append((len(self.takes) + TAKE_AMOUNT, check.meter))
+        if check.queue is not None:
+            self.pool_param = len(self.takes) + TAKE_SIZE - 1
         self.takes += take
 
     def plan_values(self, now_ms: int, version: int, units: Sequence[int]) -> list[object]:
@@ -194,9 +213,11 @@ class ShapeForm:
         """The units that a grant takes, per row."""
         return [fixed if meter < 0 else units[meter] for meter, fixed in self._units_at]
 
-    def take_values(self, units: Sequence[int]) -> list[object]:
-        """What a hold remembers of its takes."""
+    def take_values(self, units: Sequence[int], pool_param: bytes | int | None = None) -> list[object]:
+        """What a hold remembers of its takes; `pool_param` is what it remembers of a pool with a queue."""
         takes = self.takes.copy()
+        if pool_param is not None:
+            takes[self.pool_param] = pool_param
         for at, meter in self._take_fills:
             takes[at] = units[meter]
         return takes
@@ -270,7 +291,7 @@ def _param(check: CheckForm) -> int | str | bytes:
     """
     limit = check.limit
     if isinstance(limit, Slots):
-        return bytes([limit.measured]) + limit.typical_ms.to_bytes(6, "big") if limit.typical_ms else 0
+        return wire_queues.pool_param(limit, check.queue)
     if check.terms is not None:
         return quota_cells.packed_terms(check.terms)
     if isinstance(limit, Balance):
@@ -284,7 +305,7 @@ def _hold_param(check: CheckForm) -> int | bytes:
     """
     limit = check.limit
     if isinstance(limit, Slots):
-        return bytes([limit.measured]) if limit.typical_ms else 0
+        return wire_queues.kept_param(limit, None if check.queue is None else Ticket(check.queue.ticket_ms))
     if isinstance(limit, Quota) and check.terms is not None:
         return quota_cells.packed_cycle(check.terms.start_ms, limit.thresholds)
     if isinstance(limit, Balance):
@@ -299,8 +320,12 @@ def _windows_ttl_ms(policy: Policy, scope: tuple[str, ...]) -> int:
     return 2 * max(limit.window_ms for limit in policy.limits if isinstance(limit, Window) and limit.scope == scope)
 
 
-def pack_reserve(plan: Plan, packed: PackedPlan, tenant: keys.TenantKeys, hold_id: str) -> list[bytes]:
-    """What `reserve.lua` needs beside the plan: the request and the hold's record, then takes of shadow checks."""
+def pack_reserve(
+    plan: Plan, packed: PackedPlan, tenant: keys.TenantKeys, hold_id: str, ticket: Ticket | None = None
+) -> list[bytes]:
+    """What `reserve.lua` needs beside the plan: the request and the hold's record, then takes of shadow checks, then
+    what it needs of a request that may wait, for which `ticket` is kept.
+    """
     form, shape, units = packed.form, plan.shape, plan.units
     terms = plan.terms
     lease_ms = terms.granted_ms if plan.leaves_hold else 0
@@ -314,7 +339,8 @@ def pack_reserve(plan: Plan, packed: PackedPlan, tenant: keys.TenantKeys, hold_i
     ]
     for place in shape.kept:
         content += (shape.names[place], units[place], -1, 0)
-    takes = form.take_values(units)
+    pool = next((check.limit for check in form.checks if check.queue is not None), None) if ticket else None
+    takes = form.take_values(units, wire_queues.kept_param(pool, ticket) if isinstance(pool, Slots) else None)
     count = len(takes) // TAKE_SIZE
     if not form.shadows:
         content += (count, *takes)
@@ -329,9 +355,17 @@ def pack_reserve(plan: Plan, packed: PackedPlan, tenant: keys.TenantKeys, hold_i
             pack(content),
         ]
     )
-    if not form.shadows:
-        return [request]
-    return [request, pack([count, pack(takes), *form.shadow_values(units)])]
+    wait = [] if pool is None or ticket is None else [wire_queues.pack_wait(plan, pool.cell, ticket)]
+    if form.shadows:
+        return [request, pack([count, pack(takes), *form.shadow_values(units)]), *wait]
+    return [request, b"", *wait] if wait else [request]
+
+
+def pack_ticket(plan: Plan, hold_id: str, ticket: Ticket | None) -> bytes:
+    """What `ticket.lua` needs beside the plan; without a ticket it is kept as it was."""
+    pool = next((form.limit for form in plan.shape.checks if form.queue is not None), None)
+    kept = wire_queues.kept_param(pool, ticket) if isinstance(pool, Slots) and ticket is not None else b""
+    return pack([hold_id, kept])
 
 
 def _is_kept(check: CheckForm) -> bool:

@@ -13,6 +13,7 @@ from server.policy.document import Document, Path, shown
 from server.policy.kinds import BalanceModel
 from server.policy.ladder import compile_tiers
 from server.policy.names import compile_catalog, compile_known, compile_totals, compile_usual
+from server.policy.queues import check_queues
 from server.policy.schema import ActionModel, HoldModel, PolicyModel, PriceModel, TimedModel, shaped
 
 _VERSION_LENGTH: Final = 12
@@ -35,6 +36,7 @@ def compile_document(document: Document) -> Policy:
     actions = _actions(context, model)
     products = {name: _product(context, ("prices", name), price) for name, price in model.prices.items()}
     limits = _limits(context, model)
+    check_queues(context, model.limits, actions)
     tiers = compile_tiers(context, model)
     catalog, known = compile_catalog(context, model), compile_known(context, model)
     usual, totals = compile_usual(context, model), compile_totals(context, model)

@@ -67,12 +67,15 @@ GATE: Final[Fills] = MappingProxyType({"requested": Value.TEXT, "allowed": Value
 TIER: Final[Fills] = MappingProxyType({"tier": Value.NUMBER})
 """Known where the policy has tiers: the account's place on the ladder, from 0."""
 
+QUEUE: Final[Fills] = MappingProxyType(dict.fromkeys(("queued", "queue_limit"), Value.NUMBER))
+"""Known of a pool with a queue: how many wait, and how many may."""
+
 CYCLE: Final[Fills] = MappingProxyType({"reset_at": Value.TIME})
 """Known of a quota: when its cycle ends."""
 
 _FIGURES: Final = ("limit", "used", "held", "remaining", "needed", "have")
 RESERVED: Final = frozenset(
-    {*REFUSAL, *ENVELOPE, *TYPE, *WINDOWS, *TIER, *RETRY_AFTER, *GATE, *CYCLE, *_FIGURES, "meter"}
+    {*REFUSAL, *ENVELOPE, *TYPE, *WINDOWS, *TIER, *QUEUE, *RETRY_AFTER, *GATE, *CYCLE, *_FIGURES, "meter"}
 )
 """Names that no dimension may have."""
 

@@ -11,12 +11,14 @@ NAME: Final = r"^[A-Za-z][A-Za-z0-9_.-]{0,63}$"
 FIELD: Final = r"^[a-z][a-z0-9_]{0,63}$"
 PRODUCT: Final = r"^[A-Za-z0-9][A-Za-z0-9_.:/-]{0,63}$"
 HEADER: Final = r"^[A-Za-z][A-Za-z0-9-]{0,63}$"
+HASH: Final = r"^[0-9a-f]{64}$"
 _TEXT: Final = r"^[^\x00-\x1f\x7f]{1,128}$"
 
 PATTERNS: Final = {
     NAME: "a name: a letter, then letters, digits, '_', '.' or '-', at most 64 in all",
     FIELD: "a name in small letters: a letter, then letters, digits or '_', at most 64 in all",
     PRODUCT: "a name: letters, digits, '_', '.', ':', '/' or '-', at most 64 in all",
+    HASH: "a SHA-256 hash: 64 hex digits in small letters",
     HEADER: "a header name: letters, digits or '-', at most 64 in all",
     _TEXT: "text of 1 to 128 characters on one line",
 }

@@ -1,7 +1,7 @@
 """The shape of a policy file, and what is wrong with data that does not have it."""
 
 from collections.abc import Mapping
-from typing import Annotated, Any, Final, Literal
+from typing import Annotated, Any, Final, Literal, TypeVar
 
 from pydantic import Field, ValidationError
 from pydantic_core import ErrorDetails
@@ -22,6 +22,7 @@ from server.policy.model import (
     Text,
 )
 
+Shape = TypeVar("Shape", bound=Model)
 HttpStatus = Annotated[int, Field(ge=200, le=599)]
 RefusalStatus = Annotated[int, Field(ge=400, le=599)]
 
@@ -158,10 +159,15 @@ class PolicyModel(Model):
 
 
 def shaped(document: Document) -> PolicyModel:
-    """The document's data in its shape; raises PolicyRejectedError with every misfit."""
+    """A policy's data in its shape; raises PolicyRejectedError with every misfit."""
+    return fitted(document, PolicyModel)
+
+
+def fitted(document: Document, shape: type[Shape]) -> Shape:
+    """The document's data in this shape; raises PolicyRejectedError with every misfit."""
     keys: dict[int, list[str]] = {}
     try:
-        return PolicyModel.model_validate(document.data, context=keys)
+        return shape.model_validate(document.data, context=keys)
     except ValidationError as error:
         for detail in error.errors(include_url=False):
             _reject(document, detail, keys)

@@ -1,6 +1,6 @@
 """The policies in force: loaded whole, replaced whole, never by a bad one."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from time import time
 from types import MappingProxyType
@@ -9,6 +9,7 @@ from server.domain.account import Account
 from server.domain.errors import InvalidRequestError, PolicyRejectedError
 from server.domain.operation import TenantRef
 from server.domain.policy import Policy
+from server.domain.queue import QueueTerms, queue_terms
 from server.domain.refill import Refill, refills_of
 from server.policy.compiler import compile_text
 from server.policy.document import MAX_TEXT_BYTES
@@ -22,6 +23,8 @@ class PolicyStore:
         self._paths = tuple(paths)
         self._knobs = knobs
         self._policies = policies
+        self.beside: Callable[[], object] = lambda: None
+        """Reads what is kept beside the policies, and puts it to use; where either is bad, both stay as they are."""
         self.loaded_at_s = time()
         self.rejected = ""
         """What was wrong with the files when they were read last; empty for what is in force."""
@@ -54,6 +57,10 @@ class PolicyStore:
         """The refills of a tenant, by the policy that decides now; InvalidRequestError for an unknown policy."""
         return refills_of(self.get(ref.policy), account, at_ms)
 
+    def queues(self, ref: TenantRef, account: Account | None, at_ms: int) -> QueueTerms:
+        """A tenant's pools with queues, by the policy that decides now; InvalidRequestError for an unknown policy."""
+        return queue_terms(self.get(ref.policy), ref, account, at_ms)
+
     def check(self, text: str) -> Policy:
         """A policy text compiled with the settings in force, and not used; PolicyRejectedError if it is bad."""
         return compile_text(text, "policy", self._knobs.read())
@@ -64,10 +71,12 @@ class PolicyStore:
         Raises PolicyRejectedError and keeps what is in force if anything is bad.
         """
         try:
-            self._policies = load_policies(self._paths, self._knobs)
+            policies = load_policies(self._paths, self._knobs)
+            self.beside()
         except PolicyRejectedError as error:
             self.rejected = error.message
             raise
+        self._policies = policies
         self.rejected = ""
         self.loaded_at_s = time()
         return {name: policy.version for name, policy in self._policies.items()}

@@ -3,7 +3,9 @@
 import asyncio
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
+from typing import Final
 
+from grpc import aio
 from quota.v1 import admin_service_pb2, admin_service_pb2_grpc
 
 from server.administration import Administration
@@ -11,13 +13,23 @@ from server.domain.operation import TenantRef
 from server.rpc import convert, convert_admin, convert_money, convert_usage
 from server.rpc.calls import answering, streaming
 
+NAME: Final = admin_service_pb2.DESCRIPTOR.services_by_name["AdminService"].full_name
+"""The service's full name."""
+
 
 class AdminService(admin_service_pb2_grpc.AdminServiceServicer):
     """Serves quota.v1.AdminService; no call waits longer than `store_timeout_s` seconds for the store."""
 
+    name = NAME
+    new_work = ()
+
     def __init__(self, administration: Administration, store_timeout_s: float) -> None:
         self._administration = administration
         self.store_timeout_s = store_timeout_s
+
+    def add_to(self, server: aio.Server) -> None:
+        """Registers itself."""
+        admin_service_pb2_grpc.add_AdminServiceServicer_to_server(self, server)
 
     @answering
     async def PutAccount(

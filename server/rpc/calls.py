@@ -10,13 +10,14 @@ import inspect
 import uuid
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Coroutine, Sequence
 from contextlib import aclosing
+from contextvars import ContextVar
 from typing import Any, Final, Protocol, TypeVar, cast
 
 from google.protobuf.message import Message
 from grpc import StatusCode
 from quota.v1.error_reason_pb2 import ErrorReason
 
-from server.domain.errors import DeadlineError, HoldgateError, StoreUnavailableError
+from server.domain.errors import DeadlineError, HoldgateError, InvalidRequestError, StoreUnavailableError
 from server.domain.units import MAX_ID_BYTES
 from server.logs import log
 from server.rpc import errors
@@ -24,6 +25,12 @@ from server.rpc.denials import Denied
 
 ANSWER_MARGIN_S: Final = 0.003
 """Kept from the caller's deadline for the answer's way back, so that the caller learns what became of the call."""
+
+WAIT_MARGIN_S: Final = 0.02
+"""Kept from the deadline of a call that waits, so that it has left its queue when the caller gives it up."""
+
+_TIME_LEFT: Final[ContextVar[Callable[[], float | None] | None]] = ContextVar("time_left", default=None)
+"""Of a call that waits."""
 
 _OUR_FAULTS: Final = frozenset(
     {StatusCode.INTERNAL, StatusCode.UNAVAILABLE, StatusCode.DEADLINE_EXCEEDED, StatusCode.RESOURCE_EXHAUSTED}
@@ -127,6 +134,37 @@ def streaming(
             await errors.abort_internal(context, tell_failure(method.__name__, request))
 
     return call
+
+
+def patient(
+    call: Callable[[Servicer, Request, CallContext], Coroutine[Any, Any, Response]],
+) -> Callable[[Servicer, Request, CallContext], Coroutine[Any, Any, Response]]:
+    """Lets a call whose request has `wait` set know how much time it has in all: see `time_left_of_call`."""
+
+    @functools.wraps(call)
+    async def patiently(servicer: Servicer, request: Request, context: CallContext) -> Response:
+        if not cast("Any", request).wait:
+            return await call(servicer, request, context)
+        token = _TIME_LEFT.set(context.time_remaining)
+        try:
+            return await call(servicer, request, context)
+        finally:
+            _TIME_LEFT.reset(token)
+
+    return patiently
+
+
+def time_left_of_call() -> Callable[[], float | None]:
+    """How long this call may still wait, in seconds; raises InvalidRequestError where it is no call of its own."""
+    time_left = _TIME_LEFT.get()
+    if time_left is None:
+        raise InvalidRequestError.of("wait", "is for a call of its own; in a Batch or Stream ask again with the ticket")
+
+    def left_s() -> float | None:
+        given_s = time_left()
+        return None if given_s is None else max(given_s - WAIT_MARGIN_S, 0)
+
+    return left_s
 
 
 def as_written(method: Callable[..., Any]) -> Callable[..., Awaitable[None]]:

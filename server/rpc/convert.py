@@ -15,7 +15,7 @@ from server.domain.decision import Decision, HttpAnswer, LimitResult, LimitResul
 from server.domain.errors import InvalidRequestError
 from server.domain.hold import Delivered, Fraction, MeterTotals, State
 from server.domain.limits import Balance, Gate, Kind, Window
-from server.domain.limits.base import Look
+from server.domain.limits.base import Look, QueueLook
 from server.domain.operation import Flexible, Item, Operation, TenantRef
 from server.domain.plan import Source
 from server.domain.policy import Product
@@ -33,6 +33,11 @@ _SOURCES: Final = {source: quota_service_pb2.ValueSource.Value(f"VALUE_SOURCE_{s
 GRANT: Final = "convert.grant"
 """Where a shape's memo has what its grants have in common."""
 
+_OUTCOMES: Final = {
+    "granted": decision_pb2.OUTCOME_GRANTED,
+    "queued": decision_pb2.OUTCOME_QUEUED,
+    "refused": decision_pb2.OUTCOME_REFUSED,
+}
 _MODES: Final = quota_service_pb2.Mode.values()
 _BEST_EFFORT: Final = quota_service_pb2.MODE_BEST_EFFORT
 
@@ -194,11 +199,15 @@ def _fill_figures(message: decision_pb2.LimitStatus, look: Look) -> None:
         message.held = held
     if reset_ms >= 0:
         message.reset_after_ms = reset_ms
+    elif isinstance(look, QueueLook):
+        message.queued, message.queue_limit = look.queued, look.queue_cap
 
 
 def fill_decision(message: decision_pb2.Decision, decision: Decision) -> None:
     """Fills in the decision as it travels."""
-    message.outcome = decision_pb2.OUTCOME_GRANTED if decision.granted else decision_pb2.OUTCOME_REFUSED
+    message.outcome = _OUTCOMES[decision.outcome]
+    if decision.position:
+        message.position = decision.position
     message.policy_version = decision.policy_version
     _fill_terms(message, decision)
     fill_limits(message.limits, decision.results)

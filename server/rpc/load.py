@@ -7,6 +7,8 @@ let in at once as end in the time that a call may take. The others are turned aw
 """
 
 import asyncio
+from collections.abc import Iterator
+from contextlib import contextmanager
 from math import inf
 from time import monotonic
 from types import TracebackType
@@ -56,6 +58,15 @@ class Load:
         """Whether the next call is one too many."""
         return self.active >= self.limit
 
+    @contextmanager
+    def aside(self) -> Iterator[None]:
+        """A call that waits for something else than this process is not in work meanwhile."""
+        self.active -= 1
+        try:
+            yield
+        finally:
+            self.active += 1
+
     def look(self, seen: list[int], ended: int, elapsed_s: float) -> None:
         """Follows some time in which these numbers of calls were seen in work, and so many ended."""
         if ended >= _ENOUGH and sum(seen) >= len(seen):
@@ -67,7 +78,9 @@ class Load:
                 self.limit = min(max(int(per_s * allowed_s), FEWEST), self.limit)
                 return
         if self.limit < MOST:
-            self.limit = min(self.limit * 9 // 8, MOST)
+            # Where the line was gone in between there was a burst, and the next one may be larger.
+            grown = self.limit * 2 if min(seen) < FEWEST // 4 else self.limit * 9 // 8
+            self.limit = min(grown, MOST)
 
     async def __aenter__(self) -> Self:
         self._begin()

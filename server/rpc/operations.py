@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Final
 from google.rpc.status_pb2 import Status
 from quota.v1 import quota_service_pb2 as quota
 
+from server.access import entry
 from server.domain.errors import HoldgateError, InvalidRequestError
 from server.rpc import errors
 from server.rpc.calls import tell, tell_failure
@@ -24,6 +25,12 @@ MAX_UNANSWERED: Final = 1024
 
 NAMED_BY: Final = {"check_and_reserve": "request_id", "release_allocation": "allocation"}
 """Where an operation has the id of its hold, if not as `hold_id`; an allocation has its hold's unless it is named."""
+
+METHODS: Final[Mapping[str, str]] = {
+    field.name: f"{quota.DESCRIPTOR.services_by_name['QuotaService'].full_name}/{field.name.title().replace('_', '')}"
+    for field in quota.Operation.DESCRIPTOR.fields
+}
+"""The method that does alone what an operation does among others, by the operation's field name."""
 
 Answer = Callable[[Any, Any, float], Awaitable[None]]
 """A servicer's way to answer one request: fills the response in within some seconds; raises HoldgateError."""
@@ -83,6 +90,7 @@ class Operations:
             return
         request = getattr(operation, name)
         try:
+            entry.enter_operation(METHODS[name])
             await self._answers[name](request, getattr(result, name), within_s)
             getattr(result, name).SetInParent()
         except HoldgateError as error:

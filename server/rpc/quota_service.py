@@ -3,7 +3,9 @@
 from collections.abc import AsyncIterator
 from functools import partial
 from time import perf_counter
+from typing import Final
 
+from grpc import aio
 from quota.v1 import quota_service_pb2, quota_service_pb2_grpc
 
 from server import best_effort
@@ -11,12 +13,20 @@ from server.domain.operation import TenantRef
 from server.gate import QuotaGate
 from server.logs import DecisionLog
 from server.rpc import convert, convert_usage, denials
-from server.rpc.calls import CallContext, answering, as_written, filling
+from server.rpc.calls import CallContext, answering, as_written, filling, patient, time_left_of_call
 from server.rpc.operations import Operations
+
+NAME: Final = quota_service_pb2.DESCRIPTOR.services_by_name["QuotaService"].full_name
+"""The service's full name."""
 
 
 class QuotaService(quota_service_pb2_grpc.QuotaServiceServicer):
     """Serves quota.v1.QuotaService; no call waits longer than `store_timeout_s` seconds for the store."""
+
+    name = NAME
+    new_work = tuple(
+        f"/{NAME}/{method}" for method in ("CheckAndReserve", "Estimate", "GetUsage", "GetLimits", "Batch")
+    )
 
     def __init__(self, gate: QuotaGate, decisions: DecisionLog, store_timeout_s: float) -> None:
         self._gate = gate
@@ -33,6 +43,11 @@ class QuotaService(quota_service_pb2_grpc.QuotaServiceServicer):
             }
         )
 
+    def add_to(self, server: aio.Server) -> None:
+        """Registers itself."""
+        quota_service_pb2_grpc.add_QuotaServiceServicer_to_server(self, server)
+
+    @patient
     @filling(quota_service_pb2.CheckAndReserveResponse)
     async def CheckAndReserve(
         self,
@@ -43,10 +58,12 @@ class QuotaService(quota_service_pb2_grpc.QuotaServiceServicer):
         """Takes everything that was asked for, or nothing."""
         started_s = perf_counter()
         operation = convert.operation(request)
-        if operation.flexible is None:
-            decision = await self._gate.check_and_reserve(operation, within_s=within_s)
-        else:
+        if operation.flexible is not None:
             decision = await best_effort.check_and_reserve(self._gate, operation, within_s=within_s)
+        elif request.wait:
+            decision = await self._gate.wait_for_turn(operation, within_s=within_s, time_left=time_left_of_call())
+        else:
+            decision = await self._gate.check_and_reserve(operation, within_s=within_s)
         self._decisions.decided(operation, decision, started_s)
         if decision.refusal is not None and request.deny_as_status:
             raise denials.Denied(denials.status_of(decision, request.tenant))

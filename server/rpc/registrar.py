@@ -36,6 +36,10 @@ class LayeredTransport:
         """Begins to serve; the address with the port that was taken. Raises ListenError."""
         return await self._transport.start()
 
+    async def renew(self) -> None:
+        """Takes new connections with the certificate that the TLS files have now."""
+        await self._transport.renew()
+
     async def stop(self, grace_s: float) -> None:
         """Takes no more calls, lets those in work finish for up to `grace_s` seconds, and ends."""
         await self._transport.stop(grace_s)

@@ -1,80 +1,50 @@
-"""The gRPC server as a whole: both services, health, reflection, and how it goes down without losing a call."""
+"""The gRPC server at one address: services, health, reflection, and how it goes down without losing a call."""
 
 from collections.abc import Sequence
 from typing import Final, Protocol
 
+from google.protobuf import descriptor_pool
 from grpc import aio
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection, reflection_pb2_grpc
-from quota.v1 import (
-    admin_service_pb2,
-    admin_service_pb2_grpc,
-    quota_service_pb2,
-    quota_service_pb2_grpc,
-    test_clock_service_pb2,
-    test_clock_service_pb2_grpc,
-)
 
 from server.rpc.admin_service import AdminService
 from server.rpc.health import Health
-from server.rpc.quota_service import QuotaService
-from server.rpc.test_clock_service import TestClockService
 from server.rpc.transports.base import Transport
 
 GRACE_S: Final = 5.0
 """How long calls in work may still take once the server has stopped taking new ones."""
 
-QUOTA_SERVICE: Final = quota_service_pb2.DESCRIPTOR.services_by_name["QuotaService"].full_name
-ADMIN_SERVICE: Final = admin_service_pb2.DESCRIPTOR.services_by_name["AdminService"].full_name
-TEST_CLOCK_SERVICE: Final = test_clock_service_pb2.DESCRIPTOR.services_by_name["TestClockService"].full_name
 
-
-NEW_WORK: Final = tuple(
-    f"/{QUOTA_SERVICE}/{method}" for method in ("CheckAndReserve", "Estimate", "GetUsage", "GetLimits", "Batch")
-)
-"""Calls that a busy server turns away. It never does so with what ends work and makes room, and not with health."""
-
-
-class ProxyService(Protocol):
-    """A protocol that proxies speak."""
+class Service(Protocol):
+    """A service of the server's own, or of a protocol that proxies speak."""
 
     @property
     def new_work(self) -> Sequence[str]:
-        """Paths of its methods that ask for a decision."""
+        """Paths of its methods that ask for a decision: what a busy server turns away. It never does so with what ends
+        work and makes room, and not with health.
+        """
 
     @property
     def name(self) -> str:
-        """The full name of its service."""
+        """Its full name."""
 
     def add_to(self, server: aio.Server) -> None:
         """Registers itself."""
 
 
 class RpcServer:
-    """Serves over `transport`. `clock` is the service that sets the time, only ever given for tests."""
+    """Serves `services` over `transport`, with their health and reflection."""
 
-    def __init__(
-        self,
-        transport: Transport,
-        quota: QuotaService,
-        admin: AdminService,
-        clock: TestClockService | None = None,
-        proxies: Sequence[ProxyService] = (),
-    ) -> None:
+    def __init__(self, transport: Transport, services: Sequence[Service]) -> None:
         self._transport = transport
         self._health = Health()
-        self._admin = admin
+        self._services = tuple(services)
+        self._names = [service.name for service in services]
         server = self._transport.server
-        quota_service_pb2_grpc.add_QuotaServiceServicer_to_server(quota, server)
-        admin_service_pb2_grpc.add_AdminServiceServicer_to_server(admin, server)
-        self._names = [QUOTA_SERVICE, ADMIN_SERVICE]
-        if clock is not None:
-            test_clock_service_pb2_grpc.add_TestClockServiceServicer_to_server(clock, server)
-            self._names.append(TEST_CLOCK_SERVICE)
-        for proxy in proxies:
-            proxy.add_to(server)
-            self._names.append(proxy.name)
-        self.new_work: Final = (*NEW_WORK, *(path for proxy in proxies for path in proxy.new_work))
+        for service in services:
+            service.add_to(server)
+        self.new_work: Final = tuple(path for service in services for path in service.new_work)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
         names = [*self._names, health.SERVICE_NAME, reflection.SERVICE_NAME]
         reflections = reflection.aio.ReflectionServicer(names)
@@ -96,6 +66,10 @@ class RpcServer:
         status = health_pb2.HealthCheckResponse
         await self._health.set(name, status.SERVING if serving else status.NOT_SERVING)
 
+    async def renew(self) -> None:
+        """Takes new connections with the certificate that the TLS files have now."""
+        await self._transport.renew()
+
     async def stop_advertising(self) -> None:
         """Turns health to NOT_SERVING for good, while calls are still taken."""
         await self._health.enter_graceful_shutdown()
@@ -103,5 +77,14 @@ class RpcServer:
     async def stop(self) -> None:
         """Takes no more calls and lets those in work finish."""
         self._health.end_watches()
-        self._admin.end_watches()
+        for service in self._services:
+            if isinstance(service, AdminService):
+                service.end_watches()
         await self._transport.stop(GRACE_S)
+
+
+def methods_of(services: Sequence[Service]) -> frozenset[str]:
+    """All their methods, by full name, and those of reflection."""
+    names = [*(service.name for service in services), reflection.SERVICE_NAME]
+    found = map(descriptor_pool.Default().FindServiceByName, names)
+    return frozenset(f"{service.full_name}/{method.name}" for service in found for method in service.methods)

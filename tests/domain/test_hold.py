@@ -20,6 +20,9 @@ SETTLED_LATE  same     same          ignored   refused
 RELEASED      refused  refused       ignored   refused
 EXPIRED       EXPIRED  SETTLED_LATE  ignored   refused
 DONE          ignored  ignored       ignored   refused
+QUEUED        refused  refused       LEFT      QUEUED
+PROMOTED      refused  refused       LEFT      ACTIVE
+LEFT          refused  refused       ignored   refused
 """
 CALLS = (Event.REPORT, Event.SETTLE, Event.RELEASE, Event.EXTEND)
 WORDS = {"same": Rule.SAME, "ignored": Rule.IGNORED, "refused": Rule.REFUSED}
@@ -32,6 +35,8 @@ def test_the_table_is_the_contracts() -> None:
         for event, word in zip(CALLS, row[1:], strict=True)
     }
     expected[State.ACTIVE, Event.EXPIRE] = State.EXPIRED
+    expected[State.QUEUED, Event.EXPIRE] = expected[State.PROMOTED, Event.EXPIRE] = State.LEFT
+    expected[State.QUEUED, Event.TURN] = State.PROMOTED
 
     assert dict(TRANSITIONS) == expected
 
@@ -50,7 +55,7 @@ def test_the_published_page_shows_the_table() -> None:
         for event, told in zip(events, row[1:], strict=True)
     }
 
-    table = {key: value for key, value in TRANSITIONS.items() if key[1] is not Event.EXPIRE}
+    table = {key: value for key, value in TRANSITIONS.items() if key[1] not in {Event.EXPIRE, Event.TURN}}
     assert published == {
         key: f"→ {value.name}" if isinstance(value, State) else value.value for key, value in table.items()
     }
@@ -63,7 +68,10 @@ def test_a_hold_ends_once_and_is_settled_late_at_most_once() -> None:
 
     assert moves[State.ACTIVE] == {State.SETTLED, State.RELEASED, State.EXPIRED}
     assert moves[State.EXPIRED] == {State.SETTLED_LATE}
-    assert not any(moves[state] for state in (State.SETTLED, State.SETTLED_LATE, State.RELEASED, State.DONE))
+    assert moves[State.QUEUED] == {State.PROMOTED, State.LEFT}
+    assert moves[State.PROMOTED] == {State.ACTIVE, State.LEFT}
+    ended = (State.SETTLED, State.SETTLED_LATE, State.RELEASED, State.DONE, State.LEFT)
+    assert not any(moves[state] for state in ended)
 
 
 def test_stored_numbers_of_states_never_change() -> None:
@@ -74,6 +82,9 @@ def test_stored_numbers_of_states_never_change() -> None:
         "EXPIRED": 4,
         "SETTLED_LATE": 5,
         "DONE": 6,
+        "QUEUED": 7,
+        "PROMOTED": 8,
+        "LEFT": 9,
     }
 
 

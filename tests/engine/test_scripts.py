@@ -164,6 +164,8 @@ FLAGS: Final = {
     "trim": " flags=allow-oom",
     "lease": " flags=allow-oom",
     "tell": " flags=allow-oom",
+    "renew": " flags=allow-oom",
+    "deallocate": " flags=allow-oom",
     "usage": " flags=no-writes",
     "audit": " flags=no-writes",
     "find": " flags=no-writes",
@@ -261,6 +263,9 @@ async def play(tenant: Tenant) -> None:
     await tenant.settle("a", {"credits": 3})
     await tenant.release("b")
     await tenant.find("a")
+    await tenant.engine.books.release_allocation(tenant.ref, "a", "", WITHIN_S)
+    await tenant.engine.queues.renew(tenant.ref, ["line"], ["a"], 1000, WITHIN_S)
+    await tenant.engine.queues.ticket(tenant.plan("a", tokens=5), "a", None, WITHIN_S)
     await tenant.grant("late", tokens=1, credits=1)
     tenant.clock.advance(TERMS.lease_ms)
     await tenant.figures()

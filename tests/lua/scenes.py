@@ -8,37 +8,48 @@ the engine.
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, Final
 
 from server.domain.account import Account
 from server.domain.ledger import Cause
 from server.domain.limits import Balance, Kind
 from server.domain.limits.balance import GrantSource
+from server.domain.limits.slots import Queue
 from server.domain.operation import TenantRef
 from server.domain.plan import CheckForm, Plan
+from server.domain.policy import Action
+from server.domain.queue import Ticket, queue_terms
 from server.domain.refill import refills_of
 from server.domain.units import FOREVER_MS
 from server.engine import keys
-from server.engine.base import AccountWrite, AllocationImport, CycleImport
+from server.engine.base import AccountWrite, AllocationImport, CycleImport, Queued
 from server.engine.client import StoreConnection
 from server.engine.pipeline import Heard, Reply, ScriptSource, Word
 from server.engine.redis_engine import RedisEngine
 from server.engine.scripts import SCRIPT_NAMES, script
-from tests.policies_for_tests import HOUR_MS, TERMS, balance, count, policy, quota, slots, window
+from tests.policies_for_tests import HOUR_MS, TERMS, balance, count, only_for, policy, quota, slots, window
 from tests.stores import RunningStore
 from tests.tenants import START_MS, WITHIN_S, Clock, Tenant
 
+LINE: Final = slots("line", 1, typical_ms=15_000, queue=Queue(times=3, ticket_ms=30_000))
+TICKET: Final = Ticket(10 * HOUR_MS)
 LAB: Final = policy(
     window("rpm", 50),
     window("tpm", 500, "tokens", scope=("project",)),
     window("shadow", 1, shadow=True),
-    slots("jobs", 5),
+    only_for(slots("jobs", 5), "work"),
     slots("sized", 50, "frames", scope=("model",)),
     count("places", 9),
     quota("allowance", 4, grace_ms=30 * 24 * HOUR_MS, thresholds=(75, 100)),
+    only_for(LINE, "rest"),
     balance("credits", debt=10),
 )
-RICH: Final = policy(*LAB.limits, balance("purse", burn="312", refill=30, ledger=True))
+LONG: Final = replace(TERMS, lease_ms=10 * HOUR_MS, longest_ms=20 * HOUR_MS)
+RICH: Final = replace(
+    policy(*LAB.limits, balance("purse", burn="312", refill=30, ledger=True)),
+    actions={"work": Action("work", TERMS), "rest": Action("rest", LONG)},
+)
 """The same with all that a balance may have."""
 UNDATED: Final = replace(LAB, limits=tuple(limit for limit in LAB.limits if limit.kind is not Kind.QUOTA))
 """LAB without what depends on the date: for tests in which the store's own clock decides."""
@@ -68,6 +79,8 @@ KEYS: Final = {
     "hold": TENANT.hold("h"),
     "new hold": TENANT.hold("new"),
     "notes": TENANT.notes,
+    "queue": TENANT.prefix + b"q:" + LINE.cell.encode(),
+    "pools": TENANT.prefix + b"pools",
     "allocations": TENANT.prefix + b"alloc",
     "noted": TENANT.noted,
     "told": TENANT.told,
@@ -94,7 +107,8 @@ class Scene:
     async def build(cls, store: RunningStore, connection: StoreConnection) -> "Scene":
         store.command("FLUSHALL")
         clock = Clock()
-        tenant = Tenant(RedisEngine(connection, clock=clock), clock, RICH, REF)
+        engine = RedisEngine(connection, clock=clock, queues=partial(queue_terms, RICH))
+        tenant = Tenant(engine, clock, RICH, REF)
         await tenant.write(AccountWrite(grants={CREDITS: 7}, write_id="first", fingerprint=b"x"))
         await tenant.open(credits=93, purse=50)
         await tenant.write(replace(TO_PURSE, grants={PURSE.cell: 15}, write_id="promotion"))
@@ -106,6 +120,9 @@ class Scene:
         await tenant.grant("h", **AMOUNTS)
         clock.advance(1000)
         await tenant.report("h", {"tokens": 5, "credits": 4})
+        await tenant.grant("runs", action="rest")
+        for waits in ("waits", "waits too"):
+            assert isinstance(await _queue(tenant, waits), Queued)
         stored = {key: (store.command("DUMP", key), store.command("PTTL", key)) for key in store.command("KEYS", "*")}
         return cls(store, connection, tenant, stored, clock.now_ms)
 
@@ -134,6 +151,18 @@ def _reserve(tenant: Tenant) -> Awaitable[object]:
 
 def _refused(tenant: Tenant) -> Awaitable[object]:
     return tenant.reserve(tenant.plan("new", tokens=501))
+
+
+def _queue(tenant: Tenant, hold_id: str) -> Awaitable[object]:
+    return tenant.engine.reserve(tenant.plan(hold_id, action="rest"), hold_id, WITHIN_S, TICKET)
+
+
+def _ticket(tenant: Tenant) -> Awaitable[object]:
+    return tenant.engine.queues.ticket(tenant.plan("waits", action="rest"), "waits", Ticket(5000, "me.1"), WITHIN_S)
+
+
+def _renew_tickets(tenant: Tenant) -> Awaitable[object]:
+    return tenant.engine.queues.renew(REF, [LINE.cell], ["waits", "nobody"], 60_000, WITHIN_S)
 
 
 def _extend(tenant: Tenant) -> Awaitable[object]:
@@ -191,6 +220,11 @@ OPERATIONS: Final[dict[str, Operation]] = {
     "renew": lambda tenant: tenant.renew("h", credits=6),
     "extend": _extend,
     "deallocate": lambda tenant: tenant.engine.books.release_allocation(REF, "ended", "", WITHIN_S),
+    "reserve, queued": lambda tenant: _queue(tenant, "new"),
+    "release, with a turn": lambda tenant: tenant.release("runs"),
+    "release, from the queue": lambda tenant: tenant.release("waits"),
+    "ticket": _ticket,
+    "renew tickets": _renew_tickets,
     "find": lambda tenant: tenant.find("h"),
     "write account": _write_account,
     "audit": lambda tenant: tenant.engine.audit(REF, [PURSE.cell, CREDITS], WITHIN_S),
@@ -243,6 +277,7 @@ SCRIPT_OF: Final = {
     "look": "usage",
     "report": "settle",
     "renew": "extend",
+    "renew tickets": "renew",
     "write account": "account",
     REAP: "reap",
 }

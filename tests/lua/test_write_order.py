@@ -26,6 +26,9 @@ READS: Final = {
     "HLEN",
     "ZSCORE",
     "ZCARD",
+    "ZCOUNT",
+    "ZMSCORE",
+    "EXISTS",
     "ZRANGE",
     "ZRANGEBYSCORE",
     "XLEN",
@@ -34,7 +37,7 @@ READS: Final = {
     "HGETALL",
     "TIME",
 }
-TYPE_OF: Final = {"SET": "string", "GET": "string", "PEXPIRE": "any", "TIME": "none"}
+TYPE_OF: Final = {"SET": "string", "GET": "string", "EXISTS": "any", "DEL": "any", "PEXPIRE": "any", "TIME": "none"}
 """The type that a command wants of its key; `H...` want a hash and `Z...` a sorted set."""
 
 MOST_CALLS: Final = 60
@@ -54,6 +57,10 @@ class Call(NamedTuple):
     @property
     def kind(self) -> str:
         return TYPE_OF.get(self.command, {"H": "hash", "X": "stream", "Z": "zset"}.get(self.command[0], ""))
+
+
+POOLS: Final = Call("GET", TENANT.prefix + b"pools")
+"""Where a look at the queues begins."""
 
 
 def wrapped(name: str, *, failing: int = 0, tracing: bool = False) -> str:
@@ -118,14 +125,18 @@ async def test_a_failure_at_any_read_or_at_the_first_write_changes_nothing(
 async def test_whatever_is_written_after_the_first_write_was_seen_before(
     operation: str, valkey: RunningStore, connect_valkey: StoreConnection
 ) -> None:
-    """Of the right type, so that the write cannot fail; and nothing unseen is read any more."""
+    """Of the right type, so that the write cannot fail; and nothing unseen is read any more. When reap is done with
+    what is overdue, it looks at the queues, and then makes turns.
+    """
     scene = await Scene.build(valkey, connect_valkey)
     calls = calls_of(scene, SCRIPT_OF[operation], await captured(scene, operation, connect_valkey))
     start = first_write(calls)
 
     # The look at the hold that a repeat finds comes after a ZADD NX that changed nothing.
     repeated = [Call("GET", TENANT.hold("h"))] if operation == "reserve, repeated" else []
-    assert breaches(calls[:start], calls[start:]) == repeated
+    turns = calls.index(POOLS, start) if operation == REAP else len(calls)
+    assert breaches(calls[:start], calls[start:turns]) == repeated
+    assert breaches(calls, calls[turns + first_write(calls[turns:]) :]) == []
 
 
 def breaches(before: list[Call], after: list[Call]) -> list[Call]:
@@ -182,7 +193,7 @@ async def test_several_overdue_holds_are_each_read_and_then_written_whole(
         start = first_write(of_one)
         assert breaches([*head, *of_one[:start]], of_one[start:]) == []
         begin = end + 1
-    assert breaches(head, calls[begin:]) == []
+    assert breaches(head, calls[begin : calls.index(POOLS)]) == []
 
 
 async def test_admission_flat_in_live_holds(valkey: RunningStore, connect_valkey: StoreConnection) -> None:
@@ -219,9 +230,11 @@ MOST_PER_HASH: Final = {
     "report": (2, 1),  # the earliest lease end, then the cells
     "settle": (2, 2),  # fields to set, and a pool to remove
     "release": (2, 2),
+    "release, with a turn": (2, 3),  # the cells, then those of the queues' pools
+    "release, from the queue": (3, 2),
     "renew": (2, 1),
     "extend": (4, 2),  # looks, reports, looks again, raises
-    REAP: (2, 3),
+    REAP: (3, 3),
 }
 """Reads and writes of one hash in one script."""
 

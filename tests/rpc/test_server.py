@@ -14,7 +14,9 @@ from quota.v1.quota_service_pb2_grpc import QuotaServiceStub
 
 from server.bootstrap import SWEEPER, App, StartError, running
 from server.rpc import server as rpc_server
-from server.rpc.server import ADMIN_SERVICE, QUOTA_SERVICE, TEST_CLOCK_SERVICE
+from server.rpc.admin_service import NAME as ADMIN_SERVICE
+from server.rpc.quota_service import NAME as QUOTA_SERVICE
+from server.rpc.test_clock_service import NAME as TEST_CLOCK_SERVICE
 from server.rpc.transports.base import MAX_REQUEST_BYTES
 from tests.rpc.conftest import MakeSettings
 from tests.rpc.faults import fault_of

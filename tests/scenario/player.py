@@ -22,7 +22,7 @@ from tests.store_state import Snapshot, broken_rules, snapshot
 UNLESS_SAID: Final = {"outcome": Value("GRANTED"), "applied": Value(data=True), "replayed": Value(data=False)}
 """What an answer that has such a field must say."""
 
-TOTALS_UNLESS_SAID: Final = {"refused": Value({}), "errors": Value({}), "replayed": Value(0)}
+TOTALS_UNLESS_SAID: Final = {"queued": Value(0), "refused": Value({}), "errors": Value({}), "replayed": Value(0)}
 """The same for the totals of parallel calls."""
 
 SAID_AS: Final = {"outcome": {"refused", "refusal"}}
@@ -130,6 +130,8 @@ class _Player:
 
 def _changes_nothing(call: Call, answer: Fields) -> bool:
     """Whether the contract says that a call with this answer leaves everything as it was."""
+    if answer.get("outcome") == "QUEUED":
+        return False  # it takes a place in the queue, or renews it
     if call.word in READS or "error" in answer or answer.get("replayed") is True:
         return True
     request = call.message()
@@ -148,6 +150,7 @@ def _totals(answers: Sequence[Fields]) -> Fields:
     """How the answers of parallel calls were, in numbers."""
     return Fields(
         granted=sum(answer.get("outcome") == "GRANTED" for answer in answers),
+        queued=sum(answer.get("outcome") == "QUEUED" for answer in answers),
         refused=Whole(dict(Counter(answer["refused"] for answer in answers if answer.get("outcome") == "REFUSED"))),
         replayed=sum(answer.get("replayed") is True for answer in answers),
         applied=sum(answer.get("applied") is True for answer in answers),

@@ -18,7 +18,17 @@ GIVEN_KEYS: Final = ("accounts", "holds")
 DEFAULT_KEYS: Final = ("tenant", "action", "scope")
 STEP_KEYS: Final = ("at", "expect", "times", "via", "parallel", *VERBS)
 PARALLEL_KEYS: Final = ("times", "connections", "call")
-TOTALS: Final = ("granted", "refused", "replayed", "applied", "errors", "each", "each_granted", "each_refused")
+TOTALS: Final = (
+    "granted",
+    "queued",
+    "refused",
+    "replayed",
+    "applied",
+    "errors",
+    "each",
+    "each_granted",
+    "each_refused",
+)
 
 
 @dataclass(frozen=True, slots=True)

@@ -32,6 +32,11 @@ class _OutcomeEnumTypeWrapper(enum_type_wrapper._EnumTypeWrapper[_Outcome.ValueT
     """Everything asked for fits and, unless the call only checks, has been taken."""
     OUTCOME_REFUSED: _Outcome.ValueType  # 2
     """At least one limit blocks; nothing was taken from any limit."""
+    OUTCOME_QUEUED: _Outcome.ValueType  # 3
+    """Everything fits but a place of a pool with a queue: everything else has been taken, and the request waits at
+    `position`. hold_id is its ticket: the same request again renews it within expires_in_ms and, once its turn has
+    come, is granted. A ticket that is not renewed lapses, and everything goes back.
+    """
 
 class Outcome(_Outcome, metaclass=_OutcomeEnumTypeWrapper):
     """How a CheckAndReserve, Extend or Estimate was answered. A refusal is an answer and travels with gRPC
@@ -44,6 +49,11 @@ OUTCOME_GRANTED: Outcome.ValueType  # 1
 """Everything asked for fits and, unless the call only checks, has been taken."""
 OUTCOME_REFUSED: Outcome.ValueType  # 2
 """At least one limit blocks; nothing was taken from any limit."""
+OUTCOME_QUEUED: Outcome.ValueType  # 3
+"""Everything fits but a place of a pool with a queue: everything else has been taken, and the request waits at
+`position`. hold_id is its ticket: the same request again renews it within expires_in_ms and, once its turn has
+come, is granted. A ticket that is not renewed lapses, and everything goes back.
+"""
 
 class _LimitKind:
     ValueType = typing.NewType("ValueType", builtins.int)
@@ -129,6 +139,8 @@ class LimitStatus(message.Message):
     BLOCKING_FIELD_NUMBER: builtins.int
     SHADOW_FIELD_NUMBER: builtins.int
     RETRY_AFTER_MS_FIELD_NUMBER: builtins.int
+    QUEUED_FIELD_NUMBER: builtins.int
+    QUEUE_LIMIT_FIELD_NUMBER: builtins.int
     id: builtins.str
     """The limit's id in the policy."""
     kind: LimitKind.ValueType
@@ -159,6 +171,10 @@ class LimitStatus(message.Message):
     """For a blocking limit that waiting can clear: milliseconds until the same request would fit it if nothing
     else changed; exact for windows and quotas, an estimate for slots.
     """
+    queued: builtins.int
+    """Of a pool with a queue: requests that wait, of all pools that share its places; absent for other limits."""
+    queue_limit: builtins.int
+    """How many may wait; absent where `queued` is."""
     @builtins.property
     def scope(self) -> containers.ScalarMap[builtins.str, builtins.str]:
         """The dimensions that separate its cells, with this request's values (project → p1); empty when the
@@ -180,13 +196,19 @@ class LimitStatus(message.Message):
         blocking: builtins.bool = ...,
         shadow: builtins.bool = ...,
         retry_after_ms: builtins.int | None = ...,
+        queued: builtins.int | None = ...,
+        queue_limit: builtins.int | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = typing.Literal["_limit", b"_limit", "_remaining", b"_remaining", "_reset_after_ms", b"_reset_after_ms", "_retry_after_ms", b"_retry_after_ms", "limit", b"limit", "remaining", b"remaining", "reset_after_ms", b"reset_after_ms", "retry_after_ms", b"retry_after_ms"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = typing.Literal["_limit", b"_limit", "_queue_limit", b"_queue_limit", "_queued", b"_queued", "_remaining", b"_remaining", "_reset_after_ms", b"_reset_after_ms", "_retry_after_ms", b"_retry_after_ms", "limit", b"limit", "queue_limit", b"queue_limit", "queued", b"queued", "remaining", b"remaining", "reset_after_ms", b"reset_after_ms", "retry_after_ms", b"retry_after_ms"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["_limit", b"_limit", "_remaining", b"_remaining", "_reset_after_ms", b"_reset_after_ms", "_retry_after_ms", b"_retry_after_ms", "blocking", b"blocking", "held", b"held", "id", b"id", "kind", b"kind", "limit", b"limit", "meter", b"meter", "remaining", b"remaining", "reset_after_ms", b"reset_after_ms", "retry_after_ms", b"retry_after_ms", "scope", b"scope", "shadow", b"shadow", "used", b"used"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = typing.Literal["_limit", b"_limit", "_queue_limit", b"_queue_limit", "_queued", b"_queued", "_remaining", b"_remaining", "_reset_after_ms", b"_reset_after_ms", "_retry_after_ms", b"_retry_after_ms", "blocking", b"blocking", "held", b"held", "id", b"id", "kind", b"kind", "limit", b"limit", "meter", b"meter", "queue_limit", b"queue_limit", "queued", b"queued", "remaining", b"remaining", "reset_after_ms", b"reset_after_ms", "retry_after_ms", b"retry_after_ms", "scope", b"scope", "shadow", b"shadow", "used", b"used"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__limit: _TypeAlias = typing.Literal["limit"]  # noqa: Y015
     _WhichOneofArgType__limit: _TypeAlias = typing.Literal["_limit", b"_limit"]  # noqa: Y015
+    _WhichOneofReturnType__queue_limit: _TypeAlias = typing.Literal["queue_limit"]  # noqa: Y015
+    _WhichOneofArgType__queue_limit: _TypeAlias = typing.Literal["_queue_limit", b"_queue_limit"]  # noqa: Y015
+    _WhichOneofReturnType__queued: _TypeAlias = typing.Literal["queued"]  # noqa: Y015
+    _WhichOneofArgType__queued: _TypeAlias = typing.Literal["_queued", b"_queued"]  # noqa: Y015
     _WhichOneofReturnType__remaining: _TypeAlias = typing.Literal["remaining"]  # noqa: Y015
     _WhichOneofArgType__remaining: _TypeAlias = typing.Literal["_remaining", b"_remaining"]  # noqa: Y015
     _WhichOneofReturnType__reset_after_ms: _TypeAlias = typing.Literal["reset_after_ms"]  # noqa: Y015
@@ -195,6 +217,10 @@ class LimitStatus(message.Message):
     _WhichOneofArgType__retry_after_ms: _TypeAlias = typing.Literal["_retry_after_ms", b"_retry_after_ms"]  # noqa: Y015
     @typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__limit) -> _WhichOneofReturnType__limit | None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__queue_limit) -> _WhichOneofReturnType__queue_limit | None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__queued) -> _WhichOneofReturnType__queued | None: ...
     @typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__remaining) -> _WhichOneofReturnType__remaining | None: ...
     @typing.overload
@@ -343,8 +369,9 @@ class Decision(message.Message):
     REFUSAL_FIELD_NUMBER: builtins.int
     HTTP_FIELD_NUMBER: builtins.int
     AMOUNTS_FIELD_NUMBER: builtins.int
+    POSITION_FIELD_NUMBER: builtins.int
     outcome: Outcome.ValueType
-    """Granted or refused."""
+    """Granted, refused, or waiting."""
     hold_id: builtins.str
     """Names the hold for Settle, Release and Extend; equal to the request id. Empty when there is nothing to
     settle or give back and the caller named no id, on a refusal, and when the call only checked.
@@ -359,6 +386,8 @@ class Decision(message.Message):
     """Content hash of the policy that decided."""
     degraded: builtins.bool
     """True when the store was out of reach and a bounded local allowance decided."""
+    position: builtins.int
+    """Of a request that waits: its place in the queue, from 1; absent otherwise."""
     @builtins.property
     def limits(self) -> containers.RepeatedCompositeFieldContainer[LimitStatus]:
         """Every limit that was looked at, in the policy's order."""
@@ -391,15 +420,18 @@ class Decision(message.Message):
         refusal: Refusal | None = ...,
         http: HttpAnswer | None = ...,
         amounts: abc.Mapping[builtins.str, builtins.int] | None = ...,
+        position: builtins.int | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = typing.Literal["_expires_in_ms", b"_expires_in_ms", "_http", b"_http", "_refusal", b"_refusal", "_renew_after_ms", b"_renew_after_ms", "expires_in_ms", b"expires_in_ms", "http", b"http", "refusal", b"refusal", "renew_after_ms", b"renew_after_ms"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = typing.Literal["_expires_in_ms", b"_expires_in_ms", "_http", b"_http", "_position", b"_position", "_refusal", b"_refusal", "_renew_after_ms", b"_renew_after_ms", "expires_in_ms", b"expires_in_ms", "http", b"http", "position", b"position", "refusal", b"refusal", "renew_after_ms", b"renew_after_ms"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["_expires_in_ms", b"_expires_in_ms", "_http", b"_http", "_refusal", b"_refusal", "_renew_after_ms", b"_renew_after_ms", "amounts", b"amounts", "degraded", b"degraded", "expires_in_ms", b"expires_in_ms", "hold_id", b"hold_id", "http", b"http", "limits", b"limits", "outcome", b"outcome", "policy_version", b"policy_version", "refusal", b"refusal", "renew_after_ms", b"renew_after_ms", "replayed", b"replayed"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = typing.Literal["_expires_in_ms", b"_expires_in_ms", "_http", b"_http", "_position", b"_position", "_refusal", b"_refusal", "_renew_after_ms", b"_renew_after_ms", "amounts", b"amounts", "degraded", b"degraded", "expires_in_ms", b"expires_in_ms", "hold_id", b"hold_id", "http", b"http", "limits", b"limits", "outcome", b"outcome", "policy_version", b"policy_version", "position", b"position", "refusal", b"refusal", "renew_after_ms", b"renew_after_ms", "replayed", b"replayed"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__expires_in_ms: _TypeAlias = typing.Literal["expires_in_ms"]  # noqa: Y015
     _WhichOneofArgType__expires_in_ms: _TypeAlias = typing.Literal["_expires_in_ms", b"_expires_in_ms"]  # noqa: Y015
     _WhichOneofReturnType__http: _TypeAlias = typing.Literal["http"]  # noqa: Y015
     _WhichOneofArgType__http: _TypeAlias = typing.Literal["_http", b"_http"]  # noqa: Y015
+    _WhichOneofReturnType__position: _TypeAlias = typing.Literal["position"]  # noqa: Y015
+    _WhichOneofArgType__position: _TypeAlias = typing.Literal["_position", b"_position"]  # noqa: Y015
     _WhichOneofReturnType__refusal: _TypeAlias = typing.Literal["refusal"]  # noqa: Y015
     _WhichOneofArgType__refusal: _TypeAlias = typing.Literal["_refusal", b"_refusal"]  # noqa: Y015
     _WhichOneofReturnType__renew_after_ms: _TypeAlias = typing.Literal["renew_after_ms"]  # noqa: Y015
@@ -408,6 +440,8 @@ class Decision(message.Message):
     def WhichOneof(self, oneof_group: _WhichOneofArgType__expires_in_ms) -> _WhichOneofReturnType__expires_in_ms | None: ...
     @typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__http) -> _WhichOneofReturnType__http | None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__position) -> _WhichOneofReturnType__position | None: ...
     @typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__refusal) -> _WhichOneofReturnType__refusal | None: ...
     @typing.overload

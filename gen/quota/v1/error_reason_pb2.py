@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1bquota/v1/error_reason.proto\x12\x08quota.v1*\x85\x04\n\x0b\x45rrorReason\x12\x1c\n\x18\x45RROR_REASON_UNSPECIFIED\x10\x00\x12 \n\x1c\x45RROR_REASON_INVALID_REQUEST\x10\x01\x12\"\n\x1e\x45RROR_REASON_ACCOUNT_NOT_FOUND\x10\x02\x12\x1f\n\x1b\x45RROR_REASON_HOLD_NOT_FOUND\x10\x03\x12\x1a\n\x16\x45RROR_REASON_ID_REUSED\x10\x04\x12\x1b\n\x17\x45RROR_REASON_HOLD_STATE\x10\x05\x12\x1d\n\x19\x45RROR_REASON_HOLD_EXPIRED\x10\x06\x12 \n\x1c\x45RROR_REASON_TOTAL_DECREASED\x10\x07\x12 \n\x1c\x45RROR_REASON_ACCOUNT_CHANGED\x10\x08\x12\"\n\x1e\x45RROR_REASON_STORE_UNAVAILABLE\x10\t\x12\x1b\n\x17\x45RROR_REASON_STORE_LOST\x10\n\x12\x19\n\x15\x45RROR_REASON_DEADLINE\x10\x0b\x12\x1b\n\x17\x45RROR_REASON_OVERLOADED\x10\x0c\x12\x1f\n\x1b\x45RROR_REASON_TOO_MANY_CELLS\x10\r\x12\x19\n\x15\x45RROR_REASON_INTERNAL\x10\x0e\x12 \n\x1c\x45RROR_REASON_POLICY_REJECTED\x10\x0f\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1bquota/v1/error_reason.proto\x12\x08quota.v1*\xcb\x04\n\x0b\x45rrorReason\x12\x1c\n\x18\x45RROR_REASON_UNSPECIFIED\x10\x00\x12 \n\x1c\x45RROR_REASON_INVALID_REQUEST\x10\x01\x12\"\n\x1e\x45RROR_REASON_ACCOUNT_NOT_FOUND\x10\x02\x12\x1f\n\x1b\x45RROR_REASON_HOLD_NOT_FOUND\x10\x03\x12\x1a\n\x16\x45RROR_REASON_ID_REUSED\x10\x04\x12\x1b\n\x17\x45RROR_REASON_HOLD_STATE\x10\x05\x12\x1d\n\x19\x45RROR_REASON_HOLD_EXPIRED\x10\x06\x12 \n\x1c\x45RROR_REASON_TOTAL_DECREASED\x10\x07\x12 \n\x1c\x45RROR_REASON_ACCOUNT_CHANGED\x10\x08\x12\"\n\x1e\x45RROR_REASON_STORE_UNAVAILABLE\x10\t\x12\x1b\n\x17\x45RROR_REASON_STORE_LOST\x10\n\x12\x19\n\x15\x45RROR_REASON_DEADLINE\x10\x0b\x12\x1b\n\x17\x45RROR_REASON_OVERLOADED\x10\x0c\x12\x1f\n\x1b\x45RROR_REASON_TOO_MANY_CELLS\x10\r\x12\x19\n\x15\x45RROR_REASON_INTERNAL\x10\x0e\x12 \n\x1c\x45RROR_REASON_POLICY_REJECTED\x10\x0f\x12 \n\x1c\x45RROR_REASON_UNAUTHENTICATED\x10\x1e\x12\"\n\x1e\x45RROR_REASON_PERMISSION_DENIED\x10\x1f\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -32,5 +32,5 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'quota.v1.error_reason_pb2',
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_ERRORREASON']._serialized_start=42
-  _globals['_ERRORREASON']._serialized_end=559
+  _globals['_ERRORREASON']._serialized_end=629
 # @@protoc_insertion_point(module_scope)

@@ -91,6 +91,14 @@ class _ErrorReasonEnumTypeWrapper(enum_type_wrapper._EnumTypeWrapper[_ErrorReaso
     deciding.
     Example: "policies/credit-gate.yaml:12: limits[0].window: '60 sec' is no duration; write it as 60s"
     """
+    ERROR_REASON_UNAUTHENTICATED: _ErrorReason.ValueType  # 30
+    """UNAUTHENTICATED. The server tells callers apart, and the call shows nothing by which one is known.
+    Example: "no caller is known by the token"
+    """
+    ERROR_REASON_PERMISSION_DENIED: _ErrorReason.ValueType  # 31
+    """PERMISSION_DENIED. The caller may not call this method, or not about this tenant; never a quota refusal.
+    Example: {caller: "gateway"}
+    """
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     """The closed list of errors: cases in which no decision was made or an operation does not fit the hold's
@@ -166,4 +174,12 @@ ERROR_REASON_POLICY_REJECTED: ErrorReason.ValueType  # 15
 """FAILED_PRECONDITION. ReloadPolicy found a file that is no policy; the policies that decided before go on
 deciding.
 Example: "policies/credit-gate.yaml:12: limits[0].window: '60 sec' is no duration; write it as 60s"
+"""
+ERROR_REASON_UNAUTHENTICATED: ErrorReason.ValueType  # 30
+"""UNAUTHENTICATED. The server tells callers apart, and the call shows nothing by which one is known.
+Example: "no caller is known by the token"
+"""
+ERROR_REASON_PERMISSION_DENIED: ErrorReason.ValueType  # 31
+"""PERMISSION_DENIED. The caller may not call this method, or not about this tenant; never a quota refusal.
+Example: {caller: "gateway"}
 """

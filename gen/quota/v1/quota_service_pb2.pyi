@@ -71,6 +71,12 @@ class _HoldStateEnumTypeWrapper(enum_type_wrapper._EnumTypeWrapper[_HoldState.Va
     """Settled after its lease had ended."""
     HOLD_STATE_DONE: _HoldState.ValueType  # 6
     """Granted with nothing to settle or give back (requests in windows alone); remembered for replays."""
+    HOLD_STATE_QUEUED: _HoldState.ValueType  # 7
+    """Its request waits in a queue for a place; all else is taken."""
+    HOLD_STATE_PROMOTED: _HoldState.ValueType  # 8
+    """Its turn has come and its place is kept for it: the next call with its request claims it."""
+    HOLD_STATE_LEFT: _HoldState.ValueType  # 9
+    """Left its queue before it had its place: released, cancelled, or not renewed in time. Nothing was charged."""
 
 class HoldState(_HoldState, metaclass=_HoldStateEnumTypeWrapper):
     """Where a hold is in its life. See docs/hold-lifecycle.md."""
@@ -89,6 +95,12 @@ HOLD_STATE_SETTLED_LATE: HoldState.ValueType  # 5
 """Settled after its lease had ended."""
 HOLD_STATE_DONE: HoldState.ValueType  # 6
 """Granted with nothing to settle or give back (requests in windows alone); remembered for replays."""
+HOLD_STATE_QUEUED: HoldState.ValueType  # 7
+"""Its request waits in a queue for a place; all else is taken."""
+HOLD_STATE_PROMOTED: HoldState.ValueType  # 8
+"""Its turn has come and its place is kept for it: the next call with its request claims it."""
+HOLD_STATE_LEFT: HoldState.ValueType  # 9
+"""Left its queue before it had its place: released, cancelled, or not renewed in time. Nothing was charged."""
 
 class _ProjectionMethod:
     ValueType = typing.NewType("ValueType", builtins.int)
@@ -338,6 +350,7 @@ class CheckAndReserveRequest(message.Message):
     MODE_FIELD_NUMBER: builtins.int
     DENY_AS_STATUS_FIELD_NUMBER: builtins.int
     FLEXIBLE_FIELD_NUMBER: builtins.int
+    WAIT_FIELD_NUMBER: builtins.int
     policy: builtins.str
     """The policy's name; empty where the server has just one."""
     tenant: builtins.str
@@ -353,6 +366,11 @@ class CheckAndReserveRequest(message.Message):
     deny_as_status: builtins.bool
     """A refusal ends the call with RESOURCE_EXHAUSTED in place of an answer: with QuotaFailure, a violation for each
     limit that blocks; RetryInfo, only where waiting helps; and ErrorInfo, whose reason is the policy's code in capitals.
+    """
+    wait: builtins.bool
+    """Where nothing but a pool with a queue blocks: the call stays open until its turn has come, its deadline, or its
+    cancellation; it is then answered with a grant, or with DEADLINE_EXCEEDED, and leaves the queue. Without it the
+    answer is OUTCOME_QUEUED at once. INVALID_ARGUMENT in a Batch or Stream.
     """
     @builtins.property
     def scope(self) -> containers.ScalarMap[builtins.str, builtins.str]:
@@ -383,10 +401,11 @@ class CheckAndReserveRequest(message.Message):
         mode: Mode.ValueType = ...,
         deny_as_status: builtins.bool = ...,
         flexible: Flexible | None = ...,
+        wait: builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = typing.Literal["flexible", b"flexible"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["action", b"action", "amounts", b"amounts", "deny_as_status", b"deny_as_status", "flexible", b"flexible", "items", b"items", "mode", b"mode", "policy", b"policy", "request_id", b"request_id", "scope", b"scope", "tenant", b"tenant"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = typing.Literal["action", b"action", "amounts", b"amounts", "deny_as_status", b"deny_as_status", "flexible", b"flexible", "items", b"items", "mode", b"mode", "policy", b"policy", "request_id", b"request_id", "scope", b"scope", "tenant", b"tenant", "wait", b"wait"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

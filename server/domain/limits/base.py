@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import IntEnum, StrEnum
 from types import MappingProxyType
-from typing import ClassVar, Final, NamedTuple, Protocol
+from typing import ClassVar, Final, NamedTuple, Protocol, Self
 
 
 class Kind(IntEnum):
@@ -107,12 +107,24 @@ class CycleTerms(NamedTuple):
     price: int
 
 
+class QueueForm(NamedTuple):
+    """A pool's queue as it applies to one kind of request: at most `depth` wait for the places of `cells`, which are
+    those of all pools that share them; `cell` is this one's. A ticket lasts `ticket_ms`.
+    """
+
+    depth: int
+    cell: str
+    cells: tuple[str, ...]
+    ticket_ms: int
+
+
 class Check(NamedTuple):
     """One limit with state, as it applies to one request.
 
     `place` is the limit's index in the policy's list, `scope` the values of the limit's dimensions in order.
     `amount` must fit below `cap`; `take` is what a grant takes (0 when the policy only asks for room).
-    `settles` tells whether the take follows the reported usage of the limit's meter. A quota has `terms`.
+    `settles` tells whether the take follows the reported usage of the limit's meter. A quota has `terms`, a pool where
+    requests wait a `queue`.
     """
 
     place: int
@@ -123,12 +135,17 @@ class Check(NamedTuple):
     cap: int
     settles: bool
     terms: CycleTerms | None = None
+    queue: QueueForm | None = None
+
+
+QUEUES: Final = -2
+"""Of a look: what was asked for does not fit, and there is a place in the queue."""
 
 
 class Look(NamedTuple):
     """A limit's figures at one instant; after a grant they include what it took.
 
-    `wait_ms`: 0 fits; above 0 blocks for that long; -1 blocks, and the limit cannot say for how long.
+    `wait_ms`: 0 fits; above 0 blocks for that long; -1 blocks, and the limit cannot say for how long; QUEUES.
     `reset_ms`: time until `used` next falls by itself, 0 for an empty cell, -1 where time changes nothing.
     """
 
@@ -142,6 +159,42 @@ class Look(NamedTuple):
     def fits(self) -> bool:
         """Whether the amount asked for was there."""
         return self.wait_ms == 0
+
+
+class QueueLook(Look):
+    """The figures of a pool with a queue; `queued` requests wait, at most `queue_cap` may."""
+
+    queued: int
+    queue_cap: int
+
+    def __new__(  # noqa: PLR0913, PLR0917  # the figures
+        cls, cap: int, used: int, held: int, reset_ms: int, wait_ms: int, queued: int, queue_cap: int
+    ) -> Self:
+        """As a Look, with two figures beside it."""
+        look = super().__new__(cls, cap, used, held, reset_ms, wait_ms)
+        look.queued, look.queue_cap = queued, queue_cap
+        return look
+
+    def __eq__(self, other: object) -> bool:
+        """Whether all figures are equal."""
+        return isinstance(other, QueueLook) and self.figures == other.figures
+
+    def __ne__(self, other: object) -> bool:
+        """The contrary."""
+        return not self == other
+
+    def __hash__(self) -> int:
+        """As equality wants it."""
+        return hash(self.figures)
+
+    @property
+    def figures(self) -> tuple[int, ...]:
+        """All of them."""
+        return (*self, self.queued, self.queue_cap)
+
+    def unblocked(self) -> "QueueLook":
+        """The same for a request that is past the queue."""
+        return QueueLook(self.cap, self.used, self.held, self.reset_ms, 0, self.queued, self.queue_cap)
 
 
 class Draw(NamedTuple):

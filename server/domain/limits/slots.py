@@ -4,10 +4,25 @@ The cell is a count; whose place it is and until when is the hold's lease, and o
 before anybody counts. A pool whose jobs have a usual length also remembers when the jobs in it began.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import ClassVar, Final
 
-from server.domain.limits.base import Change, Check, Ending, Kind, Limit, Look, Taken
+from server.domain.limits.base import (
+    QUEUES,
+    UNLIMITED,
+    Change,
+    Check,
+    Ending,
+    Kind,
+    Limit,
+    Look,
+    PlanValues,
+    QueueForm,
+    QueueLook,
+    Taken,
+)
 
 STARTS_KEPT: Final = 64
 """Most beginnings that a pool remembers."""
@@ -20,15 +35,45 @@ JOBS_ENOUGH: Final = 8
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Queue:
+    """Where requests wait for a place: as many as `times` the pool's places, or `depths` if `times` is 0.
+
+    A ticket is kept for `ticket_ms` after it was last asked for. `joined` has, for plans on which pools share their
+    places and the order of arrival, the cells of all of them.
+    """
+
+    times: int = 0
+    depths: PlanValues = UNLIMITED
+    ticket_ms: int
+    joined: Mapping[str, tuple[str, ...]] = field(default_factory=lambda: MappingProxyType({}))
+
+    def depth(self, plan: str, cap: int) -> int:
+        """How many may wait on this plan, with so many places."""
+        return self.times * cap if self.times else self.depths.of(plan) or 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Slots(Limit):
     """At most `values` places at once. `typical_ms` is the usual length of a job, for the hint; 0 if unknown. With
-    `measured` the average of recent jobs takes its place once there were enough.
+    `measured` the average of recent jobs takes its place once there were enough. With a `queue` requests that find no
+    place wait for one.
     """
 
     kind: ClassVar[Kind] = Kind.SLOTS
 
     typical_ms: int = 0
     measured: bool = False
+    queue: Queue | None = None
+
+    def queue_form(self, plan: str, cap: int | None) -> QueueForm | None:
+        """The queue as it applies on this plan, with so many places; None without one."""
+        if self.queue is None or cap is None:
+            return None
+        return QueueForm(self.queue.depth(plan, cap), self.cell, self.joined(plan), self.queue.ticket_ms)
+
+    def joined(self, plan: str) -> tuple[str, ...]:
+        """The cells whose sum counts on this plan: its own, or those of all pools that share places with it."""
+        return (self.cell,) if self.queue is None else self.queue.joined.get(plan, (self.cell,))
 
 
 @dataclass(slots=True)
@@ -45,6 +90,19 @@ class SlotsCell:
         fits = check.amount == 0 or self.taken + check.amount <= check.cap
         wait_ms = 0 if fits else self._drain_ms(check.limit, now_ms)
         return Look(check.cap, self.taken, self.taken, -1, wait_ms)
+
+    def look_at_queue(self, check: Check, used: int, queued: int, now_ms: int) -> QueueLook:
+        """The figures of a pool with a queue: `used` places of all that share them, `queued` who wait for them.
+
+        Nobody overtakes: with anyone waiting, a request waits too.
+        """
+        assert check.queue is not None
+        wait_ms = 0
+        if check.amount and (queued or used + check.amount > check.cap):
+            wait_ms = QUEUES if queued < check.queue.depth else self.typical_ms(check.limit)
+            if check.amount > check.cap:
+                wait_ms = -1
+        return QueueLook(check.cap, used, used, -1, wait_ms, queued, check.queue.depth)
 
     def typical_ms(self, limit: Limit) -> int:
         """The usual length of a job, 0 if unknown."""
@@ -63,11 +121,15 @@ class SlotsCell:
 
     def take(self, check: Check, now_ms: int) -> Look:
         """Takes places."""
-        self.taken += check.take
-        limit = check.limit
-        if isinstance(limit, Slots) and limit.typical_ms and len(self.starts) < STARTS_KEPT:
-            self.starts.append(now_ms)
+        assert isinstance(check.limit, Slots)
+        self.begin(check.take, check.limit, now_ms)
         return self.look(check._replace(amount=0), now_ms)
+
+    def begin(self, places: int, limit: Slots, now_ms: int) -> None:
+        """A job takes places."""
+        self.taken += places
+        if limit.typical_ms and len(self.starts) < STARTS_KEPT:
+            self.starts.append(now_ms)
 
     def finish(self, taken: Taken, change: Change, limit: Limit) -> int:
         """Frees the places when the hold ends, however it ends, and measures how long they were taken."""

@@ -10,7 +10,8 @@ Args   1 msgpack sequence: now_ms (0: ask the store), tenant's member in the ind
          kept apart), ledgered (1 or 0), debt bound; then number of refills, per refill: field, ledgered, plan,
          ceiling, cycle_ms, next_ms, raises (1: at once, once per plan and cycle); then number of uses, per use: field,
          limit, terms, cycle (quota.lua), units; then number of allocations, per allocation: field, name, units
-Reply  {1, account, results} written; {2, account, results} this id was written before, with equal content;
+Reply  {1, account, results, waits} written, waits: 1 when somebody waits in a queue, for whom reap must look whether
+       the turn has come; {2, account, results, 0} this id was written before, with equal content;
        {3, account} the version is another one; {4, now} something is overdue: call reap, then ask again;
        {5, account} a balance would pass 2^53 - 1; {6, account} this id was written before with other content;
        {7, account} a balance would have too many grants; {8, account} a grant would be over already.
@@ -66,7 +67,7 @@ if read[2] and (tonumber(read[2]) or error('CORRUPT the earliest lease end')) <=
 end
 if known and write_id ~= '' then
   local same = string.sub(known, 1, #fingerprint) == fingerprint
-  return { same and 2 or 6, stored, string.sub(known, #fingerprint + 1) }
+  return { same and 2 or 6, stored, string.sub(known, #fingerprint + 1), 0 }
 end
 if replaces and account_version(read[1]) ~= expected then
   return { 3, stored }
@@ -190,6 +191,7 @@ for field, raw in pairs(counts) do
   cells[#cells + 1], cells[#cells + 2] = field, raw
 end
 local packed_results = cmsgpack.pack(results)
+local waits = redis.call('EXISTS', tenant_key('pools'))
 local before = redis.call('ZSCORE', KEYS[3], GRANTS_DUE)
 redis.call('ZSCORE', KEYS[4], member)
 
@@ -218,4 +220,4 @@ if write_id ~= '' then
   redis.call('HSET', KEYS[6], write_id, fingerprint .. packed_results)
 end
 write_ledger(entries)
-return { 1, stored, packed_results }
+return { 1, stored, packed_results, waits }

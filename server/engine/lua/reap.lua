@@ -6,11 +6,13 @@ Keys   1 cells (hash)  2 account (string)  3 due (sorted set)  4 index of tenant
 Args   1 msgpack sequence: now_ms (0: ask the store), holds at most, tenant's member in the index, instant that refill
          terms are for (0: none given), account version that they are for, then per term: field, ledgered, plan,
          ceiling, cycle_ms, next_ms
+       2 terms of the queues as hg:{p/t}:pools has them (queues.lua), '' for those that are there
 Reply  {1, now, expired} more is overdue; {0, now, expired} nothing is; {2, now, expired, at_ms, account} a refill was
-       due at that instant: call again with its terms.
+       due at that instant: call again with its terms; {5, now, expired, account} the queues' terms are out of date:
+       call again with new ones.
 Writes per overdue hold, each read and then written whole: due, cells and windows of its takes, hold, ledger; for one
        instant of grants: cells, grants, due, ledger (grants_change.lua); at the end cells.due and the index, whose
-       type is seen before the first write.
+       type is seen before the first write; when nothing is overdue any more, the turns of those who wait (queues.lua).
 Example {0, 1773144000000, 3} ]]
 --@include clock
 --@include finish
@@ -44,7 +46,9 @@ for _, id in ipairs(ids) do
     hold, at = hold_read(raw)
   end
   if hold and hold[1] == ACTIVE then
-    finish(key, id, hold, at, EXPIRE, EXPIRED, reported(hold), now)
+    finish(key, id, hold, at, EXPIRE, EXPIRED, reported(hold), now, nil, true)
+  elseif hold and (hold[1] == QUEUED or hold[1] == PROMOTED) then
+    finish(key, id, hold, at, RELEASE, LEFT, reported(hold), now, nil, true)
   else
     redis.call('ZREM', KEYS[3], id)
   end
@@ -54,8 +58,20 @@ local next_due = redis.call('ZRANGE', KEYS[3], 0, 0, 'WITHSCORES')[2]
 if next_due then
   redis.call('HSET', KEYS[1], 'due', next_due)
   redis.call('ZADD', KEYS[4], next_due, member)
-  return { tonumber(next_due) <= now and 1 or 0, now, expired }
+  if tonumber(next_due) <= now then
+    return { 1, now, expired }
+  end
+else
+  redis.call('HDEL', KEYS[1], 'due')
+  redis.call('ZREM', KEYS[4], member)
 end
-redis.call('HDEL', KEYS[1], 'due')
-redis.call('ZREM', KEYS[4], member)
-return { 0, now, expired }
+
+if ARGV[2] ~= '' and redis.call('EXISTS', tenant_key('pools')) == 1 then
+  redis.call('SET', tenant_key('pools'), ARGV[2])
+end
+local promoted, more = promote_look(now, {})
+promote_write(promoted)
+if more == 2 then
+  return { 5, now, expired, redis.call('GET', KEYS[2]) or '' }
+end
+return { more, now, expired }

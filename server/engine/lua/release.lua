@@ -2,9 +2,10 @@
 --[[ Gives back everything that no report has charged and ends the hold.
 
 Keys   1 cells (hash)  2 unused  3 due (sorted set)  4 unused  5 hold (string)
-Args   1 msgpack sequence: now_ms (0: ask the store), hold id
-Reply  {1, now, hold} applied; {2, now, hold} it had ended before, nothing to apply; {3, now} no such hold;
-       {4, now} holds are overdue: call reap, then ask again.
+Args   1 msgpack sequence: now_ms (0: ask the store), hold id, and, for an open call that gives its place in a queue up,
+         the call as in queues.lua: then a place that another call has taken over is left alone
+Reply  {1, now, hold, more} applied, more: not 0 when reap has turns to make; {2, now, hold} it had ended before,
+       nothing to apply; {3, now} no such hold; {4, now} holds are overdue: call reap, then ask again.
 Writes due, cells and windows of the hold's takes, hold. A second release finds
        the hold ended and frees nothing of its neighbours'.
 Example {1, 1773144000000, <3,...>} ]]
@@ -21,15 +22,20 @@ if not raw then
   return { 3, now }
 end
 local hold, at = hold_read(raw)
-if hold[1] ~= ACTIVE then
+local waits = hold[1] == QUEUED or hold[1] == PROMOTED
+if not waits and (hold[1] ~= ACTIVE or args[3]) then
+  return { 2, now, raw }
+end
+if args[3] and string.sub(hold[queued_take(hold, at) + 8], OWNER_AT) ~= args[3] then
   return { 2, now, raw }
 end
 -- Where it is missing from the due set, no reap ends it.
-if hold[2] + hold[3] <= now and redis.call('ZSCORE', KEYS[3], id) then
+local due = (waits or hold[2] + hold[3] <= now) and redis.call('ZSCORE', KEYS[3], id)
+if due and tonumber(due) <= now then
   return { 4, now }
 end
-local record = finish(KEYS[5], id, hold, at, RELEASE, RELEASED, reported(hold), now)
+local record, more = finish(KEYS[5], id, hold, at, RELEASE, waits and LEFT or RELEASED, reported(hold), now)
 if not record then
   return { 4, now }
 end
-return { 1, now, record }
+return { 1, now, record, more }

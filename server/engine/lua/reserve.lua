@@ -7,12 +7,16 @@ Args   1 plan (checks.lua)
        2 msgpack sequence: gated (1: a gate refuses), hold id ('': remember nothing), lease_ms (0: no lease),
          longest_ms, replay_ms, tenant's member in the index, the record from its fingerprint on (hold_layout.lua)
        3 when the plan has shadow checks, a msgpack sequence: the record's takes, which end argument 2 otherwise: their
-         number, the takes; then per shadow check that takes: its number, its take
+         number, the takes; then per shadow check that takes: its number, its take; '' without
+       4 when a request without a place may wait, a msgpack sequence: how long its ticket is kept in ms, the cell of its
+         pool, the terms of the queues (queues.lua), the cells of all pools with queues
 Reply  {0, now, rows} refused; {1, now, rows} granted; {2, now, hold} the id is known;
        {3, now, account} planned for another version or time; {4, now} holds are overdue: call reap, then ask again;
-       {5, now} too many cells. rows: msgpack sequence, 3 per check (checks.lua), from before anything is taken.
-Writes on a grant alone: due and index, hold, cells, windows. ZADD NX comes first, as only it can still find a wrong
-       type; SET NX is the look at the id. On a refusal only windows that block and moved back with the clock.
+       {5, now} too many cells; {6, now, rows, position, free} it waits in the queue; free: 1 when reap has turns to
+       make. rows: msgpack sequence, 3 per check (checks.lua), from before anything is taken.
+Writes on a grant alone: due and index, hold, cells, windows; of one that waits also its queue and pools. ZADD NX comes
+       first, as only it can still find a wrong type; SET NX is the look at the id. On a refusal only windows that block
+       and moved back with the clock.
 Example {1, 1773144000000, <1,60000,0>} ]]
 --@include clock
 --@include hold_layout
@@ -60,7 +64,7 @@ if id == '' then
 end
 
 -- A shadow check that does not fit took nothing, so the hold has nothing of it to give back.
-if ARGV[3] then
+if ARGV[3] and ARGV[3] ~= '' then
   local shadow = { cmsgpack.unpack(ARGV[3]) }
   local count, takes = shadow[1], shadow[2]
   for index = 3, #shadow, 2 do
@@ -94,13 +98,24 @@ if lease_ms == 0 then
   return { 1, now, figures }
 end
 
-local lease_end = now + lease_ms
+-- A request that must wait takes everything but its place, and stands behind all who came before it to any queue.
+local state, pool, terms, arrival = ACTIVE, nil, nil, 0
+local lease_end, lease_in = now + lease_ms, lease_ms
+if plan.queued then
+  local asked = { cmsgpack.unpack(ARGV[4]) }
+  pool, terms = asked[2], asked[3]
+  state, lease_end, lease_in = QUEUED, now + asked[1], 0
+  for index = 4, #asked do
+    local last = redis.call('ZRANGE', queue_key(asked[index]), -1, -1, 'WITHSCORES')
+    arrival = math.max(arrival, (tonumber(last[2]) or 0) + 1)
+  end
+end
 local due = string.format('%.0f', lease_end)
 local first_due = not earliest or lease_end < earliest
 if first_due then
   redis.call('ZSCORE', KEYS[4], member)
 end
-local active = cmsgpack.pack(ACTIVE, now, lease_ms, longest_ms, figures) .. content
+local active = cmsgpack.pack(state, now, lease_in, longest_ms, figures) .. content
 if redis.call('ZADD', KEYS[3], 'NX', due, id) == 0 then
   return { 2, now, redis.call('GET', KEYS[5]) }
 end
@@ -113,4 +128,9 @@ if first_due then
   redis.call('HSET', KEYS[1], 'due', due)
 end
 write_all(plan, sets, renews, moves)
+if plan.queued then
+  redis.call('ZADD', queue_key(pool), string.format('%.0f', arrival), id)
+  redis.call('SET', tenant_key('pools'), terms)
+  return { 6, now, figures, plan.queued + 1, plan.free and 1 or 0 }
+end
 return { 1, now, figures }

@@ -5,9 +5,9 @@ Keys   1 cells (hash)  2 unused  3 due (sorted set)  4 unused  5 hold (string)
 Args   1 msgpack sequence: now_ms (0: ask the store), hold id, final (1 or 0),
          form (0 nothing said, 1 totals, 2 fraction), then for form 1: number of meters, per meter: name, total;
          for form 2: delivered, reserved
-       2 the allocation that a final settle makes of what the hold has of counts; absent: named as the hold
-Reply  {1, now, state, meters, created_ms} applied, meters as in a hold's record; {2, now, hold} nothing to apply: a
-       repeat, or not above the last report;
+       2 when what the hold has of counts is to be an allocation with another name than the hold's: that name
+Reply  {1, now, state, meters, created_ms, more} applied, meters as in a hold's record, more: not 0 when reap has turns
+       to make; {2, now, hold} nothing to apply: a repeat, or not above the last report;
        {3, now} no such hold; {4, now} holds are overdue: call reap, then ask again; {5, now, hold} does not fit its
        state; {6, now, hold} a final total below an earlier report; {7, now, meter} the hold has no such meter.
 Writes due, cells and windows of the hold's takes, hold; the allocation.
@@ -28,7 +28,7 @@ local state, meters = hold[1], hold[METERS]
 if state == DONE then
   return { 2, now, raw }
 end
-if state == RELEASED then
+if state == RELEASED or state >= QUEUED then
   return { 5, now, raw }
 end
 -- Where it is missing from the due set, no reap ends it.
@@ -98,7 +98,8 @@ local ending, next_state = REPORT, state
 if final then
   ending, next_state = SETTLE, state == ACTIVE and SETTLED or SETTLED_LATE
 end
-if not finish(KEYS[5], id, hold, at, ending, next_state, totals, now, ARGV[2] or id) then
+local record, more = finish(KEYS[5], id, hold, at, ending, next_state, totals, now, ARGV[2] or id)
+if not record then
   return { 4, now }
 end
-return { 1, now, next_state, cmsgpack.pack(unpack(hold, METERS, METERS + meters * METER_SIZE)), hold[2] }
+return { 1, now, next_state, cmsgpack.pack(unpack(hold, METERS, METERS + meters * METER_SIZE)), hold[2], more }

@@ -10,7 +10,12 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping, MutableMappi
 from typing import Any, Final, TypeAlias
 
 from server.domain.decision import Decision
-from server.domain.errors import HoldgateError, InvalidRequestError
+from server.domain.errors import (
+    HoldgateError,
+    InvalidRequestError,
+    PermissionDeniedError,
+    UnauthenticatedError,
+)
 from server.domain.operation import Operation, TenantRef
 from server.gate import QuotaGate
 from server.rpc import errors
@@ -24,24 +29,34 @@ _FORBIDDEN: Final = 403
 _BAD_REQUEST: Final = 400
 _UNAVAILABLE: Final = 503
 
+_ASKERS_FAULTS: Final = (InvalidRequestError, UnauthenticatedError, PermissionDeniedError)
+
 Event: TypeAlias = MutableMapping[str, Any]
 Send: TypeAlias = Callable[[Event], Awaitable[None]]
 
 
 class Authorize:
-    """An ASGI application; no request waits longer than `store_timeout_s` seconds for the store."""
+    """An ASGI application; no request waits longer than `store_timeout_s` seconds for the store.
 
-    def __init__(self, gate: QuotaGate, store_timeout_s: float) -> None:
+    `let_in` raises where the one who asks, by the request's scope, may not.
+    """
+
+    def __init__(
+        self, gate: QuotaGate, store_timeout_s: float, let_in: Callable[[Event], None] = lambda _scope: None
+    ) -> None:
         self._gate = gate
         self._store_timeout_s = store_timeout_s
+        self._let_in = let_in
 
     async def __call__(self, scope: Event, _receive: object, send: Send) -> None:
         """Answers one request, of whatever method."""
         try:
+            self._let_in(scope)
             operation = _operation({name.decode("latin-1"): _text(value) for name, value in scope["headers"]})
             decision = await self._gate.check_and_reserve(operation, within_s=self._store_timeout_s)
         except HoldgateError as error:
-            status = _BAD_REQUEST if isinstance(error, InvalidRequestError) else _UNAVAILABLE
+            # Neither 401 nor 403: nginx would hand them on as if the caller's own client had been refused.
+            status = _BAD_REQUEST if isinstance(error, _ASKERS_FAULTS) else _UNAVAILABLE
             body = errors.clipped(error.message, errors.MAX_MESSAGE_BYTES).encode()
             await _send(send, status, {"Content-Type": "text/plain; charset=utf-8"}, body)
             return
@@ -83,6 +98,8 @@ def _answer(decision: Decision) -> tuple[int, dict[str, str], bytes]:
     headers |= told
     if decision.refusal is not None:
         return _FORBIDDEN, {**headers, "X-Quota-Status": str(status), "X-Quota-Code": decision.refusal.code}, body
+    if decision.position:
+        return _FORBIDDEN, {**headers, "X-Quota-Status": str(status), "X-Quota-Code": decision.outcome}, body
     if decision.lease:
         headers["X-Quota-Hold"] = decision.lease.hold_id
     return _NO_CONTENT, headers, b""

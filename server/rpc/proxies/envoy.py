@@ -175,7 +175,7 @@ def _fill_metadata(metadata: Struct, decision: Decision) -> None:
         metadata["hold_id"] = lease.hold_id
         if lease.expires_in_ms is not None:
             metadata["expires_in_ms"] = str(lease.expires_in_ms)
-    metadata["outcome"] = "granted" if decision.granted else "refused"
+    metadata["outcome"] = decision.outcome
     metadata["policy_version"] = decision.policy_version
     if decision.refusal:
         metadata["code"] = decision.refusal.code

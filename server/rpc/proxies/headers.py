@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from enum import StrEnum
+from http import HTTPStatus
 from typing import Final
 
 import orjson
@@ -41,9 +42,14 @@ def ratelimit_headers(decision: Decision, version: HeaderVersion) -> dict[str, s
 
 
 def http_answer(decision: Decision) -> tuple[int, dict[str, str], bytes]:
-    """Status, headers and body for a client: those of the policy's envelope, else problem+json; 200 on a grant."""
+    """Status, headers and body for a client: those of the policy's envelope, else problem+json; 200 on a grant. One
+    that waits in a queue is told when to ask again.
+    """
     told = decision.http
     headers = dict(told.headers) if told else {}
+    if decision.position:  # a proxy cannot wait with its client, who is to ask again
+        again_ms = (decision.lease.renew_after_ms or 0) if decision.lease else 0
+        return HTTPStatus.TOO_MANY_REQUESTS, {"Retry-After": str(max(whole_seconds(again_ms), 1))}, b""
     if decision.refusal is None:
         return 200, headers, b""
     if told is not None and told.body is not None:

@@ -48,5 +48,8 @@ class Transport(Protocol):
     async def start(self) -> str:
         """Begins to serve; the address with the port that was taken. Raises ListenError."""
 
+    async def renew(self) -> None:
+        """Takes new connections with the certificate that the TLS files have now; no call is dropped for it."""
+
     async def stop(self, grace_s: float) -> None:
         """Takes no more calls, lets those in work finish for up to `grace_s` seconds, and ends."""

@@ -9,7 +9,7 @@ from grpc import aio
 from server.rpc import errors
 from server.rpc.load import Load
 from server.rpc.transports.base import BUSY, MAX_CONCURRENT_CALLS, MAX_REQUEST_BYTES, ListenError, Route
-from server.rpc.transports.tls import TlsFiles
+from server.rpc.transports.tls import TlsContent, TlsError, TlsFiles
 
 _Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
 _Found: TypeAlias = "grpc.RpcMethodHandler[Any, Any] | None"
@@ -63,6 +63,9 @@ class GrpcioTransport:
             return self.server.add_insecure_port(self._listen)
         return self.server.add_secure_port(self._listen, _credentials(self._tls))
 
+    async def renew(self) -> None:
+        """Nothing is to be done: each handshake asks for the certificate."""
+
     async def stop(self, grace_s: float) -> None:
         """Takes no more calls, lets those in work finish for up to `grace_s` seconds, and ends."""
         await self.server.stop(grace_s)
@@ -108,6 +111,28 @@ def _behind(load: Load, handler: _Handler) -> _Handler:
 
 
 def _credentials(tls: TlsFiles) -> grpc.ServerCredentials:
-    chains = [(tls.key.read_bytes(), tls.certificate.read_bytes())]
-    authorities = tls.client_ca.read_bytes() if tls.client_ca else None
-    return grpc.ssl_server_credentials(chains, authorities, require_client_auth=authorities is not None)
+    """Credentials that each handshake asks whether the files have changed; bad ones leave it as it was."""
+    current = tls.content()
+
+    def changed() -> grpc.ServerCertificateConfiguration | None:
+        nonlocal current
+        try:
+            content = tls.content()
+            if content == current:
+                return None
+            tls.check()
+        except (OSError, TlsError):
+            return None
+        current = content
+        return _configuration(content)
+
+    wants = tls.client_ca is not None
+    return grpc.dynamic_ssl_server_credentials(
+        _configuration(current),
+        changed,  # type: ignore[arg-type]  # the stubs leave out that None means no change
+        require_client_authentication=wants,
+    )
+
+
+def _configuration(content: TlsContent) -> grpc.ServerCertificateConfiguration:
+    return grpc.ssl_server_certificate_configuration([(content.key, content.certificate)], content.client_ca)

@@ -3,23 +3,36 @@
 import ssl
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 
 class TlsError(Exception):
     """A certificate or key cannot be used; the message names the file."""
 
 
+class TlsContent(NamedTuple):
+    """What the files have, as PEM."""
+
+    certificate: bytes
+    key: bytes
+    client_ca: bytes | None
+
+
 @dataclass(frozen=True, slots=True)
 class TlsFiles:
     """PEM files: the server's chain, its key, and the authorities that callers' certificates must come from.
 
-    Without `client_ca` callers show no certificate. The files are read when the transport starts: a new certificate
-    needs a new process.
+    Without `client_ca` callers show no certificate.
     """
 
     certificate: Path
     key: Path
     client_ca: Path | None = None
+
+    def content(self) -> TlsContent:
+        """What the files have now; raises OSError."""
+        authorities = self.client_ca.read_bytes() if self.client_ca else None
+        return TlsContent(self.certificate.read_bytes(), self.key.read_bytes(), authorities)
 
     def check(self) -> None:
         """Raises TlsError where a file cannot be read, is not PEM, or the key is another certificate's."""

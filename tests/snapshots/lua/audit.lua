@@ -22,8 +22,9 @@ local function tenant_key(rest)
   return string.sub(KEYS[1], 1, -6) .. rest
 end
 
--- What is published when there are new notes, with the tenant's name.
-local NOTED_CHANNEL = 'hg:noted'
+-- What is published when there are new notes, with the tenant's name; and, with the name of a process behind it, when
+-- the turn of one of its open calls has come, with the tenant's name and the hold's id.
+local NOTED_CHANNEL, TURN_CHANNEL = 'hg:noted', 'hg:turn:'
 
 -- The index of the slot's tenants with notes for the webhook, beside that by due, and the tenant's name in both.
 local function noted_key()
@@ -43,8 +44,10 @@ length in ms, negative where a release returns even the request; a quota's cycle
 A balance's bound is -1 - bound where it has a ledger. With what was drawn from grants that are kept apart it is a
 msgpack sequence, so that what is not used returns where it came from: the bound, then in turn source, expires_ms,
 units. What is charged comes off their front.
+Of a hold that waits in a queue 3 is 0: until when stands in the due set alone, so that a ticket is renewed there. 4
+counts from its turn on, and its take of the pool has taken nothing yet (queues.lua).
 Once a hold is settled or released, 3, 4, 7 and 8 are 0: a tombstone is kept small. ]]
-local ACTIVE, SETTLED, RELEASED, EXPIRED, SETTLED_LATE, DONE = 1, 2, 3, 4, 5, 6
+local ACTIVE, SETTLED, RELEASED, EXPIRED, SETTLED_LATE, DONE, QUEUED, PROMOTED, LEFT = 1, 2, 3, 4, 5, 6, 7, 8, 9
 local METERS, METER_SIZE, TAKE_SIZE = 10, 4, 9
 -- Added to a meter's number times METER_SIZE: where its values are.
 local NAME, RESERVED, REPORTED, UNCOLLECTED = 7, 8, 9, 10
@@ -60,9 +63,9 @@ local function hold_read(raw)
   local state, created, lease_in, longest_in, lease_ms = hold[1], hold[2], hold[3], hold[4], hold[7]
   local tombstone_ms = hold[8]
   if
-    math.min(state - ACTIVE, DONE - state, created, lease_in, longest_in, lease_ms, tombstone_ms, meters) < 0
+    math.min(state - ACTIVE, LEFT - state, created, lease_in, longest_in, lease_ms, tombstone_ms, meters) < 0
     or (created + lease_in + longest_in + lease_ms + tombstone_ms + state) % 1 ~= 0
-    or (state == ACTIVE and tombstone_ms == 0)
+    or ((state == ACTIVE or state == QUEUED or state == PROMOTED) and tombstone_ms == 0)
   then
     error('CORRUPT a hold in state ' .. state)
   end

@@ -2,9 +2,10 @@
 --[[ Gives back everything that no report has charged and ends the hold.
 
 Keys   1 cells (hash)  2 unused  3 due (sorted set)  4 unused  5 hold (string)
-Args   1 msgpack sequence: now_ms (0: ask the store), hold id
-Reply  {1, now, hold} applied; {2, now, hold} it had ended before, nothing to apply; {3, now} no such hold;
-       {4, now} holds are overdue: call reap, then ask again.
+Args   1 msgpack sequence: now_ms (0: ask the store), hold id, and, for an open call that gives its place in a queue up,
+         the call as in queues.lua: then a place that another call has taken over is left alone
+Reply  {1, now, hold, more} applied, more: not 0 when reap has turns to make; {2, now, hold} it had ended before,
+       nothing to apply; {3, now} no such hold; {4, now} holds are overdue: call reap, then ask again.
 Writes due, cells and windows of the hold's takes, hold. A second release finds
        the hold ended and frees nothing of its neighbours'.
 Example {1, 1773144000000, <3,...>} ]]
@@ -22,8 +23,9 @@ local function tenant_key(rest)
   return string.sub(KEYS[1], 1, -6) .. rest
 end
 
--- What is published when there are new notes, with the tenant's name.
-local NOTED_CHANNEL = 'hg:noted'
+-- What is published when there are new notes, with the tenant's name; and, with the name of a process behind it, when
+-- the turn of one of its open calls has come, with the tenant's name and the hold's id.
+local NOTED_CHANNEL, TURN_CHANNEL = 'hg:noted', 'hg:turn:'
 
 -- The index of the slot's tenants with notes for the webhook, beside that by due, and the tenant's name in both.
 local function noted_key()
@@ -43,8 +45,10 @@ length in ms, negative where a release returns even the request; a quota's cycle
 A balance's bound is -1 - bound where it has a ledger. With what was drawn from grants that are kept apart it is a
 msgpack sequence, so that what is not used returns where it came from: the bound, then in turn source, expires_ms,
 units. What is charged comes off their front.
+Of a hold that waits in a queue 3 is 0: until when stands in the due set alone, so that a ticket is renewed there. 4
+counts from its turn on, and its take of the pool has taken nothing yet (queues.lua).
 Once a hold is settled or released, 3, 4, 7 and 8 are 0: a tombstone is kept small. ]]
-local ACTIVE, SETTLED, RELEASED, EXPIRED, SETTLED_LATE, DONE = 1, 2, 3, 4, 5, 6
+local ACTIVE, SETTLED, RELEASED, EXPIRED, SETTLED_LATE, DONE, QUEUED, PROMOTED, LEFT = 1, 2, 3, 4, 5, 6, 7, 8, 9
 local METERS, METER_SIZE, TAKE_SIZE = 10, 4, 9
 -- Added to a meter's number times METER_SIZE: where its values are.
 local NAME, RESERVED, REPORTED, UNCOLLECTED = 7, 8, 9, 10
@@ -60,9 +64,9 @@ local function hold_read(raw)
   local state, created, lease_in, longest_in, lease_ms = hold[1], hold[2], hold[3], hold[4], hold[7]
   local tombstone_ms = hold[8]
   if
-    math.min(state - ACTIVE, DONE - state, created, lease_in, longest_in, lease_ms, tombstone_ms, meters) < 0
+    math.min(state - ACTIVE, LEFT - state, created, lease_in, longest_in, lease_ms, tombstone_ms, meters) < 0
     or (created + lease_in + longest_in + lease_ms + tombstone_ms + state) % 1 ~= 0
-    or (state == ACTIVE and tombstone_ms == 0)
+    or ((state == ACTIVE or state == QUEUED or state == PROMOTED) and tombstone_ms == 0)
   then
     error('CORRUPT a hold in state ' .. state)
   end
@@ -140,6 +144,7 @@ local function window_finish(raw, ending, taken, instant, param, before, after, 
     .. string.sub(raw, at + WINDOW_ENTRY, tail - 1)
     .. struct.pack('>I7I6', total, first)
 end
+
 --[[ slots: a pool of concurrent places. Twin of server/domain/limits/slots.py. A cell is a decimal count; an empty pool
 has no cell. Whose place it is stands in the holds; overdue ones are given back before anybody looks.
 
@@ -147,6 +152,11 @@ Where jobs have a usual length, behind the count stand ';', the average length o
 that is an average of (1), and when the jobs in the pool began (6 each, at most 64). ]]
 local POOL, POOL_SIZE, START_SIZE, STARTS_KEPT = '>I6I1', 7, 6, 64
 local JOBS_AVERAGED, JOBS_ENOUGH = 16, 8
+local QUEUES = -2
+
+local function queue_key(field)
+  return tenant_key('q:' .. field)
+end
 
 local function slots_taken(raw)
   local taken = tonumber(raw) or tonumber(string.match(raw, '^(%d+);'))
@@ -177,6 +187,15 @@ local function pool_packed(taken, mean, jobs, starts)
   return string.format('%.0f', taken) .. ';' .. struct.pack(POOL, mean, jobs) .. starts
 end
 
+-- The value with one place more, taken now.
+local function pool_taken(raw, now)
+  local taken, mean, jobs, starts = pool_read(raw)
+  if #starts < STARTS_KEPT * START_SIZE then
+    starts = starts .. struct.pack('>I6', now)
+  end
+  return pool_packed(taken + 1, mean, jobs, starts)
+end
+
 -- As the other looks (checks.lua): places taken, 0, when the oldest job ends if it takes as long as is usual, and the
 -- new value. `param` has whether jobs are measured, and how long one takes otherwise.
 local function pool_check(raw, now, amount, take, cap, param)
@@ -201,6 +220,31 @@ local function pool_check(raw, now, amount, take, cap, param)
   return taken, 0, 0, pool_packed(taken + take, mean, jobs, starts)
 end
 
+--[[ The same for a pool with a queue: `rows` before `row` has the places taken of the pools that share theirs with it,
+`field` is the place of its own cell among the plan's fields, with theirs in front. Returns the places taken of all, how
+many wait, what the wait is (QUEUES: there is a place in the queue), the new value, and whether somebody waits although
+a place is free. Nobody overtakes: with anyone waiting, a request waits too. ]]
+local function queued_check(plan, field, rows, row, raw, now, amount, take, cap, param)
+  local taken, mean, jobs = pool_read(raw)
+  local measured, typical, depth, joined = struct.unpack('>I1I6I7I1', param)
+  local all, waiting = taken, redis.call('ZCARD', queue_key(plan[field]))
+  for other = 1, joined do
+    all = all + rows[row - other * 3 + 1]
+    waiting = waiting + redis.call('ZCARD', queue_key(plan[field - other]))
+  end
+  if amount > 0 and (waiting > 0 or all + amount > cap) then
+    if amount > cap then
+      return all, waiting, -1
+    elseif waiting < depth then
+      return all, waiting, QUEUES, nil, all + amount <= cap
+    end
+    return all, waiting, measured == 1 and jobs >= JOBS_ENOUGH and mean or typical
+  elseif not take then
+    return all, waiting, 0
+  end
+  return all, waiting, 0, pool_taken(raw, now)
+end
+
 -- The value without the places of a hold that began at `start`; nil where nothing is left to remember. `param` begins
 -- with whether jobs are measured.
 local function pool_finish(raw, ending, amount, start, param, now)
@@ -218,6 +262,141 @@ local function pool_finish(raw, ending, amount, start, param, now)
   end
   taken = math.max(taken - amount, 0)
   return (taken > 0 or jobs > 0) and pool_packed(taken, mean, jobs, starts) or nil
+end
+-- The account's version as stored, 0 for a tenant without an account.
+local function account_version(raw)
+  return raw and (tonumber(raw) or error('CORRUPT an account version')) or 0
+end
+
+--[[ Queues in front of pools. hg:{p/t}:q:<cell> has the ids of those who wait for a pool's places, by order of arrival
+over all queues of the tenant. While anyone waits, hg:{p/t}:pools says whose turn is next (wire_queues.py): the account
+version that it holds for, valid from, valid until, number of groups, then per group: places, number of cells, cells.
+Pools that share places are one group, and the first who came to any of them is next.
+
+A hold that waits has in its take of the pool, behind whether jobs are measured, for how long its ticket is kept (4
+bytes, ms) and the open call that waits with it (the process, a dot, the call; empty for none). ]]
+local TICKET_AT, OWNER_AT, MOST_TURNS = 2, 6, 16
+
+-- The take of the pool that a hold waits for: its index.
+local function queued_take(hold, takes_at)
+  for take = takes_at + 1, #hold, TAKE_SIZE do
+    if hold[take] == 4 and hold[take + 8] ~= 0 and #hold[take + 8] >= OWNER_AT - 1 then
+      return take
+    end
+  end
+  error('CORRUPT a hold that waits for no pool')
+end
+
+-- What one turn writes: the hold gets its place, until it is claimed.
+local function turn_of(id, field, now)
+  local key = tenant_key('h:' .. id)
+  local raw = redis.call('GET', key)
+  if not raw then
+    return { id, field }
+  end
+  local hold, at = hold_read(raw)
+  local take = queued_take(hold, at)
+  local param, since = hold[take + 8], now - hold[2]
+  local deadline = now + struct.unpack('>I4', param, TICKET_AT)
+  hold[1], hold[3], hold[4], hold[take + 5] = PROMOTED, deadline - hold[2], hold[4] + since, since
+  return { id, field, key, cmsgpack.pack(unpack(hold)), deadline, string.sub(param, OWNER_AT) }
+end
+
+--[[ Whose turn it is, reading everything and writing nothing. `changed` has cells as they are about to be (false:
+gone), `leaving` is an id that is about to leave its queue. Returns what promote_write wants (nil: nobody's turn), and
+whether reap must go on with it: 1 for more turns than one call makes, 2 for terms that are out of date. ]]
+local function promote_look(now, changed, leaving)
+  local packed = redis.call('GET', tenant_key('pools'))
+  if not packed then
+    return nil, 0
+  end
+  local terms, fields = { cmsgpack.unpack(packed) }, { 'v' }
+  local at = 5
+  for _ = 1, terms[4] do
+    for cell = 1, terms[at + 1] do
+      fields[#fields + 1] = terms[at + 1 + cell]
+    end
+    at = at + 2 + terms[at + 1]
+  end
+  local read = redis.call('HMGET', KEYS[1], unpack(fields))
+  if terms[1] ~= account_version(read[1]) or now < terms[2] or now >= terms[3] then
+    return nil, 2
+  end
+  local turns, sets, more, waiting, before = {}, {}, 0, 0, 1
+  at = 5
+  for _ = 1, terms[4] do
+    local cap, count = terms[at], terms[at + 1]
+    local raws, taken, heads = {}, 0, {}
+    for cell = 1, count do
+      local field = terms[at + 1 + cell]
+      raws[cell] = read[before + cell]
+      if changed[field] ~= nil then
+        raws[cell] = changed[field]
+      end
+      taken = taken + (raws[cell] and slots_taken(raws[cell]) or 0)
+      waiting = waiting + redis.call('ZCARD', queue_key(field))
+    end
+    for cell = 1, taken < cap and count or 0 do
+      local queue = redis.call('ZRANGE', queue_key(terms[at + 1 + cell]), 0, MOST_TURNS, 'WITHSCORES')
+      for place = 1, #queue, 2 do
+        if queue[place] ~= leaving then
+          heads[#heads + 1] = { tonumber(queue[place + 1]), queue[place], cell }
+        end
+      end
+    end
+    table.sort(heads, function(one, other)
+      return one[1] < other[1]
+    end)
+    for place = 1, math.min(#heads, cap - taken) do
+      if place > MOST_TURNS then
+        more = 1
+        break
+      end
+      local cell = heads[place][3]
+      local turn = turn_of(heads[place][2], terms[at + 1 + cell], now)
+      if turn[3] then
+        raws[cell] = pool_taken(raws[cell], now)
+        sets[terms[at + 1 + cell]] = raws[cell]
+      end
+      turns[#turns + 1] = turn
+    end
+    at, before = at + 2 + count, before + count
+  end
+  return { turns, sets, waiting - #turns - (leaving and 1 or 0) }, more
+end
+
+-- Gives the turns their places, wakes who waits for them, and clears up behind the last one. A store user who may not
+-- PUBLISH only makes waiters slow: they look by themselves when they renew their tickets.
+local function promote_write(promoted)
+  if not promoted then
+    return
+  end
+  local turns, sets, waiting = unpack(promoted)
+  for number = 1, #turns do
+    local id, field, key, record, deadline = unpack(turns[number], 1, 5)
+    redis.call('ZREM', queue_key(field), id)
+    if key then
+      redis.call('SET', key, record)
+      redis.call('ZADD', KEYS[3], 'XX', string.format('%.0f', deadline), id)
+    end
+  end
+  if #turns > 0 and next(sets) then
+    local cells = {}
+    for field, raw in pairs(sets) do
+      cells[#cells + 1], cells[#cells + 2] = field, raw
+    end
+    redis.call('HSET', KEYS[1], unpack(cells))
+  end
+  for number = 1, #turns do
+    local owner = turns[number][6]
+    if owner and owner ~= '' then
+      local process = string.match(owner, '^[^.]*')
+      redis.pcall('PUBLISH', TURN_CHANNEL .. process, member_name() .. '\n' .. turns[number][1])
+    end
+  end
+  if waiting == 0 then
+    redis.call('DEL', tenant_key('pools'))
+  end
 end
 --[[ balance: prepaid units. Twin of server/domain/limits/balance.py. A cell is seven running totals of 7 bytes:
 granted, reversed, charged, held, expired, uncollected, debt. Behind them stand its grants, where the policy keeps them
@@ -605,11 +784,14 @@ end
 `at` is the index of the hold's number of takes; `after` has the reported total of each meter, by its number; `state` is
 the hold's next state; `name` is the allocation that a final settle makes of the hold's counts. Reads and works out
 everything before the first write; ZREM comes first because only it could still find a wrong type. Returns the new
-record, or nil when holds are overdue, which must be reaped first.
+record, or nil when holds are overdue, which must be reaped first; and whether turns are left for reap to make. Whose
+turn it is when a place is freed is part of the step, unless it is one of reap's (`reaps`), which sees to the turns once
+at its end.
 Takes of one scope stand together in a record, and those of one cell too. ]]
-local function finish(key, id, hold, at, ending, state, after, now, name)
-  local live, created, last = hold[1] == ACTIVE, hold[2], #hold
-  local due_known, crossings, entries, known, stands = ending == EXPIRE, nil, nil, nil, nil
+local function finish(key, id, hold, at, ending, state, after, now, name, reaps)
+  local was, created, last = hold[1], hold[2], #hold
+  local live = was == ACTIVE or was == QUEUED or was == PROMOTED
+  local due_known, crossings, entries, known, stands, freed, leaves = reaps, nil, nil, nil, nil, nil, nil
   local writes, groups, take = { false, false, false, false, false, false, false, false }, 0, at + 1
   while take <= last do
     local scope = hold[take + 2]
@@ -656,10 +838,16 @@ local function finish(key, id, hold, at, ending, state, after, now, name)
         new = window_finish(raw, ending, amount, created + hold[take + 5], param, before, total, now)
       elseif kind == 4 then
         new = raw
-        if live and ending ~= REPORT and raw then
+        if was == QUEUED then
+          leaves = field -- it has taken no place yet
+        elseif live and ending ~= REPORT and raw then
           -- Places are freed when the hold ends, however it ends.
           if param ~= 0 then
-            new = pool_finish(raw, ending, amount, created + hold[take + 5], param, now)
+            new = pool_finish(raw, was == ACTIVE and ending, amount, created + hold[take + 5], param, now)
+            if #param >= OWNER_AT - 1 then
+              freed = freed or {}
+              freed[field] = new or false
+            end
           else
             local left = slots_taken(raw) - amount
             new = left > 0 and string.format('%.0f', left)
@@ -739,6 +927,13 @@ local function finish(key, id, hold, at, ending, state, after, now, name)
   end
   local record = cmsgpack.pack(unpack(hold, 1, last))
 
+  local promoted, more
+  if leaves then
+    redis.call('ZCARD', queue_key(leaves))
+  end
+  if not reaps and (freed or leaves) then
+    promoted, more = promote_look(now, freed or {}, leaves and id or nil)
+  end
   if stands then
     for field, units in pairs(stands) do
       known[field] = known[field] or units
@@ -752,6 +947,9 @@ local function finish(key, id, hold, at, ending, state, after, now, name)
   end
   if live and state ~= ACTIVE then
     redis.call('ZREM', KEYS[3], id)
+  end
+  if leaves then
+    redis.call('ZREM', queue_key(leaves), id)
   end
   for group = 1, groups, 4 do
     -- A window cell whose key has left is not brought back: it would have no TTL.
@@ -776,7 +974,8 @@ local function finish(key, id, hold, at, ending, state, after, now, name)
   if entries then
     write_ledger(entries)
   end
-  return record
+  promote_write(promoted)
+  return record, more or 0
 end
 
 -- The reported totals as they stand, by meter number; nothing reported counts as 0.
@@ -797,15 +996,20 @@ if not raw then
   return { 3, now }
 end
 local hold, at = hold_read(raw)
-if hold[1] ~= ACTIVE then
+local waits = hold[1] == QUEUED or hold[1] == PROMOTED
+if not waits and (hold[1] ~= ACTIVE or args[3]) then
+  return { 2, now, raw }
+end
+if args[3] and string.sub(hold[queued_take(hold, at) + 8], OWNER_AT) ~= args[3] then
   return { 2, now, raw }
 end
 -- Where it is missing from the due set, no reap ends it.
-if hold[2] + hold[3] <= now and redis.call('ZSCORE', KEYS[3], id) then
+local due = (waits or hold[2] + hold[3] <= now) and redis.call('ZSCORE', KEYS[3], id)
+if due and tonumber(due) <= now then
   return { 4, now }
 end
-local record = finish(KEYS[5], id, hold, at, RELEASE, RELEASED, reported(hold), now)
+local record, more = finish(KEYS[5], id, hold, at, RELEASE, waits and LEFT or RELEASED, reported(hold), now)
 if not record then
   return { 4, now }
 end
-return { 1, now, record }
+return { 1, now, record, more }

@@ -13,8 +13,9 @@ local function tenant_key(rest)
   return string.sub(KEYS[1], 1, -6) .. rest
 end
 
--- What is published when there are new notes, with the tenant's name.
-local NOTED_CHANNEL = 'hg:noted'
+-- What is published when there are new notes, with the tenant's name; and, with the name of a process behind it, when
+-- the turn of one of its open calls has come, with the tenant's name and the hold's id.
+local NOTED_CHANNEL, TURN_CHANNEL = 'hg:noted', 'hg:turn:'
 
 -- The index of the slot's tenants with notes for the webhook, beside that by due, and the tenant's name in both.
 local function noted_key()

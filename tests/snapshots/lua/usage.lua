@@ -105,6 +105,25 @@ local function window_check(raw, now, amount, take, cap, length)
 end
 -- Why a take is changed; the numbers are those of domain/limits/base.py.
 local REPORT, SETTLE, RELEASE, EXPIRE = 1, 2, 3, 4
+-- A key that a script finds in its own data: what is behind the tenant's tag. KEYS[1] is hg:{policy/tenant}:cells; all
+-- else of the tenant starts with the same tag. Mirrors server/engine/keys.py, and nothing else in Lua builds a key.
+local function tenant_key(rest)
+  return string.sub(KEYS[1], 1, -6) .. rest
+end
+
+-- What is published when there are new notes, with the tenant's name; and, with the name of a process behind it, when
+-- the turn of one of its open calls has come, with the tenant's name and the hold's id.
+local NOTED_CHANNEL, TURN_CHANNEL = 'hg:noted', 'hg:turn:'
+
+-- The index of the slot's tenants with notes for the webhook, beside that by due, and the tenant's name in both.
+local function noted_key()
+  return string.sub(KEYS[4], 1, -4) .. 'noted'
+end
+
+local function member_name()
+  return string.sub(KEYS[1], 5, -8)
+end
+
 --[[ slots: a pool of concurrent places. Twin of server/domain/limits/slots.py. A cell is a decimal count; an empty pool
 has no cell. Whose place it is stands in the holds; overdue ones are given back before anybody looks.
 
@@ -112,6 +131,11 @@ Where jobs have a usual length, behind the count stand ';', the average length o
 that is an average of (1), and when the jobs in the pool began (6 each, at most 64). ]]
 local POOL, POOL_SIZE, START_SIZE, STARTS_KEPT = '>I6I1', 7, 6, 64
 local JOBS_AVERAGED, JOBS_ENOUGH = 16, 8
+local QUEUES = -2
+
+local function queue_key(field)
+  return tenant_key('q:' .. field)
+end
 
 local function slots_taken(raw)
   local taken = tonumber(raw) or tonumber(string.match(raw, '^(%d+);'))
@@ -142,6 +166,15 @@ local function pool_packed(taken, mean, jobs, starts)
   return string.format('%.0f', taken) .. ';' .. struct.pack(POOL, mean, jobs) .. starts
 end
 
+-- The value with one place more, taken now.
+local function pool_taken(raw, now)
+  local taken, mean, jobs, starts = pool_read(raw)
+  if #starts < STARTS_KEPT * START_SIZE then
+    starts = starts .. struct.pack('>I6', now)
+  end
+  return pool_packed(taken + 1, mean, jobs, starts)
+end
+
 -- As the other looks (checks.lua): places taken, 0, when the oldest job ends if it takes as long as is usual, and the
 -- new value. `param` has whether jobs are measured, and how long one takes otherwise.
 local function pool_check(raw, now, amount, take, cap, param)
@@ -164,6 +197,31 @@ local function pool_check(raw, now, amount, take, cap, param)
     starts = starts .. struct.pack('>I6', now)
   end
   return taken, 0, 0, pool_packed(taken + take, mean, jobs, starts)
+end
+
+--[[ The same for a pool with a queue: `rows` before `row` has the places taken of the pools that share theirs with it,
+`field` is the place of its own cell among the plan's fields, with theirs in front. Returns the places taken of all, how
+many wait, what the wait is (QUEUES: there is a place in the queue), the new value, and whether somebody waits although
+a place is free. Nobody overtakes: with anyone waiting, a request waits too. ]]
+local function queued_check(plan, field, rows, row, raw, now, amount, take, cap, param)
+  local taken, mean, jobs = pool_read(raw)
+  local measured, typical, depth, joined = struct.unpack('>I1I6I7I1', param)
+  local all, waiting = taken, redis.call('ZCARD', queue_key(plan[field]))
+  for other = 1, joined do
+    all = all + rows[row - other * 3 + 1]
+    waiting = waiting + redis.call('ZCARD', queue_key(plan[field - other]))
+  end
+  if amount > 0 and (waiting > 0 or all + amount > cap) then
+    if amount > cap then
+      return all, waiting, -1
+    elseif waiting < depth then
+      return all, waiting, QUEUES, nil, all + amount <= cap
+    end
+    return all, waiting, measured == 1 and jobs >= JOBS_ENOUGH and mean or typical
+  elseif not take then
+    return all, waiting, 0
+  end
+  return all, waiting, 0, pool_taken(raw, now)
 end
 
 -- The value without the places of a hold that began at `start`; nil where nothing is left to remember. `param` begins
@@ -466,7 +524,7 @@ in ms
 then 'v', 'due', and the field of each check
 then per check: kind, amount, take (false: nothing), cap, param, shadow
 KEYS[5 + n] has the windows of the n-th scope. ]]
-local CHECKS, STANDING, SCOPES, SCOPE_SIZE, CHECK_SIZE, ROW = 6, 7, 8, 2, 6, 3
+local CHECKS, STANDING, SCOPES, SCOPE_SIZE, CHECK_SIZE, ROW, DRAIN_PARAM = 6, 7, 8, 2, 6, 3, 7
 
 -- v, due, then the standing cells that the plan looks at.
 local function read_standing(plan)
@@ -485,7 +543,8 @@ Returns the figures before anything is taken as a msgpack sequence (two numbers 
 check), the same as a table, the fields and values to set per scope (1: the standing cells; false: none), which scopes
 need their TTL renewed (nil: none), whether any check blocks, whether a standing cell is new, and the blocking windows
 that moved back with the clock, per scope (nil: none): to be written even when nothing is taken. What taking draws from
-grants that are kept apart is put into plan.draws, by the cell's field. ]]
+grants that are kept apart is put into plan.draws, by the cell's field. For a request that must wait in a queue,
+plan.queued is how many wait there, and plan.free whether a place is free nevertheless. ]]
 local function check_all(plan, standing, now)
   local rows = { 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0 } -- made at once for five checks, for speed
   local sets, renews, moves = { false, false, false }, nil, nil
@@ -506,7 +565,15 @@ local function check_all(plan, standing, now)
       if kind == 3 then
         own, other, wait, new, renew = window_check(raw, now, plan[at + 1], plan[at + 2], plan[at + 3], plan[at + 4])
       elseif kind == 4 and plan[at + 4] ~= 0 then
-        own, other, wait, new = pool_check(raw, now, plan[at + 1], plan[at + 2], plan[at + 3], plan[at + 4])
+        local amount, take, cap, param = plan[at + 1], plan[at + 2], plan[at + 3], plan[at + 4]
+        if #param == DRAIN_PARAM then
+          own, other, wait, new = pool_check(raw, now, amount, take, cap, param)
+        else
+          local free
+          own, other, wait, new, free = queued_check(plan, field, rows, row, raw, now, amount, take, cap, param)
+          plan.queued = wait == QUEUES and other
+          plan.free = free
+        end
       elseif kind == 4 then
         local taken, take = raw and slots_taken(raw) or 0, plan[at + 2]
         own, other, wait = taken, 0, 0
@@ -528,7 +595,7 @@ local function check_all(plan, standing, now)
         own, other, wait, new = count_check(raw, plan[at + 1], plan[at + 2], plan[at + 3])
       end
       rows[row + 1], rows[row + 2], rows[row + 3] = own, other, wait
-      if wait ~= 0 then
+      if wait ~= 0 and wait ~= QUEUES then
         blocked = blocked or plan[at + 5] == 0
         if new then
           moves = moves or {}
@@ -536,7 +603,7 @@ local function check_all(plan, standing, now)
           table.insert(moves[scope], plan[field])
           table.insert(moves[scope], new)
         end
-      elseif new then
+      elseif new and wait == 0 then
         set = set or {}
         set[n + 1], set[n + 2] = plan[field], new
         n = n + 2

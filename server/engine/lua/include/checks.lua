@@ -12,7 +12,7 @@ in ms
 then 'v', 'due', and the field of each check
 then per check: kind, amount, take (false: nothing), cap, param, shadow
 KEYS[5 + n] has the windows of the n-th scope. ]]
-local CHECKS, STANDING, SCOPES, SCOPE_SIZE, CHECK_SIZE, ROW = 6, 7, 8, 2, 6, 3
+local CHECKS, STANDING, SCOPES, SCOPE_SIZE, CHECK_SIZE, ROW, DRAIN_PARAM = 6, 7, 8, 2, 6, 3, 7
 
 -- v, due, then the standing cells that the plan looks at.
 local function read_standing(plan)
@@ -31,7 +31,8 @@ Returns the figures before anything is taken as a msgpack sequence (two numbers 
 check), the same as a table, the fields and values to set per scope (1: the standing cells; false: none), which scopes
 need their TTL renewed (nil: none), whether any check blocks, whether a standing cell is new, and the blocking windows
 that moved back with the clock, per scope (nil: none): to be written even when nothing is taken. What taking draws from
-grants that are kept apart is put into plan.draws, by the cell's field. ]]
+grants that are kept apart is put into plan.draws, by the cell's field. For a request that must wait in a queue,
+plan.queued is how many wait there, and plan.free whether a place is free nevertheless. ]]
 local function check_all(plan, standing, now)
   local rows = { 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0 } -- made at once for five checks, for speed
   local sets, renews, moves = { false, false, false }, nil, nil
@@ -52,7 +53,15 @@ local function check_all(plan, standing, now)
       if kind == 3 then
         own, other, wait, new, renew = window_check(raw, now, plan[at + 1], plan[at + 2], plan[at + 3], plan[at + 4])
       elseif kind == 4 and plan[at + 4] ~= 0 then
-        own, other, wait, new = pool_check(raw, now, plan[at + 1], plan[at + 2], plan[at + 3], plan[at + 4])
+        local amount, take, cap, param = plan[at + 1], plan[at + 2], plan[at + 3], plan[at + 4]
+        if #param == DRAIN_PARAM then
+          own, other, wait, new = pool_check(raw, now, amount, take, cap, param)
+        else
+          local free
+          own, other, wait, new, free = queued_check(plan, field, rows, row, raw, now, amount, take, cap, param)
+          plan.queued = wait == QUEUES and other
+          plan.free = free
+        end
       elseif kind == 4 then
         local taken, take = raw and slots_taken(raw) or 0, plan[at + 2]
         own, other, wait = taken, 0, 0
@@ -74,7 +83,7 @@ local function check_all(plan, standing, now)
         own, other, wait, new = count_check(raw, plan[at + 1], plan[at + 2], plan[at + 3])
       end
       rows[row + 1], rows[row + 2], rows[row + 3] = own, other, wait
-      if wait ~= 0 then
+      if wait ~= 0 and wait ~= QUEUES then
         blocked = blocked or plan[at + 5] == 0
         if new then
           moves = moves or {}
@@ -82,7 +91,7 @@ local function check_all(plan, standing, now)
           table.insert(moves[scope], plan[field])
           table.insert(moves[scope], new)
         end
-      elseif new then
+      elseif new and wait == 0 then
         set = set or {}
         set[n + 1], set[n + 2] = plan[field], new
         n = n + 2

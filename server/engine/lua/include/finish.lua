@@ -3,6 +3,7 @@
 --@include endings
 --@include window_finish
 --@include pool
+--@include queues
 --@include balance_finish
 --@include quota_finish
 --@include count_finish
@@ -14,11 +15,14 @@
 `at` is the index of the hold's number of takes; `after` has the reported total of each meter, by its number; `state` is
 the hold's next state; `name` is the allocation that a final settle makes of the hold's counts. Reads and works out
 everything before the first write; ZREM comes first because only it could still find a wrong type. Returns the new
-record, or nil when holds are overdue, which must be reaped first.
+record, or nil when holds are overdue, which must be reaped first; and whether turns are left for reap to make. Whose
+turn it is when a place is freed is part of the step, unless it is one of reap's (`reaps`), which sees to the turns once
+at its end.
 Takes of one scope stand together in a record, and those of one cell too. ]]
-local function finish(key, id, hold, at, ending, state, after, now, name)
-  local live, created, last = hold[1] == ACTIVE, hold[2], #hold
-  local due_known, crossings, entries, known, stands = ending == EXPIRE, nil, nil, nil, nil
+local function finish(key, id, hold, at, ending, state, after, now, name, reaps)
+  local was, created, last = hold[1], hold[2], #hold
+  local live = was == ACTIVE or was == QUEUED or was == PROMOTED
+  local due_known, crossings, entries, known, stands, freed, leaves = reaps, nil, nil, nil, nil, nil, nil
   local writes, groups, take = { false, false, false, false, false, false, false, false }, 0, at + 1
   while take <= last do
     local scope = hold[take + 2]
@@ -65,10 +69,16 @@ local function finish(key, id, hold, at, ending, state, after, now, name)
         new = window_finish(raw, ending, amount, created + hold[take + 5], param, before, total, now)
       elseif kind == 4 then
         new = raw
-        if live and ending ~= REPORT and raw then
+        if was == QUEUED then
+          leaves = field -- it has taken no place yet
+        elseif live and ending ~= REPORT and raw then
           -- Places are freed when the hold ends, however it ends.
           if param ~= 0 then
-            new = pool_finish(raw, ending, amount, created + hold[take + 5], param, now)
+            new = pool_finish(raw, was == ACTIVE and ending, amount, created + hold[take + 5], param, now)
+            if #param >= OWNER_AT - 1 then
+              freed = freed or {}
+              freed[field] = new or false
+            end
           else
             local left = slots_taken(raw) - amount
             new = left > 0 and string.format('%.0f', left)
@@ -148,6 +158,13 @@ local function finish(key, id, hold, at, ending, state, after, now, name)
   end
   local record = cmsgpack.pack(unpack(hold, 1, last))
 
+  local promoted, more
+  if leaves then
+    redis.call('ZCARD', queue_key(leaves))
+  end
+  if not reaps and (freed or leaves) then
+    promoted, more = promote_look(now, freed or {}, leaves and id or nil)
+  end
   if stands then
     for field, units in pairs(stands) do
       known[field] = known[field] or units
@@ -161,6 +178,9 @@ local function finish(key, id, hold, at, ending, state, after, now, name)
   end
   if live and state ~= ACTIVE then
     redis.call('ZREM', KEYS[3], id)
+  end
+  if leaves then
+    redis.call('ZREM', queue_key(leaves), id)
   end
   for group = 1, groups, 4 do
     -- A window cell whose key has left is not brought back: it would have no TTL.
@@ -185,5 +205,6 @@ local function finish(key, id, hold, at, ending, state, after, now, name)
   if entries then
     write_ledger(entries)
   end
-  return record
+  promote_write(promoted)
+  return record, more or 0
 end

@@ -11,9 +11,9 @@ local function hold_read(raw)
   local state, created, lease_in, longest_in, lease_ms = hold[1], hold[2], hold[3], hold[4], hold[7]
   local tombstone_ms = hold[8]
   if
-    math.min(state - ACTIVE, DONE - state, created, lease_in, longest_in, lease_ms, tombstone_ms, meters) < 0
+    math.min(state - ACTIVE, LEFT - state, created, lease_in, longest_in, lease_ms, tombstone_ms, meters) < 0
     or (created + lease_in + longest_in + lease_ms + tombstone_ms + state) % 1 ~= 0
-    or (state == ACTIVE and tombstone_ms == 0)
+    or ((state == ACTIVE or state == QUEUED or state == PROMOTED) and tombstone_ms == 0)
   then
     error('CORRUPT a hold in state ' .. state)
   end

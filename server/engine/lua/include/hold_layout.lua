@@ -8,8 +8,10 @@ length in ms, negative where a release returns even the request; a quota's cycle
 A balance's bound is -1 - bound where it has a ledger. With what was drawn from grants that are kept apart it is a
 msgpack sequence, so that what is not used returns where it came from: the bound, then in turn source, expires_ms,
 units. What is charged comes off their front.
+Of a hold that waits in a queue 3 is 0: until when stands in the due set alone, so that a ticket is renewed there. 4
+counts from its turn on, and its take of the pool has taken nothing yet (queues.lua).
 Once a hold is settled or released, 3, 4, 7 and 8 are 0: a tombstone is kept small. ]]
-local ACTIVE, SETTLED, RELEASED, EXPIRED, SETTLED_LATE, DONE = 1, 2, 3, 4, 5, 6
+local ACTIVE, SETTLED, RELEASED, EXPIRED, SETTLED_LATE, DONE, QUEUED, PROMOTED, LEFT = 1, 2, 3, 4, 5, 6, 7, 8, 9
 local METERS, METER_SIZE, TAKE_SIZE = 10, 4, 9
 -- Added to a meter's number times METER_SIZE: where its values are.
 local NAME, RESERVED, REPORTED, UNCOLLECTED = 7, 8, 9, 10

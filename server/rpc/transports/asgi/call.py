@@ -2,10 +2,10 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from dataclasses import dataclass
 from time import monotonic
-from typing import Any, Never, TypeAlias
+from typing import Any, Final, Never, TypeAlias
 
 import grpc
 from google.protobuf.message import DecodeError
@@ -16,6 +16,9 @@ from server.rpc.transports.asgi.framing import Event, Receive, Requests
 from server.rpc.transports.asgi.metadata import Metadata
 from server.rpc.transports.asgi.reply import Reply
 from server.rpc.transports.asgi.status import CallFailed
+
+_HEARING_S: Final = 0.2
+"""How long a stream that is to end with an error is listened to."""
 
 Outgoing: TypeAlias = Iterable[tuple[str, str | bytes]]
 
@@ -70,15 +73,7 @@ class Call:
 
     def auth_context(self) -> Mapping[str, Iterable[bytes]]:
         """What TLS says about the caller, by grpcio's names; empty without TLS."""
-        tls = self._scope["extensions"].get("tls")
-        if tls is None:
-            return {}
-        found: dict[str, Iterable[bytes]] = {"transport_security_type": [b"ssl"]}
-        if chain := tls["client_cert_chain"]:
-            found["x509_subject"] = [tls["client_cert_name"].encode()]
-            found["x509_pem_cert"] = [chain[0].encode()]
-            found["x509_pem_cert_chain"] = ["".join(chain).encode()]
-        return found
+        return metadata.tls_facts(self._scope)
 
     def time_remaining(self) -> float | None:
         """Seconds until the caller's deadline, never below 0; None when the caller set none."""
@@ -162,6 +157,10 @@ class Call:
                 return None
             response = await outcome
             return method.serialize(response) if self._reply.code is StatusCode.OK else None
+        except aio.AbortError:
+            if method.takes_stream:
+                await self._hear_out()
+            raise
         except asyncio.CancelledError as error:
             if self._expired and self._task.cancelling() == 1:
                 raise CallFailed(StatusCode.DEADLINE_EXCEEDED, "Deadline Exceeded") from error
@@ -169,6 +168,14 @@ class Call:
         finally:
             if self._timer is not None:
                 self._timer.cancel()
+
+    async def _hear_out(self) -> None:
+        """Waits a moment for the caller to end its side: h2corn cuts a stream off whose request it has not read to its
+        end, and the status with it.
+        """
+        with suppress(TimeoutError):
+            async with asyncio.timeout(_HEARING_S):
+                await self._requests.skip()
 
     async def _stream(self) -> AsyncIterator[Any]:
         while (message := await self._requests.next()) is not None:

@@ -64,6 +64,12 @@ class Requests:
                 return body[_PREFIX_BYTES:]
             self._buffer += body
 
+    async def skip(self) -> None:
+        """Passes over whatever is still to come."""
+        while not self._ended:
+            event = await self._receive()
+            self._ended = event["type"] != "http.request" or not event.get("more_body")
+
     async def only(self) -> bytes:
         """The message of a method that takes exactly one."""
         message = await self.next()

@@ -2,7 +2,7 @@
 
 import asyncio
 from base64 import b64encode
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from time import monotonic
 from types import MappingProxyType
 from typing import Any, Final, Never
@@ -13,6 +13,7 @@ from google.rpc.status_pb2 import Status
 from grpc import StatusCode, aio
 
 from server.logs import log
+from server.rpc.transports.asgi import metadata
 from server.rpc.transports.asgi.call import Method, Outgoing
 from server.rpc.transports.asgi.framing import Disconnected, Event, Receive
 from server.rpc.transports.asgi.reply import Send
@@ -60,13 +61,23 @@ class _Failed(aio.AbortError):
 class JsonCall:
     """What of a servicer's context a unary method may use."""
 
-    def __init__(self, headers: Mapping[bytes, bytes]) -> None:
+    def __init__(self, scope: Event) -> None:
+        headers = dict(scope["headers"])
+        self._scope = scope
         self._deadline_s: float | None = None
         self._code = StatusCode.OK
         if (timeout := headers.get(_TIMEOUT)) is not None:
             if not timeout.isdigit():
                 raise _Failed(StatusCode.INVALID_ARGUMENT, "connect-timeout-ms is no whole number of milliseconds")
             self._deadline_s = monotonic() + int(timeout) / 1000
+
+    def invocation_metadata(self) -> metadata.Metadata:
+        """The caller's headers, without what belongs to the transport."""
+        return metadata.decoded(self._scope["headers"])
+
+    def auth_context(self) -> Mapping[str, Iterable[bytes]]:
+        """What TLS says about the caller, by grpcio's names; empty without TLS."""
+        return metadata.tls_facts(self._scope)
 
     def time_remaining(self) -> float | None:
         """Seconds until the caller's deadline, never below 0; None when the caller set none."""
@@ -106,7 +117,7 @@ async def answer(method: Method | None, scope: Event, receive: Receive, send: Se
 async def _answered(method: Method | None, scope: Event, receive: Receive) -> bytes:
     if method is None or method.takes_stream or method.gives_stream:
         raise _Failed(StatusCode.UNIMPLEMENTED, f"there is no unary method {scope['path']}")
-    call = JsonCall(dict(scope["headers"]))
+    call = JsonCall(scope)
     request = method.deserialize(b"")
     try:
         json_format.Parse(await _body(receive), request)

@@ -3,9 +3,9 @@
 import re
 from base64 import b64decode, b64encode
 from binascii import Error as Base64Error
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, MutableMapping
 from types import MappingProxyType
-from typing import Final, TypeAlias
+from typing import Any, Final, TypeAlias
 
 from grpc import StatusCode
 
@@ -45,6 +45,19 @@ def _unarmoured(key: str, value: bytes) -> bytes:
         return b64decode(value + b"=" * (-len(value) % 4), validate=True)
     except Base64Error as error:
         raise CallFailed(StatusCode.INTERNAL, f"the metadata {key} is not base64") from error
+
+
+def tls_facts(scope: MutableMapping[str, Any]) -> Mapping[str, Iterable[bytes]]:
+    """What TLS says about the caller, by grpcio's names; empty without TLS."""
+    tls = scope["extensions"].get("tls")
+    if tls is None:
+        return {}
+    found: dict[str, Iterable[bytes]] = {"transport_security_type": [b"ssl"]}
+    if chain := tls["client_cert_chain"]:
+        found["x509_subject"] = [tls["client_cert_name"].encode()]
+        found["x509_pem_cert"] = [chain[0].encode()]
+        found["x509_pem_cert_chain"] = ["".join(chain).encode()]
+    return found
 
 
 def encoded(metadata: Iterable[tuple[str, str | bytes]]) -> Headers:

@@ -1,0 +1,82 @@
+"""Certificates are renewed under traffic: no call is dropped, and who connects then sees the new one."""
+
+import asyncio
+import ssl
+from pathlib import Path
+
+import grpc
+import pytest
+from grpc import aio
+from quota.v1 import quota_service_pb2 as quota
+from quota.v1.quota_service_pb2_grpc import QuotaServiceStub
+
+from server.bootstrap import App, running
+from server.rpc.transports import renewal
+from tests.certificates import Authority, Pair
+from tests.rpc.conftest import MakeSettings
+from tests.waiting import until
+
+CHANNELS = 4
+
+
+def shown(app: App) -> str:
+    """The certificate that somebody who connects now is shown, as PEM."""
+    host, _, port = app.address.rpartition(":")
+    return ssl.get_server_certificate((host, int(port)))
+
+
+def put(used: Pair, new: Pair) -> None:
+    used.certificate.write_bytes(new.certificate.read_bytes())
+    used.key.write_bytes(new.key.read_bytes())
+
+
+@pytest.mark.parametrize("transport", ["asgi", "grpcio"])
+async def test_no_call_is_dropped_and_new_connections_see_the_new_certificate(
+    make_settings: MakeSettings, tmp_path: Path, transport: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(renewal, "INTERVAL_S", 0.05)
+    authority = Authority(tmp_path)
+    used, pairs = authority.server("used"), [authority.server(f"new-{number}") for number in range(2)]
+    settings = make_settings(transport=transport, tls_cert=used.certificate, tls_key=used.key)
+    stopped = False
+    answered = 0
+
+    async def call(stub: QuotaServiceStub) -> None:
+        nonlocal answered
+        while not stopped:
+            await stub.CheckAndReserve(quota.CheckAndReserveRequest(tenant="acme", action="poll"))
+            answered += 1
+
+    async with running(settings) as app:
+        credentials = grpc.ssl_channel_credentials(authority.ca.read_bytes())
+        options = (("grpc.use_local_subchannel_pool", 1),)
+        channels = [aio.secure_channel(app.address, credentials, options=options) for _ in range(CHANNELS)]
+        traffic = [asyncio.create_task(call(QuotaServiceStub(channel))) for channel in channels]
+        for pair in pairs:
+            before = answered
+            await until(lambda before=before: answered > before + 50, what="traffic")  # type: ignore[misc]  # bound now
+            put(used, pair)
+            wanted = pair.certificate.read_text()
+            async with asyncio.timeout(20):
+                while await asyncio.to_thread(shown, app) != wanted:
+                    pass
+        before = answered
+        await until(lambda: answered > before + 50, what="traffic after the last renewal")
+        stopped = True
+        await asyncio.gather(*traffic)
+        await asyncio.gather(*(channel.close() for channel in channels))
+
+
+@pytest.mark.parametrize("transport", ["asgi", "grpcio"])
+async def test_a_bad_certificate_changes_nothing(
+    make_settings: MakeSettings, tmp_path: Path, transport: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(renewal, "INTERVAL_S", 0.05)
+    authority = Authority(tmp_path)
+    used, other = authority.server("used"), authority.server("other")
+    settings = make_settings(transport=transport, tls_cert=used.certificate, tls_key=used.key)
+    async with running(settings) as app:
+        first = await asyncio.to_thread(shown, app)
+        used.certificate.write_bytes(other.certificate.read_bytes())  # its key is another one's
+        for _ in range(20):
+            assert await asyncio.to_thread(shown, app) == first
