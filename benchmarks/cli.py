@@ -20,6 +20,7 @@ from benchmarks import (
     growth,
     memory,
     overload,
+    queues,
     redis_cost,
     server_cost,
     tables,
@@ -54,6 +55,7 @@ SECTIONS: Final[Mapping[str, tuple[_Measure, _Show]]] = MappingProxyType(
 ASIDE: Final[Mapping[str, tuple[_Measure, _Show]]] = MappingProxyType(
     {
         "envoy": (lambda folder, effort: envoys.measure(folder, ENVOY_CALLS_PER_S, effort.envoy_s), tables.envoy),
+        "queues": (lambda folder, _effort: queues.measure(folder), tables.queues),
         "overload": (lambda folder, effort: overload.measure(folder, effort.throughput), tables.overload),
     }
 )
