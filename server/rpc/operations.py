@@ -23,6 +23,9 @@ MAX_OPERATIONS: Final = 256
 MAX_UNANSWERED: Final = 1024
 """Operations of a stream in work at once; the stream is not read while there are so many."""
 
+NAMED_BY: Final = {"check_and_reserve": "request_id", "release_allocation": "allocation"}
+"""Where an operation has the id of its hold, if not as `hold_id`; an allocation has its hold's unless it is named."""
+
 METHODS: Final[Mapping[str, str]] = {
     field.name: f"{quota.DESCRIPTOR.services_by_name['QuotaService'].full_name}/{field.name.title().replace('_', '')}"
     for field in quota.Operation.DESCRIPTOR.fields
@@ -155,5 +158,5 @@ def _hold_of(operation: quota.Operation) -> tuple[str, str, str] | None:
     if name is None or name == "estimate":
         return None
     request = getattr(operation, name)
-    hold_id = request.request_id if name == "check_and_reserve" else request.hold_id
+    hold_id = getattr(request, NAMED_BY.get(name, "hold_id"))
     return (request.policy, request.tenant, hold_id) if hold_id else None
