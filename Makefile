@@ -12,7 +12,7 @@ define step
 @if out=$$($(2) 2>&1); then echo "ok  $(1)"; else printf '%s\n' "$$out"; echo "FAILED  $(1)"; exit 1; fi
 endef
 
-.PHONY: help setup run test test-clients simulate demo check bench bench-quick gen fmt story clean
+.PHONY: help setup run test test-clients simulate faults faults-quick demo check bench bench-quick gen fmt story clean
 
 help: ## List what can be made
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' Makefile
@@ -34,6 +34,12 @@ test-clients: $(STAMP) ## Build the clients of all languages and play the golden
 
 simulate: $(STAMP) ## Play a million random steps against the real scripts in a simulated store; SEED=, STEPS=, EPISODE=
 	@$(BIN)/python -m tests.simulation $(if $(SEED),--seed $(SEED)) $(if $(STEPS),--steps $(STEPS)) $(if $(EPISODE),--episode $(EPISODE))
+
+faults: $(STAMP) ## Hold every promise about faults at full size and write docs/reliability.md (some ten minutes)
+	@$(BIN)/python -m tests.faults --write docs/reliability.md
+
+faults-quick: $(STAMP) ## A fair sample of that in under a minute, nothing written
+	@$(BIN)/python -m tests.faults --quick
 
 demo: $(STAMP) ## Start a server, make a few calls, show what they answer
 	@$(BIN)/python examples/demo.py

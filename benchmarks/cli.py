@@ -21,6 +21,7 @@ from benchmarks import (
     ingest,
     memory,
     overload,
+    queues,
     redis_cost,
     server_cost,
     tables,
@@ -56,6 +57,7 @@ SECTIONS: Final[Mapping[str, tuple[_Measure, _Show]]] = MappingProxyType(
 ASIDE: Final[Mapping[str, tuple[_Measure, _Show]]] = MappingProxyType(
     {
         "envoy": (lambda folder, effort: envoys.measure(folder, ENVOY_CALLS_PER_S, effort.envoy_s), tables.envoy),
+        "queues": (lambda folder, _effort: queues.measure(folder), tables.queues),
         "overload": (lambda folder, effort: overload.measure(folder, effort.throughput), tables.overload),
     }
 )

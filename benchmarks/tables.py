@@ -11,6 +11,7 @@ from benchmarks.ingest import Ingest
 from benchmarks.medians import Compared
 from benchmarks.memory import Bytes, Memory
 from benchmarks.overload import Overload
+from benchmarks.queues import Queues
 from benchmarks.redis_cost import RedisCost
 from benchmarks.server_cost import ServerCost
 from benchmarks.throughput import Rate, Throughput
@@ -132,6 +133,20 @@ def envoy(found: Deadline) -> Table:
     return Table(
         ("Envoy asks at", "calls", "p50 ms", "p99 ms", "past 20 ms", "share"), [(*row, f"{found.late:,}", share)]
     )
+
+
+def queues(found: Queues) -> Table:
+    """Gaps, costs by length, and what a crowd costs that waits."""
+    rows = [
+        (
+            f"a place freed → the next one starts, {found.turns} turns",
+            f"{found.gap_p50_ms:.1f}",
+            f"{found.gap_p99_ms:.1f}",
+        ),
+        *((f"{cost.length:,} in line", f"{cost.joins_us:.1f}", f"{cost.turn_us:.1f}") for cost in found.costs),
+        (f"{found.crowd:,} calls that wait", f"{found.server_share:.1%}", f"{found.store_share:.1%}"),
+    ]
+    return Table(("of", "p50 ms · joins, store µs · server's core", "p99 ms · turn, store µs · store's core"), rows)
 
 
 def overload(found: Sequence[Overload]) -> Table:

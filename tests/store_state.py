@@ -96,12 +96,12 @@ class StoredHold:
 
     def kept(self) -> Iterator[tuple[int, bytes, int]]:
         """Kind, field and units of each standing cell that it still holds."""
-        for kind, meter, _, field, amount, _, base, last, _ in self.takes:
+        for kind, meter, _, field, amount, _, base, last, param in self.takes:
             reported = max(self.meters[meter - 1][2], 0) if meter else 0
             beyond = max(reported - base, 0)
             charged = beyond if last else min(beyond, amount)
-            if kind == SLOTS and self.state == QUEUED:
-                continue  # it waits for its place
+            if kind == SLOTS and self.state == QUEUED and param and len(param) > 1:
+                continue  # it waits for this place
             if kind in {SLOTS, BALANCE, QUOTA, COUNT}:
                 yield kind, field, amount if kind in {SLOTS, COUNT} else max(amount - charged, 0)
 

@@ -62,6 +62,8 @@ def begin_refills(tenant: Tenant, refill: Refill, write: AccountWrite, now_ms: i
 def change_grants(tenant: Tenant, refills: Sequence[Refill], at_ms: int) -> None:
     """What changes at this instant: grants lapse, then refills are made."""
     terms = {refill.cell: refill for refill in refills}
+    for name in tenant.schedules:
+        tenant.cells[name, ()] = balance_of(tenant, name)  # also where nothing has come in yet
     for (name, _), balance in sorted(tenant.cells.items(), key=lambda cell: cell[0]):
         if not isinstance(balance, BalanceCell):
             continue

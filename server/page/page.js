@@ -8,28 +8,46 @@
   if (!here.searchParams.get("tenant")) return;
   const source = new URL("live", here);
   source.search = here.search;
-  let shown = "";
+  let asking = false;
 
   const say = (text) => {
     live.hidden = false;
     if (live.textContent !== text) live.textContent = text;
   };
 
+  // Only parts that differ are replaced: what somebody reads, marks or hears read out is left alone.
+  const show = (fresh) => {
+    const focused = main.contains(document.activeElement) && document.activeElement.closest("section");
+    [...fresh.children].forEach((part, place) => {
+      const old = main.children[place];
+      if (!old) main.append(part);
+      else if (old.outerHTML !== part.outerHTML) old.replaceWith(part);
+    });
+    if (focused && !focused.isConnected) {
+      const again = document.getElementById(focused.getAttribute("aria-labelledby"));
+      again?.parentElement.querySelector("[tabindex]")?.focus({ preventScroll: true });
+    }
+  };
+
   const refresh = async () => {
-    if (document.hidden) return;
+    if (document.hidden || asking) return;
+    asking = true;
     try {
-      const answer = await fetch(source, { cache: "no-store" });
-      if (!answer.ok) throw new Error(answer.statusText);
-      const text = await answer.text();
-      if (text !== shown) {
-        const place = document.activeElement?.closest("section")?.getAttribute("aria-labelledby");
-        main.innerHTML = shown = text;
-        if (place) document.getElementById(place)?.parentElement.querySelector("[tabindex]")?.focus();
+      const answer = await fetch(source, { cache: "no-store", signal: AbortSignal.timeout(10000) });
+      const fresh = document.createElement("template");
+      fresh.innerHTML = await answer.text();
+      if (answer.ok) {
+        const count = fresh.content.children.length;
+        show(fresh.content);
+        while (main.children.length > count) main.lastElementChild.remove();
+        say("live");
+      } else {
+        say(`not live: ${fresh.content.textContent}`);
       }
-      say("live");
     } catch {
       say("not live: the server does not answer");
     }
+    asking = false;
   };
 
   setInterval(refresh, 2000);

@@ -6,6 +6,7 @@ from typing import Final
 
 from server.domain.hold import HoldView
 from server.domain.ledger import LedgerEntry
+from server.domain.limits.base import QueueLook
 from server.domain.limits.quota import QuotaState
 from server.domain.plan import Source
 from server.domain.policy import BannerRule
@@ -154,11 +155,12 @@ def _limits(figures: TenantFigures) -> Html:
                 f"{look.held:,}" if look.held else "",
                 f"{look.cap:,}" if bounded else "unlimited",
                 f"{result.remaining:,}" if bounded else "",
+                f"{look.queued:,} of {look.queue_cap:,}" if isinstance(look, QueueLook) else "",
                 span(look.reset_ms) if look.reset_ms > 0 else "",
             )
 
-    names = ("Limit", "For", "", "Used", "Held", "Limit", "Left", "Frees in")
-    return _table(names, rows(), numbers=(3, 4, 5, 6, 7))
+    names = ("Limit", "For", "", "Used", "Held", "Limit", "Left", "Waiting", "Frees in")
+    return _table(names, rows(), numbers=(3, 4, 5, 6, 7, 8))
 
 
 def _values(figures: TenantFigures) -> Html:

@@ -234,7 +234,8 @@ MOST_PER_HASH: Final = {
     "release, from the queue": (3, 2),
     "renew": (2, 1),
     "extend": (4, 2),  # looks, reports, looks again, raises
-    REAP: (3, 3),
+    "write account": (2, 1),  # the cells, then those of the queues' pools
+    REAP: (4, 3),
 }
 """Reads and writes of one hash in one script."""
 

@@ -72,6 +72,10 @@ class Console:
         stub = quota_service_pb2_grpc.QuotaServiceStub(self.channel)
         await stub.Settle(quota.SettleRequest(tenant=tenant, hold_id=hold_id), timeout=WITHIN_S)
 
+    async def release(self, hold_id: str, tenant: str = "o1") -> None:
+        stub = quota_service_pb2_grpc.QuotaServiceStub(self.channel)
+        await stub.Release(quota.ReleaseRequest(tenant=tenant, hold_id=hold_id), timeout=WITHIN_S)
+
     async def open_account(self, tenant: str) -> None:
         put = admin.PutAccountRequest(tenant=tenant, account=admin.Account(plan="free"))
         await admin_service_pb2_grpc.AdminServiceStub(self.channel).PutAccount(put, timeout=WITHIN_S)

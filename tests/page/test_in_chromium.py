@@ -104,6 +104,53 @@ async def test_the_page_goes_on_by_itself(console: Console, chromium: Browser) -
     assert tab.complaints == []
 
 
+async def test_what_has_not_changed_is_left_alone(console: Console, chromium: Browser) -> None:
+    """So that nothing is read out again, and no marked text is lost, every two seconds."""
+    await console.use(80_000)
+    await console.take("compute", "h2", cu=10)
+    tab = await chromium.tab()
+    await tab.go(console.url())
+    parts = "[...document.querySelectorAll('.banner, section')]"
+    await tab.value(f"{parts}.forEach((part) => {{ part.known = true; }})")
+    await tab.value("document.querySelector('#holds').parentElement.querySelector('[tabindex]').focus()")
+    await console.take("compute", "h3", cu=10)
+    await tab.until("document.querySelectorAll('td code').length === 2")
+    assert await tab.value(f"{parts}.map((part) => [part.className || part.firstChild.id, part.known === true])") == [
+        ["banner yellow", True],
+        ["quotas", False],
+        ["limits", True],
+        ["holds", False],
+        ["values", True],
+    ]
+    assert await tab.value("document.activeElement.closest('section').getAttribute('aria-labelledby')") == "holds"
+
+
+async def test_a_part_that_is_no_longer_there_leaves(console: Console, chromium: Browser) -> None:
+    await console.take("compute", "h1", cu=10)
+    tab = await chromium.tab()
+    await tab.go(console.url())
+    assert await tab.value("!!document.querySelector('#holds')")
+    await console.release("h1")
+    await tab.until("!document.querySelector('#holds')")
+    sections = "[...document.querySelectorAll('section')].map((part) => part.firstChild.id)"
+    assert await tab.value(sections) == ["quotas", "limits", "values"]
+
+
+async def test_a_page_that_is_not_live_any_more_says_so_and_keeps_its_figures(
+    console: Console, chromium: Browser
+) -> None:
+    await console.use(12_000)
+    tab = await chromium.tab()
+    await tab.go(console.url())
+    await tab.call("Network.enable")
+    line = {"latency": 0, "downloadThroughput": -1, "uploadThroughput": -1}
+    await tab.call("Network.emulateNetworkConditions", offline=True, **line)
+    await tab.until("document.querySelector('#live').textContent === 'not live: the server does not answer'")
+    assert await tab.value(TEXT % ".percent") == "12%"
+    await tab.call("Network.emulateNetworkConditions", offline=False, **line)
+    await tab.until("document.querySelector('#live').textContent === 'live'")
+
+
 async def test_the_page_is_read_without_scripts(console: Console, chromium: Browser) -> None:
     await console.use(80_000)
     tab = await chromium.tab(scripts=False)

@@ -34,6 +34,18 @@ async def test_a_tenant_is_shown_with_all_that_it_has(console: Console) -> None:
         assert text in answer.text, text
 
 
+async def test_who_waits_for_a_place_is_counted(console: Console) -> None:
+    waiting = '<td class="number">{} of 3</td>'
+    assert waiting.format(0) in (await console.get("/?tenant=o1")).text
+    for number in range(3):
+        await console.take("render", f"r{number}")
+    answer = await console.get("/?tenant=o1")
+    assert answer.status == 200
+    assert waiting.format(2) in answer.text
+    assert 'aria-valuetext="1 of 1"' in answer.text
+    assert '<div class="small bar red"' in answer.text
+
+
 async def test_a_tenant_of_which_nothing_is_known_has_empty_bars(console: Console) -> None:
     answer = await console.get("/?tenant=nobody")
     assert answer.status == 200

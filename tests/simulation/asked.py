@@ -66,6 +66,10 @@ class Drawn:
             self.writes[kind] = self.writes.get(kind, 0) + 1
         return f"{kind}{self.writes[kind]}"
 
+    def allocation(self) -> str:
+        """A name that a caller gives to what stands; soon used again."""
+        return f"p{self.random.randrange(6)}"
+
     def amounts(self, meters: Sequence[str] = METERS, most: int = MOST_UNITS) -> dict[str, int]:
         """Units for some of these meters; rarely for one that is not among them."""
         if not meters or self.random.random() < 0.03:

@@ -23,6 +23,7 @@ APPLIES: Final[Mapping[str, Callable[[Sequence[Any]], bool]]] = {
     "release": lambda reply: reply[0] == 1,
     "extend": lambda reply: reply[0] in {0, 1},
     "account": lambda reply: reply[0] == 1,
+    "deallocate": lambda reply: reply[0] == 1,
     "trim": lambda reply: reply[1] > 0,
     "reap": lambda _: True,
 }

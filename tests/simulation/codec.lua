@@ -3,56 +3,65 @@
 local byte, char, floor, format, sub = string.byte, string.char, math.floor, string.format, string.sub
 local EXACT = 9007199254740992
 
--- struct: only big-endian unsigned integers (`>I1` to `>I7`). Each format is compiled once.
+-- struct: only big-endian unsigned integers (`I1` to `I7`) and texts of a fixed length (`c1`). Each format is compiled
+-- once.
 
-local function widths_of(text)
-  assert(sub(text, 1, 1) == '>' and string.find(text, '^>[I%d]+$'), 'struct: a format that is not simulated: ' .. text)
-  local widths = {}
-  for width in string.gmatch(text, 'I(%d)') do
-    widths[#widths + 1] = tonumber(width)
+local function parts_of(text)
+  local parts = {}
+  assert(sub(text, 1, 1) == '>' and string.find(text, '^>[Ic%d]+$'), 'struct: a format that is not simulated: ' .. text)
+  for kind, width in string.gmatch(text, '([Ic])(%d+)') do
+    parts[#parts + 1] = { kind = kind, width = tonumber(width) }
   end
-  return widths
+  return parts
+end
+
+local function check(value, kind, width)
+  if kind == 'c' then
+    assert(#value == width, 'struct: a text of another length')
+  elseif value < 0 or value >= math.min(256 ^ width, EXACT) or value % 1 ~= 0 then
+    error(format('struct: %.17g does not fit into %d bytes', value, width), 3)
+  end
 end
 
 local function packer(text)
-  local lines = { 'local floor, char, check = ...', 'return function(' }
-  local widths, names, parts, checks = widths_of(text), {}, {}, {}
-  for index, width in ipairs(widths) do
+  local names, checks, pieces = {}, {}, {}
+  for index, part in ipairs(parts_of(text)) do
     names[index] = 'v' .. index
-    checks[index] = format('check(v%d, %d)', index, width)
-    for place = width - 1, 1, -1 do
-      parts[#parts + 1] = format('floor(v%d / %.0f) %% 256', index, 256 ^ place)
+    checks[index] = format('check(v%d, %q, %d)', index, part.kind, part.width)
+    local bytes = {}
+    for place = part.width - 1, 1, -1 do
+      bytes[#bytes + 1] = format('floor(v%d / %.0f) %% 256', index, 256 ^ place)
     end
-    parts[#parts + 1] = format('v%d %% 256', index)
+    bytes[#bytes + 1] = format('v%d %% 256', index)
+    pieces[index] = part.kind == 'c' and 'v' .. index or 'char(' .. table.concat(bytes, ', ') .. ')'
   end
-  lines[2] = lines[2] .. table.concat(names, ', ') .. ')'
-  lines[3] = table.concat(checks, ' ')
-  lines[4] = 'return char(' .. table.concat(parts, ', ') .. ')\nend'
-  local function check(value, width)
-    if value < 0 or value >= math.min(256 ^ width, EXACT) or value % 1 ~= 0 then
-      error(format('struct: %.17g does not fit into %d bytes', value, width), 3)
-    end
-  end
-  return loadstring(table.concat(lines, '\n'))(floor, char, check)
+  local code = format(
+    'local floor, char, check = ...\nreturn function(%s)\n%s\nreturn %s\nend',
+    table.concat(names, ', '), table.concat(checks, ' '), table.concat(pieces, ' .. ')
+  )
+  return loadstring(code)(floor, char, check)
 end
 
 local function unpacker(text)
-  local widths, names, sums, size = widths_of(text), {}, {}, 0
-  for index, width in ipairs(widths) do
+  local names, values, size = {}, {}, 0
+  for index, part in ipairs(parts_of(text)) do
     local terms = {}
-    for place = 1, width do
-      names[#names + 1] = 'b' .. size + place
-      terms[place] = place < width and format('b%d * %.0f', size + place, 256 ^ (width - place)) or 'b' .. size + place
+    for place = 1, part.width do
+      local name = 'b' .. size + place
+      names[#names + 1] = name
+      terms[place] = place < part.width and format('%s * %.0f', name, 256 ^ (part.width - place)) or name
     end
-    sums[index] = table.concat(terms, ' + ')
-    size = size + width
+    local from = 'from + ' .. size
+    local cut = format('sub(raw, %s, %s + %d)', from, from, part.width - 1)
+    values[index] = part.kind == 'c' and cut or table.concat(terms, ' + ')
+    size = size + part.width
   end
   local code = format(
-    'local byte = ...\nreturn function(raw, at)\nlocal from = at or 1\nlocal %s = byte(raw, from, from + %d)\n'
+    'local byte, sub = ...\nreturn function(raw, at)\nlocal from = at or 1\nlocal %s = byte(raw, from, from + %d)\n'
       .. 'if not %s then error("struct: data string too short", 2) end\nreturn %s, from + %d\nend',
-    table.concat(names, ', '), size - 1, names[size], table.concat(sums, ', '), size
+    table.concat(names, ', '), size - 1, names[size], table.concat(values, ', '), size
   )
-  return loadstring(code)(byte)
+  return loadstring(code)(byte, sub)
 end
 
 local packers, unpackers = {}, {}

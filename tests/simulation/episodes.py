@@ -8,7 +8,7 @@ from typing import Final, NamedTuple, TypeAlias
 
 from server.domain.limits import Limit
 from server.domain.policy import Policy
-from tests.policies_for_tests import HOUR_MS, MINUTE_MS, PLANS, balance, policy, quota, slots, window
+from tests.policies_for_tests import HOUR_MS, MINUTE_MS, PLANS, balance, count, policy, quota, slots, window
 from tests.policies_for_tests import TERMS as LONG_KEPT
 from tests.simulation.asked import MOST_UNITS, Asked, Drawn
 from tests.simulation.operations import OPERATIONS
@@ -152,7 +152,9 @@ def _step_ms(random: Random) -> int:
 
 
 def _limits(random: Random) -> list[Limit]:
-    drawn = [random.choice((_window, _window, _pool, _balance, _quota))(random) for _ in range(random.randint(1, 5))]
+    drawn = [
+        random.choice((_window, _window, _pool, _balance, _quota, _count))(random) for _ in range(random.randint(1, 5))
+    ]
     if random.random() < 0.4:
         drawn.append(_purse(random))
     return list({limit.id: limit for limit in drawn}.values())
@@ -206,6 +208,11 @@ def _quota(random: Random) -> Limit:
         grace_ms=random.choice((0, 0, 1000, HOUR_MS)),
         shadow=_is_shadow(random),
     )
+
+
+def _count(random: Random) -> Limit:
+    scope: tuple[str, ...] = random.choice(((), ("model",)))
+    return count(f"n-{'-'.join(scope)}", _cap(random), scope=scope, shadow=_is_shadow(random))
 
 
 def _purse(random: Random) -> Limit:

@@ -67,6 +67,7 @@ class Settle(Asked):
     hold_id: str
     delivered: Delivered
     final: bool
+    allocation: str
     script = "settle"
 
     @classmethod
@@ -79,10 +80,13 @@ class Settle(Asked):
         elif form < 0.8:
             parts = random.randint(1, 9)
             delivered = Fraction(random.randint(0, parts), parts)
-        return cls(hold.tenant, hold.hold_id, delivered, random.random() < 0.6)
+        allocation = drawn.allocation() if random.random() < 0.2 else ""
+        return cls(hold.tenant, hold.hold_id, delivered, random.random() < 0.6, allocation)
 
     def question(self, facts: Facts) -> Ask:
-        return lambda engine: engine.settle(self.ref, self.hold_id, self.delivered, final=self.final, within_s=WITHIN_S)
+        return lambda engine: engine.settle(
+            self.ref, self.hold_id, self.delivered, final=self.final, within_s=WITHIN_S, allocation=self.allocation
+        )
 
 
 @dataclass(frozen=True)
@@ -97,6 +101,22 @@ class Release(Asked):
 
     def question(self, facts: Facts) -> Ask:
         return lambda engine: engine.release(self.ref, self.hold_id, WITHIN_S)
+
+
+@dataclass(frozen=True)
+class GiveBack(Asked):
+    """A standing allocation is gone; mostly one that bears its hold's id."""
+
+    allocation: str
+    script = "deallocate"
+
+    @classmethod
+    def draw(cls, drawn: Drawn) -> Self:
+        hold = drawn.some_hold()
+        return cls(hold.tenant, hold.hold_id if drawn.random.random() < 0.7 else drawn.allocation())
+
+    def question(self, facts: Facts) -> Ask:
+        return lambda engine: engine.books.release_allocation(self.ref, self.allocation, "", WITHIN_S)
 
 
 @dataclass(frozen=True)
@@ -342,6 +362,7 @@ OPERATIONS: Final[Mapping[type[Asked], int]] = {
     Reserve: 40,
     Settle: 20,
     Release: 7,
+    GiveBack: 4,
     Extend: 12,
     Look: 3,
     Usage: 2,

@@ -301,6 +301,10 @@ function command.DEL(key)
   return entry and 1 or 0
 end
 
+function command.EXISTS(key)
+  return find(key) and 1 or 0
+end
+
 function command.KEYS()
   local names = {}
   for key in pairs(keys) do

@@ -78,7 +78,13 @@ class TwinStore:
 
 
 def _without_ids(state: Snapshot) -> Snapshot:
-    return {
-        key: (kind, [words for _, words in content], has_ttl) if key.endswith(b"}:note") else (kind, content, has_ttl)  # type: ignore[attr-defined]  # a stream
-        for key, (kind, content, has_ttl) in state.items()
-    }
+    """Without the ids of notes, and with each allocation's cells in no order: a script walks them in a table's."""
+    told: Snapshot = {}
+    for key, (kind, content, has_ttl) in state.items():
+        shown: object = content
+        if key.endswith(b"}:note"):
+            shown = [words for _, words in content]  # type: ignore[attr-defined]  # a stream
+        elif key.endswith(b"}:alloc"):
+            shown = {name: sorted(raw) for name, raw in content.items()}  # type: ignore[attr-defined]  # a hash
+        told[key] = kind, shown, has_ttl
+    return told

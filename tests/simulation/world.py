@@ -293,8 +293,10 @@ class World:
         """The store makes a call; what it changed is checked."""
         self._loop.now_s += CALL_S
         if not call.script:
-            return self.store.command(*call.words)
-        if call.script == talk.asked.script and call.script in {"trim", "find"}:
+            reply = self.store.command(*call.words)
+            self._books.check("", (), self.store.changes(), None)  # keys whose time is over leave when they are read
+            return reply
+        if call.script == talk.asked.script and call.script in {"trim", "find", "deallocate"}:
             self._catch_up()  # they alone decide while something is overdue
         reply = self.store.run(call.script, call.keys, call.words)
         writing = talk.ask.write if isinstance(talk.ask, Writing) else None

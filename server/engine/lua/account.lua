@@ -24,6 +24,7 @@ Example {1, '{"plan":"free",...}', <10>} ]]
 --@include quota_finish
 --@include count
 --@include allocations
+--@include queues
 --@include version
 
 local UPGRADE, CHANGE_SIZE, REFILL_SIZE, USE_SIZE, ALLOCATION_SIZE = 7, 7, 7, 5, 3
@@ -192,6 +193,7 @@ for field, raw in pairs(counts) do
 end
 local packed_results = cmsgpack.pack(results)
 local waits = redis.call('EXISTS', tenant_key('pools'))
+promote_look(now, {}) -- finds what is corrupt before anything is written
 local before = redis.call('ZSCORE', KEYS[3], GRANTS_DUE)
 redis.call('ZSCORE', KEYS[4], member)
 

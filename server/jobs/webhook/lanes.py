@@ -17,8 +17,7 @@ JITTER: Final = 0.2
 class Lane:
     """A tenant's notes, told one after the other. `notes` are those that were read, behind `cursor`.
 
-    A lane that fails lets others go first, and is asked again later and later. `forgiven` tells that an outage of the
-    endpoint was held in its favour once.
+    A lane that fails lets others go first, and is asked again later and later.
     """
 
     ref: TenantRef
@@ -27,7 +26,6 @@ class Lane:
     notes: deque[Note] = field(default_factory=deque)
     failures: int = 0
     retry_at_s: float = 0.0
-    forgiven: bool = False
 
 
 class Lanes:
@@ -71,13 +69,9 @@ class Lanes:
         return max(lane.retry_at_s, self._resume_at_s) - now_s
 
     def succeeded(self, lane: Lane) -> None:
-        """The endpoint takes notes: lanes that failed may have failed for it, and come back in their order."""
-        if self._failures:
-            self._failures, self._resume_at_s = 0, 0.0
-            for each in self._lanes.values():
-                if each.failures and not each.forgiven:
-                    each.forgiven, each.failures, each.retry_at_s = True, 0, 0.0
-        lane.failures, lane.retry_at_s, lane.forgiven = 0, 0.0, False
+        """The endpoint takes notes. Lanes that failed with it come back in their order: none waits longer than it."""
+        self._failures, self._resume_at_s = 0, 0.0
+        lane.failures, lane.retry_at_s = 0, 0.0
 
 
 def _pause_s(failures: int) -> float:

@@ -553,9 +553,301 @@ local function allocation_write(name, units)
     redis.call('HSET', tenant_key('alloc'), name, cmsgpack.pack(unpack(values)))
   end
 end
+--[[ A hold's record: msgpack values one behind the other.
+1 state  2 created_ms  3 lease's end, in ms since created (0: no lease)  4 longest end, in ms since created
+5 figures of the grant (checks.lua)  6 fingerprint and figures key (opaque)  7 lease_ms  8 tombstone_ms  9 note (opaque)
+10 number of meters, then per meter: name, reserved, reported (-1: never), uncollected
+then the number of takes, then per take: kind, meter (0: follows no report), scope ('' for the standing cells, else the
+windows' key behind the tag), field, amount, ms since created, base, last, param (a balance's debt bound; a window's
+length in ms, negative where a release returns even the request; a quota's cycle and thresholds, packed)
+A balance's bound is -1 - bound where it has a ledger. With what was drawn from grants that are kept apart it is a
+msgpack sequence, so that what is not used returns where it came from: the bound, then in turn source, expires_ms,
+units. What is charged comes off their front.
+Of a hold that waits in a queue 3 is 0: until when stands in the due set alone, so that a ticket is renewed there. 4
+counts from its turn on, and its take of the pool has taken nothing yet (queues.lua).
+Once a hold is settled or released, 3, 4, 7 and 8 are 0: a tombstone is kept small. ]]
+local ACTIVE, SETTLED, RELEASED, EXPIRED, SETTLED_LATE, DONE, QUEUED, PROMOTED, LEFT = 1, 2, 3, 4, 5, 6, 7, 8, 9
+local METERS, METER_SIZE, TAKE_SIZE = 10, 4, 9
+-- Added to a meter's number times METER_SIZE: where its values are.
+local NAME, RESERVED, REPORTED, UNCOLLECTED = 7, 8, 9, 10
+
+-- Reads a record; second, the index of its number of takes. What is no number fails in the arithmetic.
+local function hold_read(raw)
+  local hold = { cmsgpack.unpack(raw) }
+  local meters = tonumber(hold[METERS]) or -1
+  local at = METERS + 1 + meters * METER_SIZE
+  if #hold ~= at + (tonumber(hold[at]) or -1) * TAKE_SIZE then
+    error('CORRUPT a hold of ' .. #raw .. ' bytes')
+  end
+  local state, created, lease_in, longest_in, lease_ms = hold[1], hold[2], hold[3], hold[4], hold[7]
+  local tombstone_ms = hold[8]
+  if
+    math.min(state - ACTIVE, LEFT - state, created, lease_in, longest_in, lease_ms, tombstone_ms, meters) < 0
+    or (created + lease_in + longest_in + lease_ms + tombstone_ms + state) % 1 ~= 0
+    or ((state == ACTIVE or state == QUEUED or state == PROMOTED) and tombstone_ms == 0)
+  then
+    error('CORRUPT a hold in state ' .. state)
+  end
+  for name = METERS + 1, at - 1, METER_SIZE do
+    if type(hold[name]) ~= 'string' or (hold[name + 1] + hold[name + 2] + hold[name + 3]) % 1 ~= 0 then
+      error('CORRUPT a meter of a hold')
+    end
+  end
+  return hold, at
+end
+
+--[[ slots: a pool of concurrent places. Twin of server/domain/limits/slots.py. A cell is a decimal count; an empty pool
+has no cell. Whose place it is stands in the holds; overdue ones are given back before anybody looks.
+
+Where jobs have a usual length, behind the count stand ';', the average length of recent jobs in ms (6 bytes), how many
+that is an average of (1), and when the jobs in the pool began (6 each, at most 64). ]]
+local POOL, POOL_SIZE, START_SIZE, STARTS_KEPT = '>I6I1', 7, 6, 64
+local JOBS_AVERAGED, JOBS_ENOUGH = 16, 8
+local QUEUES = -2
+
+local function queue_key(field)
+  return tenant_key('q:' .. field)
+end
+
+local function slots_taken(raw)
+  local taken = tonumber(raw) or tonumber(string.match(raw, '^(%d+);'))
+  if not taken or taken < 0 or taken >= 9007199254740992 or taken % 1 ~= 0 then
+    error('CORRUPT a slots cell')
+  end
+  return taken
+end
+
+-- Places taken, average length of jobs, of how many, and the beginnings.
+local function pool_read(raw)
+  if not raw then
+    return 0, 0, 0, ''
+  end
+  local taken, at = slots_taken(raw), string.find(raw, ';', 1, true)
+  if not at then
+    return taken, 0, 0, ''
+  end
+  local starts = #raw - at - POOL_SIZE
+  if starts < 0 or starts % START_SIZE ~= 0 then
+    error('CORRUPT a slots cell of ' .. #raw .. ' bytes')
+  end
+  local mean, jobs = struct.unpack(POOL, raw, at + 1)
+  return taken, mean, jobs, string.sub(raw, at + 1 + POOL_SIZE)
+end
+
+local function pool_packed(taken, mean, jobs, starts)
+  return string.format('%.0f', taken) .. ';' .. struct.pack(POOL, mean, jobs) .. starts
+end
+
+-- The value with one place more, taken now.
+local function pool_taken(raw, now)
+  local taken, mean, jobs, starts = pool_read(raw)
+  if #starts < STARTS_KEPT * START_SIZE then
+    starts = starts .. struct.pack('>I6', now)
+  end
+  return pool_packed(taken + 1, mean, jobs, starts)
+end
+
+-- As the other looks (checks.lua): places taken, 0, when the oldest job ends if it takes as long as is usual, and the
+-- new value. `param` has whether jobs are measured, and how long one takes otherwise.
+local function pool_check(raw, now, amount, take, cap, param)
+  local taken, mean, jobs, starts = pool_read(raw)
+  if amount > 0 and taken + amount > cap then
+    local measured, typical = struct.unpack('>I1I6', param)
+    if measured == 1 and jobs >= JOBS_ENOUGH then
+      typical = mean
+    end
+    local oldest = now
+    for at = 1, #starts, START_SIZE do
+      oldest = math.min(oldest, (struct.unpack('>I6', starts, at)))
+    end
+    return taken, 0, math.max(oldest + typical - now, 1)
+  end
+  if not take then
+    return taken, 0, 0
+  end
+  if #starts < STARTS_KEPT * START_SIZE then
+    starts = starts .. struct.pack('>I6', now)
+  end
+  return taken, 0, 0, pool_packed(taken + take, mean, jobs, starts)
+end
+
+--[[ The same for a pool with a queue: `rows` before `row` has the places taken of the pools that share theirs with it,
+`field` is the place of its own cell among the plan's fields, with theirs in front. Returns the places taken of all, how
+many wait, what the wait is (QUEUES: there is a place in the queue), the new value, and whether somebody waits although
+a place is free. Nobody overtakes: with anyone waiting, a request waits too. ]]
+local function queued_check(plan, field, rows, row, raw, now, amount, take, cap, param)
+  local taken, mean, jobs = pool_read(raw)
+  local measured, typical, depth, joined = struct.unpack('>I1I6I7I1', param)
+  local all, waiting = taken, redis.call('ZCARD', queue_key(plan[field]))
+  for other = 1, joined do
+    all = all + rows[row - other * 3 + 1]
+    waiting = waiting + redis.call('ZCARD', queue_key(plan[field - other]))
+  end
+  if amount > 0 and (waiting > 0 or all + amount > cap) then
+    if amount > cap then
+      return all, waiting, -1
+    elseif waiting < depth then
+      return all, waiting, QUEUES, nil, all + amount <= cap
+    end
+    return all, waiting, measured == 1 and jobs >= JOBS_ENOUGH and mean or typical
+  elseif not take then
+    return all, waiting, 0
+  end
+  return all, waiting, 0, pool_taken(raw, now)
+end
+
+-- The value without the places of a hold that began at `start`; nil where nothing is left to remember. `param` begins
+-- with whether jobs are measured.
+local function pool_finish(raw, ending, amount, start, param, now)
+  local taken, mean, jobs, starts = pool_read(raw)
+  local packed = struct.pack('>I6', start)
+  for at = 1, #starts, START_SIZE do
+    if string.sub(starts, at, at + START_SIZE - 1) == packed then
+      starts = string.sub(starts, 1, at - 1) .. string.sub(starts, at + START_SIZE)
+      break
+    end
+  end
+  if string.byte(param) == 1 and (ending == SETTLE or ending == RELEASE) then
+    jobs = math.min(jobs + 1, JOBS_AVERAGED)
+    mean = mean + math.floor((math.max(now - start, 0) - mean) / jobs)
+  end
+  taken = math.max(taken - amount, 0)
+  return (taken > 0 or jobs > 0) and pool_packed(taken, mean, jobs, starts) or nil
+end
 -- The account's version as stored, 0 for a tenant without an account.
 local function account_version(raw)
   return raw and (tonumber(raw) or error('CORRUPT an account version')) or 0
+end
+
+--[[ Queues in front of pools. hg:{p/t}:q:<cell> has the ids of those who wait for a pool's places, by order of arrival
+over all queues of the tenant. While anyone waits, hg:{p/t}:pools says whose turn is next (wire_queues.py): the account
+version that it holds for, valid from, valid until, number of groups, then per group: places, number of cells, cells.
+Pools that share places are one group, and the first who came to any of them is next.
+
+A hold that waits has in its take of the pool, behind whether jobs are measured, for how long its ticket is kept (4
+bytes, ms) and the open call that waits with it (the process, a dot, the call; empty for none). ]]
+local TICKET_AT, OWNER_AT, MOST_TURNS = 2, 6, 16
+
+-- The take of the pool that a hold waits for: its index.
+local function queued_take(hold, takes_at)
+  for take = takes_at + 1, #hold, TAKE_SIZE do
+    if hold[take] == 4 and hold[take + 8] ~= 0 and #hold[take + 8] >= OWNER_AT - 1 then
+      return take
+    end
+  end
+  error('CORRUPT a hold that waits for no pool')
+end
+
+-- What one turn writes: the hold gets its place, until it is claimed.
+local function turn_of(id, field, now)
+  local key = tenant_key('h:' .. id)
+  local raw = redis.call('GET', key)
+  if not raw then
+    return { id, field }
+  end
+  local hold, at = hold_read(raw)
+  local take = queued_take(hold, at)
+  local param, since = hold[take + 8], now - hold[2]
+  local deadline = now + struct.unpack('>I4', param, TICKET_AT)
+  hold[1], hold[3], hold[4], hold[take + 5] = PROMOTED, deadline - hold[2], hold[4] + since, since
+  return { id, field, key, cmsgpack.pack(unpack(hold)), deadline, string.sub(param, OWNER_AT) }
+end
+
+--[[ Whose turn it is, reading everything and writing nothing. `changed` has cells as they are about to be (false:
+gone), `leaving` is an id that is about to leave its queue. Returns what promote_write wants (nil: nobody's turn), and
+whether reap must go on with it: 1 for more turns than one call makes, 2 for terms that are out of date. ]]
+local function promote_look(now, changed, leaving)
+  local packed = redis.call('GET', tenant_key('pools'))
+  if not packed then
+    return nil, 0
+  end
+  local terms, fields = { cmsgpack.unpack(packed) }, { 'v' }
+  local at = 5
+  for _ = 1, terms[4] do
+    for cell = 1, terms[at + 1] do
+      fields[#fields + 1] = terms[at + 1 + cell]
+    end
+    at = at + 2 + terms[at + 1]
+  end
+  local read = redis.call('HMGET', KEYS[1], unpack(fields))
+  if terms[1] ~= account_version(read[1]) or now < terms[2] or now >= terms[3] then
+    return nil, 2
+  end
+  local turns, sets, more, waiting, before = {}, {}, 0, 0, 1
+  at = 5
+  for _ = 1, terms[4] do
+    local cap, count = terms[at], terms[at + 1]
+    local raws, taken, heads = {}, 0, {}
+    for cell = 1, count do
+      local field = terms[at + 1 + cell]
+      raws[cell] = read[before + cell]
+      if changed[field] ~= nil then
+        raws[cell] = changed[field]
+      end
+      taken = taken + (raws[cell] and slots_taken(raws[cell]) or 0)
+      waiting = waiting + redis.call('ZCARD', queue_key(field))
+    end
+    for cell = 1, taken < cap and count or 0 do
+      local queue = redis.call('ZRANGE', queue_key(terms[at + 1 + cell]), 0, MOST_TURNS, 'WITHSCORES')
+      for place = 1, #queue, 2 do
+        if queue[place] ~= leaving then
+          heads[#heads + 1] = { tonumber(queue[place + 1]), queue[place], cell }
+        end
+      end
+    end
+    table.sort(heads, function(one, other)
+      return one[1] < other[1]
+    end)
+    for place = 1, math.min(#heads, cap - taken) do
+      if place > MOST_TURNS then
+        more = 1
+        break
+      end
+      local cell = heads[place][3]
+      local turn = turn_of(heads[place][2], terms[at + 1 + cell], now)
+      if turn[3] then
+        raws[cell] = pool_taken(raws[cell], now)
+        sets[terms[at + 1 + cell]] = raws[cell]
+      end
+      turns[#turns + 1] = turn
+    end
+    at, before = at + 2 + count, before + count
+  end
+  return { turns, sets, waiting - #turns - (leaving and 1 or 0) }, more
+end
+
+-- Gives the turns their places, wakes who waits for them, and clears up behind the last one. A store user who may not
+-- PUBLISH only makes waiters slow: they look by themselves when they renew their tickets.
+local function promote_write(promoted)
+  if not promoted then
+    return
+  end
+  local turns, sets, waiting = unpack(promoted)
+  for number = 1, #turns do
+    local id, field, key, record, deadline = unpack(turns[number], 1, 5)
+    redis.call('ZREM', queue_key(field), id)
+    if key then
+      redis.call('SET', key, record)
+      redis.call('ZADD', KEYS[3], 'XX', string.format('%.0f', deadline), id)
+    end
+  end
+  if #turns > 0 and next(sets) then
+    local cells = {}
+    for field, raw in pairs(sets) do
+      cells[#cells + 1], cells[#cells + 2] = field, raw
+    end
+    redis.call('HSET', KEYS[1], unpack(cells))
+  end
+  for number = 1, #turns do
+    local owner = turns[number][6]
+    if owner and owner ~= '' then
+      local process = string.match(owner, '^[^.]*')
+      redis.pcall('PUBLISH', TURN_CHANNEL .. process, member_name() .. '\n' .. turns[number][1])
+    end
+  end
+  if waiting == 0 then
+    redis.call('DEL', tenant_key('pools'))
+  end
 end
 
 local UPGRADE, CHANGE_SIZE, REFILL_SIZE, USE_SIZE, ALLOCATION_SIZE = 7, 7, 7, 5, 3
@@ -724,6 +1016,7 @@ for field, raw in pairs(counts) do
 end
 local packed_results = cmsgpack.pack(results)
 local waits = redis.call('EXISTS', tenant_key('pools'))
+promote_look(now, {}) -- finds what is corrupt before anything is written
 local before = redis.call('ZSCORE', KEYS[3], GRANTS_DUE)
 redis.call('ZSCORE', KEYS[4], member)
 

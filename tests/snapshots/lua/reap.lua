@@ -1175,6 +1175,7 @@ end
 local version = account_version(redis.call('HMGET', KEYS[1], 'v', 'due')[1])
 redis.call('ZSCORE', KEYS[4], member)
 local ids = redis.call('ZRANGEBYSCORE', KEYS[3], '-inf', string.format('%.0f', now), 'LIMIT', 0, most)
+promote_look(now, {}) -- finds what is corrupt before anything is written
 local expired = 0
 for _, id in ipairs(ids) do
   if id == GRANTS_DUE then

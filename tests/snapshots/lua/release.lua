@@ -1015,7 +1015,7 @@ if args[3] and string.sub(hold[queued_take(hold, at) + 8], OWNER_AT) ~= args[3] 
 end
 -- Where it is missing from the due set, no reap ends it.
 local due = (waits or hold[2] + hold[3] <= now) and redis.call('ZSCORE', KEYS[3], id)
-if due and tonumber(due) <= now then
+if due and (not waits or tonumber(due) <= now) then
   return { 4, now }
 end
 local record, more = finish(KEYS[5], id, hold, at, RELEASE, waits and LEFT or RELEASED, reported(hold), now)

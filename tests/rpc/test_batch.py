@@ -1,0 +1,42 @@
+"""Many operations in one call."""
+
+from typing import Any
+
+import pytest
+from grpc import aio
+from quota.v1 import quota_service_pb2 as quota
+from quota.v1.decision_pb2 import OUTCOME_GRANTED
+from quota.v1.quota_service_pb2_grpc import QuotaServiceStub
+
+ASK = quota.CheckAndReserveRequest(action="poll", scope={"project": "p"})
+OF_EACH_KIND: dict[str, Any] = {
+    "settle": quota.SettleRequest(hold_id="h"),
+    "release": quota.ReleaseRequest(hold_id="h"),
+    "extend": quota.ExtendRequest(hold_id="h"),
+    "estimate": quota.EstimateRequest(action="poll", scope={"project": "p"}),
+    "release_allocation": quota.ReleaseAllocationRequest(allocation="h"),
+}
+
+
+@pytest.fixture
+def stub(channel: aio.Channel) -> QuotaServiceStub:
+    return QuotaServiceStub(channel)
+
+
+async def test_an_operation_of_any_kind_leaves_its_neighbours_alone(stub: QuotaServiceStub) -> None:
+    """Whether it fails or not, with or without an id."""
+    kinds = {field.name for field in quota.Operation.DESCRIPTOR.fields}
+    assert kinds == {"check_and_reserve", *OF_EACH_KIND}
+    for kind, request in OF_EACH_KIND.items():
+        request.tenant = "acme"
+        batch = quota.BatchRequest()
+        getattr(batch.operations.add(), kind).CopyFrom(request)
+        getattr(batch.operations.add(), kind).SetInParent()
+        batch.operations.add().check_and_reserve.CopyFrom(ASK)
+        batch.operations[2].check_and_reserve.tenant = "acme"
+
+        first, second, third = (await stub.Batch(batch)).results
+
+        assert first.error.code in {0, 3, 5}, (kind, first)
+        assert second.error.code == 3, (kind, second)
+        assert third.check_and_reserve.decision.outcome == OUTCOME_GRANTED, kind
