@@ -92,6 +92,7 @@ def open_server(tmp_path: Path) -> OpenServer:
                 "policies": (POLICY,),
                 "data_dir": tmp_path,
                 "drain_seconds": 0,
+                "store_timeout_ms": 10_000,  # a busy machine is no reason to fail
                 **where,
                 **changes,
             }
