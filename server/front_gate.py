@@ -2,16 +2,21 @@
 
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
+from typing import Final
 
 from server.domain.decision import Decision, LimitResult
 from server.domain.hold import Delivered
 from server.domain.operation import Operation, TenantRef
+from server.domain.plan import Plan
 from server.domain.policy import Policy
 from server.domain.queue import Ticket
 from server.engine.base import Engine, HoldOutcome
+from server.engine.queues import Claimed
 from server.gate import QuotaGate
 from server.metrics.metrics import Metrics
 from server.policy.store import PolicyStore
+
+_MS_PER_SECOND: Final = 1000
 
 
 class FrontGate(QuotaGate):
@@ -58,6 +63,15 @@ class FrontGate(QuotaGate):
             for limit in {result.limit.id for result in decision.results if _shadowed(result)}:
                 self._metrics.shadow_refusals.add(policy.name, limit)
         return decision
+
+    def claimed(self, plan: Plan, known: Claimed) -> Decision:
+        """The answer of a request that waited; how long, counts once, when it takes its place."""
+        if known.looks:
+            waited_s = (known.now_ms - known.hold.created_at_ms) / _MS_PER_SECOND
+            for check in plan.checks:
+                if check.queue is not None:
+                    self._metrics.queue_wait.took(waited_s, plan.policy.name, check.limit.id)
+        return super().claimed(plan, known)
 
     async def settle(  # noqa: PLR0913  # each is a field of the request
         self,

@@ -168,6 +168,10 @@ class QuotaGate:
         except TimeoutError:
             raise DeadlineError("the deadline ended before its turn came; the request has left the queue") from None
 
+    def claimed(self, plan: Plan, known: Claimed) -> Decision:
+        """The answer of a request that waited and has its place, or had its answer before."""
+        return claimed(plan, known)
+
     async def _at_its_turn(self, plan: Plan, hold_id: str, ticket: Ticket | None, within_s: float) -> Decision | Stale:
         """A request that waits, asked again: its position, or the place that its turn has brought."""
         match await self._engine.queues.ticket(plan, hold_id, ticket, within_s):
@@ -176,7 +180,7 @@ class QuotaGate:
             case Queued() as known:
                 return waits_at(plan, hold_id, known, replayed=True)
             case Claimed() as known:
-                return claimed(plan, known)
+                return self.claimed(plan, known)
 
     async def settle(  # noqa: PLR0913  # each is a field of the request
         self,
@@ -264,7 +268,7 @@ class QuotaGate:
                     case Queued() as known:
                         return waits_at(plan, hold_id, known)
                     case Claimed(looks=looks) as known if looks:
-                        return claimed(plan, known)
+                        return self.claimed(plan, known)
             start, reports = timing.contact(hold, timed, connection, now_ms) if timed is not None else (None, {})
             raised = plan if amounts else None
             answer = await self._engine.extend(ref, hold_id, {**used, **reports}, raised, left_s, start=start)
