@@ -30,9 +30,15 @@ from tests.waiting import until
 RESERVE: Final = "quota.v1.QuotaService/CheckAndReserve"
 
 
+@pytest.fixture
+def store() -> str:
+    """Where the state is, for tests that do not say it."""
+    return "memory"
+
+
 @pytest.fixture(params=["asgi", "grpcio"])
-async def app(request: pytest.FixtureRequest, make_settings: MakeSettings) -> AsyncIterator[App]:
-    settings = make_settings(metrics_address="127.0.0.1:0", transport=request.param)
+async def app(request: pytest.FixtureRequest, make_settings: MakeSettings, store: str) -> AsyncIterator[App]:
+    settings = make_settings(metrics_address="127.0.0.1:0", transport=request.param, store=store)
     async with running(settings) as app:
         async with aio.insecure_channel(app.address) as channel:
             await set_time(channel, NOON_MS)
@@ -103,6 +109,17 @@ async def test_a_call_that_its_caller_gave_up_is_counted(
         what="the call to be counted",
     )
     await until(lambda: scraped(app.metrics_address)["holdgate_calls_in_flight"] == {(): 0}, what="it to be over")
+
+
+@pytest.mark.parametrize("store", ["embedded"])
+async def test_settle_lag_published(app: App, channel: aio.Channel, quota: QuotaServiceStub, tenant: str) -> None:
+    """A settle that comes late is seen to come late, in the store's own time."""
+    await quota.CheckAndReserve(work(tenant, "r-1"))
+    await set_time(channel, NOON_MS + 7000)
+    for _ in range(2):
+        await quota.Settle(SettleRequest(tenant=tenant, hold_id="r-1"))
+    found = scraped(app.metrics_address)
+    assert (found["holdgate_settle_lag_seconds_count"], found["holdgate_settle_lag_seconds_sum"]) == ({(): 1}, {(): 7})
 
 
 async def test_many_tenants_make_no_more_series_than_one(app: App, quota: QuotaServiceStub) -> None:
