@@ -140,7 +140,10 @@ async def test_parallel_calls_are_counted(expect: str, said: str, tmp_path: Path
         ("- reserve: {amounts: {credits: few}}", "shop.yaml:8: amounts: 'few' is no amount"),
         ("- reserve: {amounts: {credits: 1.5}}", "shop.yaml:8: value must be a whole number, not 1.5"),
         ("- reserve: {amounts: {credits: 9223372036854775808}}", "shop.yaml:8: amounts: "),
-        ("- reserve: {mode: CHECK}", "shop.yaml:8: mode is one of UNSPECIFIED, NORMAL, CHECK_ONLY, not 'CHECK'"),
+        (
+            "- reserve: {mode: CHECK}",
+            "shop.yaml:8: mode is one of UNSPECIFIED, NORMAL, CHECK_ONLY, BEST_EFFORT, not 'CHECK'",
+        ),
         ("- reserve: {id: 5}", "shop.yaml:8: request_id must be text, not 5"),
         ("- reserve: {id: a, id: b}", "shop.yaml:8: the key 'id' stands here twice"),
         ("- settle: {id: a, fraction: half}", "shop.yaml:8: a fraction is written delivered/reserved, not 'half'"),
