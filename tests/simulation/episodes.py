@@ -211,8 +211,9 @@ def _quota(random: Random) -> Limit:
 
 
 def _count(random: Random) -> Limit:
+    meter = random.choice(("", "frames"))
     scope: tuple[str, ...] = random.choice(((), ("model",)))
-    return count(f"n-{'-'.join(scope)}", _cap(random), scope=scope, shadow=_is_shadow(random))
+    return count(f"n-{meter}-{'-'.join(scope)}", _cap(random), meter, scope=scope, shadow=_is_shadow(random))
 
 
 def _purse(random: Random) -> Limit:

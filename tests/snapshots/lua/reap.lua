@@ -884,7 +884,7 @@ local function finish(key, id, hold, at, ending, state, after, now, name, reaps)
         end
       elseif kind == 7 then
         local more = 0
-        if ending == SETTLE then
+        if ending == SETTLE and amount > 0 then -- no units are no allocation, and keep no name
           known, stands = known or allocation_read(name), stands or {}
           more = known[field] and 0 or amount -- who settles under a name that stands, adds nothing to it
           stands[field] = (stands[field] or 0) + amount
