@@ -44,7 +44,8 @@ windows' key behind the tag), field, amount, ms since created, base, last, param
 length in ms, negative where a release returns even the request; a quota's cycle and thresholds, packed)
 A balance's bound is -1 - bound where it has a ledger. With what was drawn from grants that are kept apart it is a
 msgpack sequence, so that what is not used returns where it came from: the bound, then in turn source, expires_ms,
-units. What is charged comes off their front.
+units. What is charged comes off their front. With marks, too, it is a sequence, whose bound is one itself: the bound,
+then the marks, the highest first.
 Of a hold that waits in a queue 3 is 0: until when stands in the due set alone, so that a ticket is renewed there. 4
 counts from its turn on, and its take of the pool has taken nothing yet (queues.lua).
 Once a hold is settled or released, 3, 4, 7 and 8 are 0: a tombstone is kept small. ]]
@@ -528,15 +529,35 @@ local function grants_kept()
     give_back = grants_return,
   }
 end
+-- Adds to `falls` (nil: none yet) the marks that a fall of what is left has reached, the highest first: field, mark,
+-- left of each. Whoever rises above a mark may fall to it again, so nothing needs to be remembered.
+local function marks_reached(falls, field, marks, first, before, after)
+  for index = first, #marks do
+    if before > marks[index] and after <= marks[index] then
+      falls = falls or {}
+      falls[#falls + 1] = { field, marks[index], after }
+    end
+  end
+  return falls
+end
 
---[[ New raw value, uncollected, whether the ledger wants an entry. Charges the hold's own units, then unreserved ones,
-then debt up to the bound. `param` is the bound, -1 - bound where movements go to the ledger, or with draws
-(hold_layout.lua). What a hold does not use goes back to the grant that it came from, or is expired with it. ]]
-local function balance_finish(raw, ending, live, amount, param, before, after)
-  local bound, draws = param, nil
+-- Behind the bound, in the param of a balance with marks.
+local FIRST_MARK = 2
+
+--[[ New raw value, uncollected, whether the ledger wants an entry, which marks were reached (nil: none). Charges the
+hold's own units, then unreserved ones, then debt up to the bound. `param` is the bound, -1 - bound where movements go
+to the ledger, or with marks and draws (hold_layout.lua). What a hold does not use goes back to the grant that it came
+from, or is expired with it. ]]
+local function balance_finish(raw, ending, live, amount, param, before, after, field)
+  local bound, draws, marks = param, nil, nil
   if type(param) == 'string' then
     draws = { cmsgpack.unpack(param) }
     bound = draws[1]
+    if type(bound) == 'string' then
+      marks = { cmsgpack.unpack(bound) }
+      bound = marks[1]
+    end
+    draws = draws[2] and draws
   end
   local ledgered = bound < 0
   if ledgered then
@@ -549,6 +570,7 @@ local function balance_finish(raw, ending, live, amount, param, before, after)
     end
     granted, reversed, charged, held, expired, uncollected, debt = struct.unpack(BALANCE, raw)
   end
+  local had = granted - reversed - expired - charged + debt
   local kept, grants
   if raw and #raw > BALANCE_SIZE then
     kept = grants_kept()
@@ -587,7 +609,12 @@ local function balance_finish(raw, ending, live, amount, param, before, after)
   if grants then
     new = new .. kept.packed(grants)
   end
-  return new, lost, ledgered and (after > before or over > 0)
+  local falls
+  if marks then
+    local left = granted - reversed - expired - charged + debt
+    falls = marks_reached(nil, field, marks, FIRST_MARK, had, left)
+  end
+  return new, lost, ledgered and (after > before or over > 0), falls
 end
 --[[ quota: an allowance per cycle. Twin of server/domain/limits/quota.py.
 
@@ -750,6 +777,7 @@ end
 --[[ Notes for the tenant's people, in the stream hg:{p/t}:note: each a list of fields with values (engine/notes.py).
 The oldest leave when there are more than this. ]]
 local MOST_NOTES = '1000'
+local FALL_SIZE = 3
 
 -- That both keys have their types is seen before a step's first write.
 local function look_at_notes()
@@ -757,18 +785,20 @@ local function look_at_notes()
   redis.call('ZCARD', noted_key())
 end
 
--- Writes the thresholds that a step crossed: `crossings` has field, start, end, percent, limit, used of each. The
--- tenant is listed for the webhook by its oldest note that was not told, and whoever watches is woken; a store user who
--- may not PUBLISH only makes watchers slow.
+-- Writes the thresholds that a step crossed: `crossings` has field, start, end, percent, limit, used of each, or for a
+-- balance field, mark, left. The tenant is listed for the webhook by its oldest note that was not told, and whoever
+-- watches is woken; a store user who may not PUBLISH only makes watchers slow.
 local function write_crossings(crossings, now)
   for index = 1, #crossings do
-    local field, start, stop, percent, limit, used = unpack(crossings[index])
+    local crossing = crossings[index]
+    local names = #crossing == FALL_SIZE and { 'mark', 'left' } or { 'cycle', 'ends', 'percent', 'limit', 'used' }
+    local fields = {}
+    for place = 1, #names do
+      fields[place * 2 - 1], fields[place * 2] = names[place], string.format('%.0f', crossing[place + 1])
+    end
     redis.call(
       'XADD', tenant_key('note'), 'MAXLEN', '=', MOST_NOTES, '*',
-      'kind', 'threshold', 'at', string.format('%.0f', now), 'cell', field, 'cycle', string.format('%.0f', start),
-      'ends', string.format('%.0f', stop),
-      'percent', string.format('%.0f', percent), 'limit', string.format('%.0f', limit),
-      'used', string.format('%.0f', used)
+      'kind', 'threshold', 'at', string.format('%.0f', now), 'cell', crossing[1], unpack(fields)
     )
   end
   redis.call('ZADD', noted_key(), 'NX', string.format('%.0f', now), member_name())
@@ -864,11 +894,15 @@ local function finish(key, id, hold, at, ending, state, after, now, name, reaps)
           end
         end
       elseif kind == 5 then
-        local moved
-        new, uncollected, moved = balance_finish(raw, ending, live, amount, param, before, total)
+        local moved, falls
+        new, uncollected, moved, falls = balance_finish(raw, ending, live, amount, param, before, total, field)
         if moved then
           entries = entries or {}
           entries[#entries + 1] = { now, ending, id, field, raw, new }
+        end
+        for number = 1, falls and #falls or 0 do
+          crossings = crossings or {}
+          crossings[#crossings + 1] = falls[number]
         end
       elseif kind == 6 then
         local crossed
