@@ -17,11 +17,11 @@ from server.administration import Administration
 from server.domain.errors import PolicyRejectedError
 from server.engine.base import Engine
 from server.engine.client import StoreConnection
+from server.engine.counted_memory import CountedMemoryEngine
 from server.engine.embedded import EmbeddedStore
 from server.engine.epoch import EpochGuard, memory_path
 from server.engine.fallback_engine import FallbackEngine
 from server.engine.guarded_store import GuardedStore
-from server.engine.memory_engine import MemoryEngine
 from server.engine.pipeline import StoreCall
 from server.engine.store_address import StoreAddress
 from server.engine.store_checks import check_store
@@ -169,7 +169,7 @@ async def running(
         await stack.enter_async_context(Periodic("waiting calls", gate.waiting.renew, RENEW_EVERY_S))
         reaper = await stack.enter_async_context(Reaper(store.engine, settings.sweep_interval_s))
         vitals = Vitals(metrics, policies)
-        load = await stack.enter_async_context(Load())
+        load = await stack.enter_async_context(Load(metrics))
         gate.waiting.aside = load.aside
         administration = Administration(policies, store.engine, gate)
         with told_at_start():
@@ -279,8 +279,8 @@ async def open_store(settings: Settings, policies: PolicyStore, metrics: Metrics
     match settings.store_kind:
         case Store.MEMORY:
             clock = Clock(lambda: time.time_ns() // _NS_PER_MS)
-            engine = MemoryEngine(
-                clock, refills=policies.refills, queues=policies.queues, most_cells=settings.max_cells
+            engine = CountedMemoryEngine(
+                clock, metrics, refills=policies.refills, queues=policies.queues, most_cells=settings.max_cells
             )
             yield OpenStore("memory, gone at exit", engine, clock, ready=lambda: True, why_untrusted=lambda: "")
         case Store.REDIS:

@@ -11,7 +11,9 @@ BY_CALL: Final = "call"
 BY_SWEEPER: Final = "sweeper"
 """Who reaps."""
 
-_ENDINGS: Final = {State.SETTLED: "settled", State.SETTLED_LATE: "settled_late", State.RELEASED: "released"}
+ENDINGS: Final = {State.SETTLED: "settled", State.SETTLED_LATE: "settled_late", State.RELEASED: "released"}
+"""How holds end that somebody ends, as they are counted."""
+
 _MS_PER_S: Final = 1000
 
 
@@ -60,13 +62,13 @@ class Hearing:
 
     def _settled(self, reply: Reply) -> None:
         if reply[0] == 1 and reply[2] != State.ACTIVE and reply[2] != State.EXPIRED:
-            self._metrics.holds_ended.add(_ENDINGS[State(reply[2])])
+            self._metrics.holds_ended.add(ENDINGS[State(reply[2])])
             if isinstance(reply[4], int):  # a hold's record may be corrupt where the settle did not look
                 self._metrics.settle_lag.took((reply[1] - reply[4]) / _MS_PER_S)
 
     def _released(self, reply: Reply) -> None:
         if reply[0] == 1:
-            self._metrics.holds_ended.add(_ENDINGS[State.RELEASED])
+            self._metrics.holds_ended.add(ENDINGS[State.RELEASED])
 
     def _expired(self, by: str) -> Callable[[Reply], None]:
         def count(reply: Reply) -> None:

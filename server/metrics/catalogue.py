@@ -98,6 +98,9 @@ UNCOLLECTED: Final = Metric("uncollected_units", "Delivered units that no balanc
 # Calls
 CALLS: Final = Metric("calls", "Calls answered, by method and gRPC status.", ("method", "status"))
 CALL_TIME: Final = Metric("call_seconds", "Time from a call's request to its answer.", ("method",), bounds_us=QUICK_US)
+TURNED_AWAY: Final = Metric(
+    "turned_away", "Calls that a busy process turned away at the door; they are among the calls, too.", ("method",)
+)
 IN_FLIGHT: Final = Metric("calls_in_flight", "Calls being answered now.", across=Across.SUM)
 
 # The store

@@ -37,6 +37,7 @@ class Metrics:
         self.uncollected: Final = counter(known.UNCOLLECTED)
         self.calls: Final = counter(known.CALLS)
         self.call_time: Final = histogram(known.CALL_TIME)
+        self.turned_away: Final = counter(known.TURNED_AWAY)
         self.in_flight: Final = gauge(known.IN_FLIGHT)
         self.store_time: Final = histogram(known.STORE_TIME)
         self.store_up: Final = gauge(known.STORE_UP)

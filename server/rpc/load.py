@@ -14,6 +14,10 @@ from time import monotonic
 from types import TracebackType
 from typing import Final, Self
 
+from grpc import StatusCode
+
+from server.metrics.metrics import Metrics
+
 BEAT_S: Final = 0.01
 BEATS: Final = 10
 """The calls in work are counted so often before the limit is looked at."""
@@ -38,15 +42,14 @@ _ENOUGH: Final = 10
 
 class Load:
     """The calls in work that begin something new: `active`, and at most `limit` of them; `done` counts those that
-    ended, `turned_away` those that were not let in. While its `async with` block runs, the limit follows what the
-    process can do.
+    ended. While its `async with` block runs, the limit follows what the process can do.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, metrics: Metrics | None = None) -> None:
+        self._metrics = metrics or Metrics()
         self.active = 0
         self.done = 0
         self.limit = MOST
-        self.turned_away = 0
         self._without_line_s = inf
         self._timer: asyncio.TimerHandle | None = None
         self._seen: list[int] = []
@@ -57,6 +60,12 @@ class Load:
     def is_full(self) -> bool:
         """Whether the next call is one too many."""
         return self.active >= self.limit
+
+    def turn_away(self, path: str) -> None:
+        """Counts a call of this method, `/package.Service/Method`, that is not let in: no layer around it ever will."""
+        method = path[1:]
+        self._metrics.turned_away.add(method)
+        self._metrics.calls.add(method, StatusCode.UNAVAILABLE.name)
 
     @contextmanager
     def aside(self) -> Iterator[None]:

@@ -13,9 +13,12 @@ from quota.v1 import quota_service_pb2 as quota
 from quota.v1.quota_service_pb2_grpc import QuotaServiceStub
 
 from server.bootstrap import running
+from server.metrics.catalogue import TURNED_AWAY
+from server.metrics.metrics import Metrics
 from server.rpc import load as load_module
 from server.rpc.load import BEATS, FEWEST, MOST, TARGET_S, Load
 from server.settings import Transport
+from tests.metrics.scraping import scraped
 from tests.rpc.conftest import MakeSettings
 from tests.rpc.faults import fault_of
 from tests.rpc.healths import health_turns
@@ -94,7 +97,8 @@ def count_end(load: Load) -> bool:
 
 @pytest.mark.parametrize("name", TRANSPORTS)
 async def test_waves_at_the_cap_reach_it_and_do_not_pass_it(name: str) -> None:
-    load = Load()
+    metrics = Metrics()
+    load = Load(metrics)
     load.limit = 8
     async with serving(name) as served, aio.insecure_channel(served.address) as channel:
         served.transport.bound([f"/{SERVICE}/Wait"], load)
@@ -109,7 +113,8 @@ async def test_waves_at_the_cap_reach_it_and_do_not_pass_it(name: str) -> None:
             failed = [end for end in ends if isinstance(end, aio.AioRpcError)]
             assert [error.code() for error in failed] == [StatusCode.UNAVAILABLE] * 16
             await until(lambda: load.active == 0)
-        assert load.turned_away == 5 * 16
+        counted = {series.metric: series for series in metrics.book.series()}
+        assert (counted[TURNED_AWAY].labels, counted[TURNED_AWAY].numbers) == ((f"{SERVICE}/Wait",), (5 * 16,))
 
 
 @pytest.mark.parametrize("transport", [Transport.ASGI, Transport.GRPCIO])
@@ -129,6 +134,20 @@ async def test_a_busy_server_turns_new_work_away_and_ends_what_it_has(
         fault = await fault_of(stub.Settle(quota.SettleRequest(tenant="acme", hold_id="h")))
         assert fault.reason == "HOLD_NOT_FOUND"
         await health_turns(channel, HealthCheckResponse.SERVING)
+
+
+@pytest.mark.parametrize("transport", [Transport.ASGI, Transport.GRPCIO])
+async def test_what_is_turned_away_is_counted_as_a_call_that_got_no_decision(
+    transport: Transport, make_settings: MakeSettings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(load_module, "MOST", 0)
+    settings = make_settings(transport=transport, metrics_address="127.0.0.1:0")
+    async with running(settings) as app, aio.insecure_channel(app.address) as channel:
+        for _ in range(3):
+            await error_of(QuotaServiceStub(channel))
+        found = scraped(app.metrics_address)
+        assert found["holdgate_turned_away_total"] == {("quota.v1.QuotaService/Estimate",): 3}
+        assert found["holdgate_calls_total"]["quota.v1.QuotaService/Estimate", "UNAVAILABLE"] == 3
 
 
 async def error_of(stub: QuotaServiceStub) -> aio.AioRpcError:

@@ -8,11 +8,14 @@ from typing import Any, Final
 import pytest
 from grpc import StatusCode, aio
 from grpc_health.v1.health_pb2 import HealthCheckResponse
+from quota.v1.admin_service_pb2 import Account, PutAccountRequest
+from quota.v1.admin_service_pb2_grpc import AdminServiceStub
 from quota.v1.quota_service_pb2 import (
     MODE_CHECK_ONLY,
     BatchRequest,
     CheckAndReserveRequest,
     Operation,
+    ReleaseRequest,
     SettleRequest,
     StreamRequest,
 )
@@ -21,6 +24,7 @@ from quota.v1.quota_service_pb2_grpc import QuotaServiceStub
 from server.bootstrap import POLICY as POLICY_HEALTH
 from server.bootstrap import App, StartError, running
 from server.gate import QuotaGate
+from server.jobs import vitals
 from server.jobs.policy_reload import reload_policies
 from tests.metrics.scraping import scraped
 from tests.rpc.conftest import NOON_MS, POLICY, MakeSettings, set_time
@@ -28,6 +32,11 @@ from tests.rpc.healths import health_turns
 from tests.waiting import until
 
 RESERVE: Final = "quota.v1.QuotaService/CheckAndReserve"
+
+
+@pytest.fixture(autouse=True)
+def _frequent_censuses(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(vitals, "CENSUS_INTERVAL_S", 0.1)
 
 
 @pytest.fixture
@@ -120,6 +129,49 @@ async def test_settle_lag_published(app: App, channel: aio.Channel, quota: Quota
         await quota.Settle(SettleRequest(tenant=tenant, hold_id="r-1"))
     found = scraped(app.metrics_address)
     assert (found["holdgate_settle_lag_seconds_count"], found["holdgate_settle_lag_seconds_sum"]) == ({(): 1}, {(): 7})
+
+
+@pytest.mark.parametrize("store", ["memory", "embedded"])
+async def test_what_becomes_of_holds_is_counted_alike_whatever_the_store(
+    app: App, channel: aio.Channel, quota: QuotaServiceStub, tenant: str
+) -> None:
+    async def grant(*hold_ids: str) -> None:
+        for hold_id in hold_ids:
+            await quota.CheckAndReserve(work(tenant, hold_id, amounts={"credits": 1}))
+
+    async def settle(hold_id: str) -> None:
+        await quota.Settle(SettleRequest(tenant=tenant, hold_id=hold_id))
+
+    await grant("settled", "released")
+    await quota.CheckAndReserve(work(tenant, "leaves-none", action="poll", amounts={}))
+    await set_time(channel, NOON_MS + 7000)
+    for _ in range(2):
+        await settle("settled")
+        await quota.Release(ReleaseRequest(tenant=tenant, hold_id="released"))
+    await grant("late", "expired")
+    await set_time(channel, NOON_MS + 7000 + 121_000)
+    await settle("late")
+    await grant("open")
+    await until(lambda: scraped(app.metrics_address).get("holdgate_holds_active") == {("lab",): 1}, what="a census")
+    found = scraped(app.metrics_address)
+    assert found["holdgate_holds_opened_total"] == {(): 5}
+    assert found["holdgate_holds_ended_total"] == {("settled",): 1, ("settled_late",): 1, ("released",): 1}
+    assert found["holdgate_holds_expired_total"] == {("call",): 2}
+    assert found["holdgate_settle_lag_seconds_count"] == {(): 2}
+    assert found["holdgate_settle_lag_seconds_sum"] == {(): 7 + 121}
+
+
+async def test_holds_that_the_sweeper_finds_are_counted_as_its_own(make_settings: MakeSettings) -> None:
+    settings = make_settings(metrics_address="127.0.0.1:0", sweep_interval_ms=20)
+    async with running(settings) as app, aio.insecure_channel(app.address) as channel:
+        await set_time(channel, NOON_MS)
+        await AdminServiceStub(channel).PutAccount(PutAccountRequest(tenant="acme", account=Account(plan="free")))
+        await QuotaServiceStub(channel).CheckAndReserve(work("acme", "r-1"))
+        await set_time(channel, NOON_MS + 121_000)
+        await until(
+            lambda: scraped(app.metrics_address).get("holdgate_holds_expired_total") == {("sweeper",): 1},
+            what="the sweeper",
+        )
 
 
 async def test_many_tenants_make_no_more_series_than_one(app: App, quota: QuotaServiceStub) -> None:

@@ -89,16 +89,16 @@ class _Gatekeeper(aio.ServerInterceptor):
             return known
         handler = await continuation(handler_call_details)
         if (load := self.loads.get(path)) is not None and handler is not None:
-            handler = self._kept[path] = _behind(load, handler)
+            handler = self._kept[path] = _behind(load, path, handler)
         return handler
 
 
-def _behind(load: Load, handler: _Handler) -> _Handler:
+def _behind(load: Load, path: str, handler: _Handler) -> _Handler:
     behaviour: Any = handler.unary_unary
 
     async def answer(request: Any, context: Any) -> Any:  # noqa: ANN401  # the method's own types
         if load.is_full:
-            load.turned_away += 1
+            load.turn_away(path)
             await errors.abort_with(context, BUSY)
         load.active += 1
         try:

@@ -70,7 +70,7 @@ class GrpcApp:
         if load is None:
             await self._answer(scope, receive, send)
         elif load.is_full:
-            load.turned_away += 1
+            load.turn_away(scope["path"])
             await _turn_away(scope, send)
         else:
             load.active += 1
