@@ -23,7 +23,7 @@ Example {1, '{"plan":"free",...}', <10>} ]]
 --@include grants_change
 --@include quota
 --@include quota_finish
---@include count
+--@include count_layout
 --@include allocations
 --@include queues
 --@include version
@@ -182,15 +182,15 @@ for use = 1, uses do
   cells[#cells + 1] = quota_finish(cell, SETTLE, false, 0, now, cycle, 0, units, now)
 end
 -- An allocation that stands under its name already is left alone.
-local counts, stands = {}, {}
+local counts, stands, counted, stood = {}, {}, counts_kept(), allocations_kept()
 for allocation = 1, allocations do
   local at = allocations_at + 1 + (allocation - 1) * ALLOCATION_SIZE
   local field, name, units = unpack(args, at, at + 2)
-  local standing, held = count_read(counts[field] or read[balances_last + uses + allocation])
-  stands[name] = stands[name] or allocation_read(name)
+  local standing, held = counted.read(counts[field] or read[balances_last + uses + allocation])
+  stands[name] = stands[name] or stood.read(name)
   if not stands[name][field] then
     stands[name][field] = units
-    counts[field] = count_packed(standing + units, held)
+    counts[field] = counted.packed(standing + units, held)
   end
 end
 for field, raw in pairs(counts) do
@@ -198,7 +198,7 @@ for field, raw in pairs(counts) do
 end
 local packed_results = cmsgpack.pack(results)
 local waits = redis.call('EXISTS', tenant_key('pools'))
-promote_look(now, {}) -- finds what is corrupt before anything is written
+queues_kept().look(now, {}) -- finds what is corrupt before anything is written
 local before = redis.call('ZSCORE', KEYS[3], GRANTS_DUE)
 redis.call('ZSCORE', KEYS[4], member)
 if falls then
@@ -224,7 +224,7 @@ if #kept > 0 then
   redis.call('HSET', tenant_key('grants'), unpack(kept))
 end
 for name, units in pairs(stands) do
-  allocation_write(name, units)
+  stood.write(name, units)
 end
 if write_id ~= '' then
   redis.call('HSET', KEYS[6], write_id, fingerprint .. packed_results)

@@ -36,7 +36,8 @@ end
 local version = account_version(redis.call('HMGET', KEYS[1], 'v', 'due')[1])
 redis.call('ZSCORE', KEYS[4], member)
 local ids = redis.call('ZRANGEBYSCORE', KEYS[3], '-inf', string.format('%.0f', now), 'LIMIT', 0, most)
-promote_look(now, {}) -- finds what is corrupt before anything is written
+local queues = queues_kept()
+queues.look(now, {}) -- finds what is corrupt before anything is written
 local expired = 0
 for _, id in ipairs(ids) do
   if id == GRANTS_DUE then
@@ -76,8 +77,10 @@ end
 if ARGV[2] ~= '' and redis.call('EXISTS', tenant_key('pools')) == 1 then
   redis.call('SET', tenant_key('pools'), ARGV[2])
 end
-local promoted, more = promote_look(now, {})
-promote_write(promoted)
+local promoted, more = queues.look(now, {})
+if promoted then
+  queues.write(promoted)
+end
 if more == 2 then
   return { 5, now, expired, redis.call('GET', KEYS[2]) or '' }
 end
