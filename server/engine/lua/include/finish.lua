@@ -86,11 +86,15 @@ local function finish(key, id, hold, at, ending, state, after, now, name, reaps)
           end
         end
       elseif kind == 5 then
-        local moved
-        new, uncollected, moved = balance_finish(raw, ending, live, amount, param, before, total)
+        local moved, falls
+        new, uncollected, moved, falls = balance_finish(raw, ending, live, amount, param, before, total, field)
         if moved then
           entries = entries or {}
           entries[#entries + 1] = { now, ending, id, field, raw, new }
+        end
+        for number = 1, falls and #falls or 0 do
+          crossings = crossings or {}
+          crossings[#crossings + 1] = falls[number]
         end
       elseif kind == 6 then
         local crossed

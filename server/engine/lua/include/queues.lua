@@ -24,8 +24,8 @@ local function queues_kept()
     error('CORRUPT a hold that waits for no pool')
   end
 
-  -- What one turn writes: the hold gets its place, until it is claimed. That never begins before the request did, whatever
-  -- the clock has done.
+  -- What one turn writes: the hold gets its place, until it is claimed. Whatever the clock has done, that never begins
+  -- before the request did.
   local function turn_of(id, field, now)
     local key = tenant_key('h:' .. id)
     local raw = redis.call('GET', key)
