@@ -37,9 +37,7 @@ class GrpcioTransport:
         self._methods = Methods()
         # Generated code needs no more of a server than its two methods to add handlers.
         self.server: Final = cast("aio.Server", self._methods)
-        self._grpcio = aio.server(
-            handlers=(self._methods,), options=options, maximum_concurrent_rpcs=MAX_CONCURRENT_CALLS
-        )
+        self._grpcio = aio.server(options=options, maximum_concurrent_rpcs=MAX_CONCURRENT_CALLS)
 
     def bound(self, paths: Collection[str], load: Load) -> None:
         """Turns away what the load has no room for, before its request is read."""
@@ -54,6 +52,7 @@ class GrpcioTransport:
             port = self._add_port()
         except RuntimeError as error:
             raise ListenError(f"cannot listen on {self._listen}: is another server using the port?") from error
+        self._methods.add_to(self._grpcio)
         await self._grpcio.start()
         return f"{self._listen.rpartition(':')[0]}:{port}"
 
