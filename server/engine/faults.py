@@ -115,3 +115,8 @@ def too_many_grants() -> InvalidRequestError:
 def balance_too_large() -> InvalidRequestError:
     """The error for units that a balance cannot count exactly."""
     return InvalidRequestError.of("amounts", "would bring a balance above 2^53 - 1")
+
+
+def adjusted_too_far() -> InvalidRequestError:
+    """The error for an adjustment beyond what can be counted exactly."""
+    return InvalidRequestError.of("change", "would bring the limit above 2^53 - 1")
