@@ -54,6 +54,7 @@ from server.rpc.transports import renewal
 from server.rpc.transports.base import ListenError
 from server.rpc.transports.renewal import Renewal
 from server.settings import Settings, Store, is_loopback
+from server.tracing.opened import Tracing, TracingError, opened_tracing
 from server.waiting import RENEW_EVERY_S, Waiting
 
 READINESS_INTERVAL_S: Final = 0.2
@@ -163,7 +164,9 @@ async def running(
             books, metrics_address = await stack.enter_async_context(shown_metrics(settings.metrics_address))
             book = books and book_of(books, 0)
         metrics = Metrics(Book(book))
-        store = await stack.enter_async_context(open_store(settings, policies, metrics))
+        with told_at_start():
+            tracing = await stack.enter_async_context(opened_tracing(settings.otlp_endpoint, settings.trace_rate))
+        store = await stack.enter_async_context(open_store(settings, policies, metrics, tracing))
         permit = entry.permit if settings.callers else entry.permit_all
         gate = FrontGate(policies, store.engine, trusted=store.why_untrusted, permit=permit, metrics=metrics)
         await stack.enter_async_context(Periodic("waiting calls", gate.waiting.renew, RENEW_EVERY_S))
@@ -173,7 +176,7 @@ async def running(
         gate.waiting.aside = load.aside
         administration = Administration(policies, store.engine, gate)
         with told_at_start():
-            front = Front(settings, gate, administration, metrics, store.clock.set_ms)
+            front = Front(settings, gate, administration, metrics, store.clock.set_ms, outermost=tracing.layers)
             front.bound(load)
             addresses = await front.start()
         if front.callers is not None:
@@ -238,10 +241,10 @@ def webhook_secrets(path: Path) -> Sequence[bytes]:
 
 @contextmanager
 def told_at_start() -> Iterator[None]:
-    """Turns what keeps the front from being served into a StartError."""
+    """Turns what keeps the server from being put together into a StartError."""
     try:
         yield
-    except ListenError as error:
+    except (ListenError, TracingError) as error:
         raise StartError(str(error)) from error
     except PolicyRejectedError as error:
         raise StartError(error.message) from error
@@ -274,7 +277,9 @@ async def shown_metrics(address: str) -> AsyncIterator[tuple[Path | None, str]]:
 
 
 @asynccontextmanager
-async def open_store(settings: Settings, policies: PolicyStore, metrics: Metrics) -> AsyncIterator[OpenStore]:
+async def open_store(
+    settings: Settings, policies: PolicyStore, metrics: Metrics, tracing: Tracing
+) -> AsyncIterator[OpenStore]:
     """The store that the settings choose. One that cannot be reached is kept being tried; see `ready`."""
     match settings.store_kind:
         case Store.MEMORY:
@@ -284,10 +289,10 @@ async def open_store(settings: Settings, policies: PolicyStore, metrics: Metrics
             )
             yield OpenStore("memory, gone at exit", engine, clock, ready=lambda: True, why_untrusted=lambda: "")
         case Store.REDIS:
-            async with _connected(settings, settings.redis_url, policies, metrics) as store:
+            async with _connected(settings, settings.redis_url, policies, metrics, tracing) as store:
                 yield store
         case _:
-            async with embedded_store(settings) as url, _connected(settings, url, policies, metrics) as store:
+            async with embedded_store(settings) as url, _connected(settings, url, policies, metrics, tracing) as store:
                 yield replace(store, name=f"embedded, in {settings.data_dir}")
 
 
@@ -306,7 +311,9 @@ async def embedded_store(settings: Settings) -> AsyncIterator[str]:
 
 
 @asynccontextmanager
-async def _connected(settings: Settings, url: str, policies: PolicyStore, metrics: Metrics) -> AsyncIterator[OpenStore]:
+async def _connected(
+    settings: Settings, url: str, policies: PolicyStore, metrics: Metrics, tracing: Tracing
+) -> AsyncIterator[OpenStore]:
     address = parse_address(url)
     watch = EpochWatch(memory_path(settings.data_dir, address))
 
@@ -314,7 +321,7 @@ async def _connected(settings: Settings, url: str, policies: PolicyStore, metric
         for note in (await check_store(call, str(address))).notes:
             log.warning("store.note", note=note)
 
-    connection = StoreConnection(url, on_connect=(check, watch.on_connect))
+    connection = tracing.connection(url, on_connect=(check, watch.on_connect))
     clock = Clock(lambda: 0)
     wakes, turns = StoreWakes(url), StoreTurns(url)
     pulse = StorePulse(lambda within_s: connection.call("PING", timeout_s=within_s))

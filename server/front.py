@@ -1,7 +1,7 @@
 """What callers meet: the services, at the addresses where they are served, behind the door if there is one."""
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 
 from server.access.store import CallerStore
@@ -26,19 +26,22 @@ from server.settings import Settings
 
 
 class Front:
-    """Everything that is served. `set_time_ms` is for the service that sets the time, where tests have it.
+    """Everything that is served. `set_time_ms` is for the service that sets the time, where tests have it; `outermost`
+    are layers around all others.
 
     Making it raises ListenError, and PolicyRejectedError for a bad file of callers. `callers` are those who may come
     in; None where anybody may. `tls` are the files of the certificate, if there is one.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913  # what it is put together from
         self,
         settings: Settings,
         gate: QuotaGate,
         administration: Administration,
         metrics: Metrics,
         set_time_ms: Callable[[int], None],
+        *,
+        outermost: Sequence[Layer] = (),
     ) -> None:
         within_s, decisions = settings.store_timeout_s, DecisionLog(settings.decision_log_rate)
         admin = AdminService(administration, within_s)
@@ -54,7 +57,7 @@ class Front:
         self._calls = CountCalls(metrics)
         self._public = public = transport_of(settings, settings.listen)
         public.add_route(authorize.PATH, _authorize(gate, within_s, self.callers))
-        layers: list[Layer] = [TellOfActs(), *([Door(self.callers)] if self.callers else []), self._calls]
+        layers: list[Layer] = [TellOfActs(), *([Door(self.callers)] if self.callers else []), self._calls, *outermost]
         if not settings.admin_address:
             services.append(admin)
         self._servers = [RpcServer(LayeredTransport(public, layers), services)]

@@ -189,7 +189,8 @@ def _shown(account: Account) -> dict[str, Any]:
 
 def _form(limit: Limit, values: tuple[str, ...], account: Account, now_ms: int) -> CheckForm:
     """The limit's cell as it stands for the account, asked for nothing."""
-    return bare_form(limit, values, value_of(limit, account, now_ms).value, terms_of(limit, account, now_ms))
+    form = bare_form(limit, values, value_of(limit, account, now_ms).value, terms_of(limit, account, now_ms))
+    return form._replace(marks=limit.marks(account.plan)) if isinstance(limit, Balance) else form
 
 
 def _limit_of(policy: Policy, limit_id: str, bad: list[FieldViolation]) -> Limit | None:

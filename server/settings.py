@@ -132,6 +132,18 @@ class Settings(BaseSettings):
     decision_log_rate: float = Field(
         0.01, ge=0, le=1, description="share of decisions to log as quota.decided, from 0 to 1"
     )
+    otlp_endpoint: str = Field(
+        "",
+        description="http or https URL of a collector that takes traces by OTLP, such as http://127.0.0.1:4318; needs "
+        "holdgate[tracing]",
+    )
+    trace_rate: float = Field(
+        0.01,
+        ge=0,
+        le=1,
+        description="share of calls to trace, from 0 to 1, of those whose callers say nothing about it; the others are "
+        "traced where their callers are",
+    )
     test_clock: bool = Field(
         default=False, description="serve TestClockService, by which a test sets the time; loopback only"
     )
@@ -174,12 +186,12 @@ class Settings(BaseSettings):
             raise ValueError("--tls-client-ca needs --tls-cert and --tls-key: without TLS nobody shows a certificate")
         return self
 
-    @field_validator("webhook_url")
+    @field_validator("webhook_url", "otlp_endpoint")
     @classmethod
     def _endpoint(cls, value: str) -> str:
         url = urlsplit(value)
         if value and not (url.scheme in {"http", "https"} and url.hostname and url.username is None):
-            raise ValueError("expected a URL such as https://example.com/hooks/quota, without a user in it")
+            raise ValueError("expected a URL such as https://example.com:4318/path, without a user in it")
         return value
 
     @model_validator(mode="after")

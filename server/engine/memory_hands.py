@@ -6,16 +6,17 @@ from typing import Final
 from server.domain.act import Act, AuditLine
 from server.domain.ledger import Cause
 from server.domain.limits.balance import Balance, BalanceCell, GrantSource
-from server.domain.limits.base import Cell, CycleTerms
+from server.domain.limits.base import Cell
 from server.domain.limits.quota import QuotaCell
 from server.domain.limits.window import WindowCell
 from server.domain.operation import TenantRef
+from server.domain.plan import CheckForm
 from server.domain.units import MAX_AMOUNT
 from server.engine.books import Outdated
 from server.engine.faults import adjusted_too_far, id_reused
 from server.engine.hands import Adjusted, Adjustment, Reset, WasReset
 from server.engine.memory_checks import cell_for
-from server.engine.memory_quotas import note_crossings
+from server.engine.memory_notes import note_crossings, note_fall
 from server.engine.memory_tenant import Hold, Tenant, balance_of
 
 MOST_ACTS: Final = 10_000
@@ -52,7 +53,7 @@ class MemoryHands:
         if (known := _known(tenant, act, fingerprint)) is not None:
             return WasReset(applied=False, cells=known["cells"], before=known["before"])
         check = reset.check
-        if check.terms is not None and not _is_current(tenant, check.terms, reset.version, now_ms):
+        if check.terms is not None and not _is_current(tenant, check, reset.version, now_ms):
             return Outdated(now_ms, tenant.account)
         found = {
             (name, scope): cell
@@ -77,10 +78,9 @@ class MemoryHands:
         tenant, now_ms = self._enter(ref)
         if (known := _known(tenant, act, fingerprint)) is not None:
             return Adjusted(applied=False, before=known["before"], after=known["after"])
-        terms = adjustment.check.terms
-        if terms is not None and not _is_current(tenant, terms, adjustment.version, now_ms):
+        if not _is_current(tenant, adjustment.check, adjustment.version, now_ms):
             return Outdated(now_ms, tenant.account)
-        change = _adjust_balance if terms is None else _adjust_quota
+        change = _adjust_balance if adjustment.check.terms is None else _adjust_quota
         before, after = change(tenant, adjustment, act, now_ms)
         tenant.writes[act.request_id] = fingerprint, {"before": before, "after": after}
         self.tell(ref, act, now_ms, str(before), str(after))
@@ -115,9 +115,10 @@ def _known(tenant: Tenant, act: Act, fingerprint: bytes) -> Mapping[str, int] | 
     return known[1] if known is not None else None
 
 
-def _is_current(tenant: Tenant, terms: CycleTerms, version: int, now_ms: int) -> bool:
+def _is_current(tenant: Tenant, check: CheckForm, version: int, now_ms: int) -> bool:
     stored = tenant.account.version if tenant.account is not None else 0
-    return version == stored and terms.start_ms <= now_ms < terms.end_ms
+    terms = check.terms
+    return version == stored and (terms is None or terms.start_ms <= now_ms < terms.end_ms)
 
 
 def _forgotten(cell: Cell, start_ms: int, now_ms: int) -> int:
@@ -158,6 +159,7 @@ def _adjust_balance(tenant: Tenant, adjustment: Adjustment, act: Act, now_ms: in
     after = _less_owed(balance)
     if limit.ledger and after != before:
         tenant.moved(now_ms, Cause.ADJUST, act.request_id, limit.cell, totals)
+    note_fall(tenant, (limit.cell, ()), adjustment.check.marks, (totals.left, balance.totals.left), now_ms)
     return before, after
 
 

@@ -69,8 +69,8 @@ class RedisHands:
         """Changes a quota's use or a balance."""
         tenant, check = keys.tenant_keys(ref), adjustment.check
         field = keys.standing_field(check)
-        values = [self._clock(), act.request_id, fingerprint, field, adjustment.units, *_terms(adjustment)]
-        args = (sequences.pack(values), packed_act(act))
+        values = [self._clock(), act.request_id, fingerprint, field, adjustment.units]
+        args = (sequences.pack([*values, adjustment.version, *_terms(adjustment)]), packed_act(act))
         match await self._run(ScriptCall("adjust", tenant, "", args, (tenant.ids,)), within_s):
             case [1 | 2 as outcome, _, before, after]:
                 return Adjusted(outcome == 1, before, after)
@@ -125,7 +125,7 @@ def _terms(adjustment: Adjustment) -> list[object]:
             assert check.terms is not None  # noqa: S101  # of a quota
             cycle = quota_cells.packed_cycle(check.terms.start_ms, quota.thresholds)
             terms = quota_cells.packed_terms(check.terms)
-            return [1, int(adjustment.sets), adjustment.version, check.cap, terms, cycle]
+            return [1, int(adjustment.sets), check.cap, terms, cycle]
         case Balance() as balance:
-            return [0, Cause.ADJUST, int(balance.ledger), balance.debt]
+            return [0, Cause.ADJUST, int(balance.ledger), balance.debt, sequences.pack(check.marks)]
     raise TypeError(f"limit {check.limit.id!r} is neither a quota nor a balance")

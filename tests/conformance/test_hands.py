@@ -47,7 +47,8 @@ def form(lab: Tenant, limit_id: str, scope: Mapping[str, str] = EVERYWHERE) -> C
     """The limit's cell as it stands for the account."""
     limit: Limit = next(limit for limit in lab.policy.limits if limit.id == limit_id)
     value, terms = value_of(limit, lab.account, lab.clock()).value, terms_of(limit, lab.account, lab.clock())
-    return bare_form(limit, tuple(scope[name] for name in limit.scope), value, terms)
+    form = bare_form(limit, tuple(scope[name] for name in limit.scope), value, terms)
+    return form._replace(marks=limit.marks(lab.account.plan)) if isinstance(limit, Balance) else form
 
 
 async def told(lab: Tenant) -> list[Act]:
@@ -272,6 +273,14 @@ async def test_an_adjustment_comes_off_what_has_no_expiry_first(tenant: Tenants,
 
     state = (await lab.engine.audit(lab.ref, [cell], WITHIN_S)).balances[cell]
     assert [grant.left for grant in state.grants] == [20]
+
+
+async def test_a_balance_that_is_adjusted_below_a_threshold_is_noted(tenant: Tenants) -> None:
+    lab = tenant(policy(balance("credits", thresholds=(50,))))
+    await lab.open(credits=100)
+    await adjust(lab, "credits", -60)
+    (note,) = await lab.engine.notes(lab.ref, "", 10, WITHIN_S)
+    assert (note.mark, note.left) == (50, 40)
 
 
 # the trail

@@ -119,6 +119,8 @@ def _act(entry: operators_pb2.AuditEntry) -> str:
 
 
 def _noted(note: Fields) -> str:
+    if note["kind"] == "LOW_BALANCE":
+        return f"{note['limit_id']} {note['left']} left, at {note['threshold']}"
     return f"{note['limit_id']} {note['percent']}%"
 
 

@@ -15,7 +15,8 @@ def form_of(limit: Limit, scope: int, facts: Facts, tenant: str, behind: int) ->
     """The limit's cell for one of the scopes, by the account as it was so many versions ago."""
     account, now_ms = facts.account(tenant, behind), facts.now_ms()
     values = tuple(SCOPES[scope][name] for name in limit.scope)
-    return bare_form(limit, values, value_of(limit, account, now_ms).value, terms_of(limit, account, now_ms))
+    form = bare_form(limit, values, value_of(limit, account, now_ms).value, terms_of(limit, account, now_ms))
+    return form._replace(marks=limit.marks(account.plan)) if isinstance(limit, Balance) else form
 
 
 @dataclass(frozen=True)

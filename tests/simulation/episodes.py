@@ -224,4 +224,5 @@ def _purse(random: Random) -> Limit:
         refill={"free": random.randint(0, 40), "pro": 60} if random.random() < 0.7 else None,
         calendar=random.random() < 0.5,
         ledger=True,
+        thresholds=random.choice(((), (30, 10, 0))),
     )

@@ -17,7 +17,7 @@ from server.domain.limits import Balance, Limit
 from server.domain.limits.balance import GrantSource
 from server.domain.operation import Operation, TenantRef
 from server.domain.plan import Plan, usage_plan
-from server.domain.refill import refills_of
+from server.domain.refill import marks_of, refills_of
 from server.domain.units import FOREVER_MS
 from server.engine.base import AccountWrite, Engine
 from tests.policies_for_tests import HOUR_MS, MINUTE_MS
@@ -253,6 +253,7 @@ class MoveMoney(Asked):
             source=GrantSource.PROMOTIONAL if promotional else GrantSource.BOUGHT,
             expires_at_ms=facts.now_ms() + self.lives_ms if promotional else FOREVER_MS,
             balances=balances_in(limits),
+            marks=marks_of(facts.policy, Account("free"), 0),
             cause=self.cause,
             write_id=self.write_id,
             fingerprint=repr((sorted(grants.items()), self.lives_ms)).encode(),

@@ -7,9 +7,10 @@ Keys   1 cells (hash)  2 account (string)  3 due (sorted set)  4 index of tenant
 Args   1 msgpack sequence: now_ms (0: ask the store), tenant's member in the index, replaces the record (1 or 0),
          expected version, record, write id ('': the version alone guards), fingerprint, cause (domain/ledger.py),
          number of changes, per change: field, units (below 0: taken back), source, expires_ms, burn order ('': not
-         kept apart), ledgered (1 or 0), debt bound; then number of refills, per refill: field, ledgered, plan,
-         ceiling, cycle_ms, next_ms, raises (1: at once, once per plan and cycle); then number of uses, per use: field,
-         limit, terms, cycle (quota.lua), units; then number of allocations, per allocation: field, name, units
+         kept apart), ledgered (1 or 0), debt bound, marks ('': none; else a msgpack sequence); then number of refills,
+         per refill: field, ledgered, plan, ceiling, cycle_ms, next_ms, raises (1: at once, once per plan and cycle);
+         then number of uses, per use: field, limit, terms, cycle (quota.lua), units; then number of allocations, per
+         allocation: field, name, units
        2 when an operator's act is to be told: the act, with what it was and is (acts.lua)
 Reply  {1, account, results, waits} written, waits: 1 when somebody waits in a queue, for whom reap must look whether
        the turn has come; {2, account, results, 0} this id was written before, with equal content;
@@ -17,20 +18,20 @@ Reply  {1, account, results, waits} written, waits: 1 when somebody waits in a q
        {5, account} a balance would pass 2^53 - 1; {6, account} this id was written before with other content;
        {7, account} a balance would have too many grants; {8, account} a grant would be over already.
        results: msgpack array, units changed per change.
-Writes cells, account, ids, grants, due and index, ledger, allocations, acts. Ids stay as long as the account.
+Writes cells, account, ids, grants, due and index, ledger, allocations, notes, acts. Ids stay as long as the account.
 Example {1, '{"plan":"free",...}', <10>} ]]
 --@include clock
 --@include grants_change
 --@include balance_return
 --@include quota
 --@include quota_finish
---@include count
+--@include count_layout
 --@include allocations
 --@include queues
 --@include acts
 --@include version
 
-local UPGRADE, CHANGE_SIZE, REFILL_SIZE, USE_SIZE, ALLOCATION_SIZE = 7, 7, 7, 5, 3
+local UPGRADE, CHANGE_SIZE, REFILL_SIZE, USE_SIZE, ALLOCATION_SIZE = 7, 8, 7, 5, 3
 local args = { cmsgpack.unpack(ARGV[1]) }
 local now, member, replaces, expected, record = clock(args[1]), args[2], args[3] == 1, args[4], args[5]
 local write_id, fingerprint, cause, changes = args[6], args[7], args[8], args[9]
@@ -77,7 +78,7 @@ if replaces and account_version(read[1]) ~= expected then
   return { 3, stored }
 end
 
-local raws, schedules, entries, results = {}, {}, {}, {}
+local raws, schedules, entries, results, falls = {}, {}, {}, {}, nil
 for index = 3, balances_last do
   raws[fields[index]] = read[index]
 end
@@ -99,8 +100,9 @@ end
 
 for change = 0, changes - 1 do
   local at = 10 + change * CHANGE_SIZE
-  local field, units, source, expires_ms, order, ledgered, bound = unpack(args, at, at + CHANGE_SIZE - 1)
+  local field, units, source, expires_ms, order, ledgered, bound, marks = unpack(args, at, at + CHANGE_SIZE - 1)
   local b, available, grants = balance_open(raws[field])
+  local had = left_of(b)
   if units >= 0 then
     local repaid = math.min(b[7], units) -- what comes in pays back what is owed
     b[1], b[7] = b[1] + units, b[7] - repaid
@@ -125,6 +127,9 @@ for change = 0, changes - 1 do
     if b[2] >= 9007199254740992 then
       return { 5, stored }
     end
+  end
+  if marks ~= '' then
+    falls = marks_reached(falls, field, { cmsgpack.unpack(marks) }, 1, had, left_of(b))
   end
   results[change + 1] = units
   if units > 0 then
@@ -174,15 +179,15 @@ for use = 1, uses do
   cells[#cells + 1] = quota_finish(cell, SETTLE, false, 0, now, cycle, 0, units, now)
 end
 -- An allocation that stands under its name already is left alone.
-local counts, stands = {}, {}
+local counts, stands, counted, stood = {}, {}, counts_kept(), allocations_kept()
 for allocation = 1, allocations do
   local at = allocations_at + 1 + (allocation - 1) * ALLOCATION_SIZE
   local field, name, units = unpack(args, at, at + 2)
-  local standing, held = count_read(counts[field] or read[balances_last + uses + allocation])
-  stands[name] = stands[name] or allocation_read(name)
+  local standing, held = counted.read(counts[field] or read[balances_last + uses + allocation])
+  stands[name] = stands[name] or stood.read(name)
   if not stands[name][field] then
     stands[name][field] = units
-    counts[field] = count_packed(standing + units, held)
+    counts[field] = counted.packed(standing + units, held)
   end
 end
 for field, raw in pairs(counts) do
@@ -190,10 +195,13 @@ for field, raw in pairs(counts) do
 end
 local packed_results = cmsgpack.pack(results)
 local waits = redis.call('EXISTS', tenant_key('pools'))
-promote_look(now, {}) -- finds what is corrupt before anything is written
+queues_kept().look(now, {}) -- finds what is corrupt before anything is written
 local acted_ms = ARGV[2] and last_act()
 local before = redis.call('ZSCORE', KEYS[3], GRANTS_DUE)
 redis.call('ZSCORE', KEYS[4], member)
+if falls then
+  look_at_notes()
+end
 
 if replaces then
   cells[#cells + 1], cells[#cells + 2] = 'v', string.format('%.0f', expected + 1)
@@ -214,12 +222,15 @@ if #kept > 0 then
   redis.call('HSET', tenant_key('grants'), unpack(kept))
 end
 for name, units in pairs(stands) do
-  allocation_write(name, units)
+  stood.write(name, units)
 end
 if write_id ~= '' then
   redis.call('HSET', KEYS[6], write_id, fingerprint .. packed_results)
 end
 write_ledger(entries)
+if falls then
+  write_crossings(falls, now)
+end
 if acted_ms then
   write_act(ARGV[2], acted_ms, now, '', '')
 end

@@ -3,9 +3,9 @@
 
 Keys   1 cells (hash)  2 account (string)  3 unused  4 index of tenants by due (sorted set)  5 unused
        6 ids of writes already made (hash)
-Args   1 msgpack sequence: now_ms (0: ask the store), write id, fingerprint, field, units, then of a quota: 1, to these
-         units (1) or by them (0), account version, limit, terms, cycle with thresholds (quota.lua); or of a balance: 0,
-         cause (domain/ledger.py), ledgered (1 or 0), debt bound
+Args   1 msgpack sequence: now_ms (0: ask the store), write id, fingerprint, field, units, account version, then of a
+         quota: 1, to these units (1) or by them (0), limit, terms, cycle with thresholds (quota.lua); or of a balance:
+         0, cause (domain/ledger.py), ledgered (1 or 0), debt bound, marks as a msgpack sequence
        2 the act (acts.lua)
 Reply  {1, now, before, after} changed; {2, now, before, after} it was before, under this id; {3, now, account} the
        account or the cycle is another one; {4, now} something is overdue: call reap, then ask again; {5, now} it would
@@ -14,6 +14,7 @@ Writes cells, ids, ledger, notes, acts.
 Example {1, 1773144000000, 60, 10} ]]
 --@include clock
 --@include acts
+--@include balance_marks
 --@include balance_return
 --@include ledger
 --@include notes
@@ -22,7 +23,7 @@ Example {1, 1773144000000, 60, 10} ]]
 --@include version
 
 local args = { cmsgpack.unpack(ARGV[1]) }
-local now, write_id, fingerprint, field, units, is_quota = clock(args[1]), unpack(args, 2, 6)
+local now, write_id, fingerprint, field, units, version, is_quota = clock(args[1]), unpack(args, 2, 7)
 local read = redis.call('HMGET', KEYS[1], 'v', 'due', field)
 local raw = read[3]
 if read[2] and (tonumber(read[2]) or error('CORRUPT the earliest lease end')) <= now then
@@ -36,14 +37,17 @@ if known then
   return { 2, now, cmsgpack.unpack(string.sub(known, #fingerprint + 1)) }
 end
 
-local new, before, after
-local entries, crossings = {}, {}
+local sets, cap, terms, cycle = unpack(args, 8, 11)
+local start, stop = 0, now + 1
 if is_quota == 1 then
-  local sets, version, cap, terms, cycle = unpack(args, 7, 11)
-  local start, stop = struct.unpack(QUOTA_TERMS, terms)
-  if account_version(read[1]) ~= version or now < start or now >= stop then
-    return { 3, now, redis.call('GET', KEYS[2]) or '' }
-  end
+  start, stop = struct.unpack(QUOTA_TERMS, terms)
+end
+if account_version(read[1]) ~= version or now < start or now >= stop then
+  return { 3, now, redis.call('GET', KEYS[2]) or '' }
+end
+local new, before, after, crossings
+local entries = {}
+if is_quota == 1 then
   local taken, held = quota_check(raw, now, 0, 0, cap, terms)
   new = select(4, quota_check(raw, now, 0, 0, cap, terms))
   before = taken - held
@@ -55,11 +59,13 @@ if is_quota == 1 then
   new, crossed =
     quota_finish(new, SETTLE, false, 0, now, cycle, math.max(before - after, 0), math.max(after - before, 0), now)
   for number = 1, crossed and #crossed or 0 do
+    crossings = crossings or {}
     crossings[number] = { field, unpack(crossed[number]) }
   end
 else
-  local cause, ledgered, bound = unpack(args, 7, 9)
+  local cause, ledgered, bound, marks = unpack(args, 8, 11)
   local b, available, grants = balance_open(raw)
+  local had = left_of(b)
   before = available - b[7]
   if units >= 0 then
     b[1], b[7] = b[1] + units, b[7] - math.min(b[7], units) -- what comes in pays back what is owed
@@ -71,12 +77,13 @@ else
     return { 5, now }
   end
   new = balance_packed(b, grants)
+  crossings = marks_reached(nil, field, { cmsgpack.unpack(marks) }, 1, had, left_of(b))
   if ledgered == 1 and after ~= before then
     entries[1] = { now, cause, write_id, field, raw, new }
     redis.call('XLEN', tenant_key('ledger'))
   end
 end
-if #crossings > 0 then
+if crossings then
   look_at_notes()
 end
 local acted_ms = last_act()
@@ -84,7 +91,7 @@ local acted_ms = last_act()
 redis.call('HSET', KEYS[1], field, new)
 redis.call('HSET', KEYS[6], write_id, fingerprint .. cmsgpack.pack(before, after))
 write_ledger(entries)
-if #crossings > 0 then
+if crossings then
   write_crossings(crossings, now)
 end
 write_act(ARGV[2], acted_ms, now, string.format('%.0f', before), string.format('%.0f', after))

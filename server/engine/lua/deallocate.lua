@@ -7,10 +7,11 @@ Reply  {1} given back; {0} nothing stands under this name.
 Writes cells, allocations (allocations.lua).
 Example {1} ]]
 --@include allocations
---@include count
+--@include count_layout
 
 local name, cell = cmsgpack.unpack(ARGV[1])
-local units, given, fields, kept = allocation_read(name), {}, {}, {}
+local allocations, counts = allocations_kept(), counts_kept()
+local units, given, fields, kept = allocations.read(name), {}, {}, {}
 for field, amount in pairs(units) do
   if cell == '' or field == cell or string.sub(field, 1, #cell + 1) == cell .. ':' then
     fields[#fields + 1] = field
@@ -25,8 +26,8 @@ end
 local read = redis.call('HMGET', KEYS[1], unpack(fields))
 local set, gone = {}, {}
 for index, field in ipairs(fields) do
-  local standing, held = count_read(read[index])
-  local raw = count_packed(standing - given[field], held)
+  local standing, held = counts.read(read[index])
+  local raw = counts.packed(standing - given[field], held)
   if raw then
     set[#set + 1], set[#set + 2] = field, raw
   else
@@ -39,5 +40,5 @@ end
 if #gone > 0 then
   redis.call('HDEL', KEYS[1], unpack(gone))
 end
-allocation_write(name, kept)
+allocations.write(name, kept)
 return { 1 }

@@ -28,7 +28,7 @@ local waits = hold[1] == QUEUED or hold[1] == PROMOTED
 if not waits and (hold[1] ~= ACTIVE or args[3]) then
   return { 2, now, raw }
 end
-if args[3] and string.sub(hold[queued_take(hold, at) + 8], OWNER_AT) ~= args[3] then
+if args[3] and string.sub(hold[queues_kept().take(hold, at) + 8], OWNER_AT) ~= args[3] then
   return { 2, now, raw }
 end
 -- Where it is missing from the due set, no reap ends it.

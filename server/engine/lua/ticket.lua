@@ -35,7 +35,7 @@ if not is_current(plan, standing[1], now) then
   return { 3, now, redis.call('GET', KEYS[2]) or '' }
 end
 local figures = check_all(plan, standing, now)
-local take = queued_take(hold, at)
+local take = queues_kept().take(hold, at)
 redis.call('ZSCORE', KEYS[3], id)
 
 if hold[1] == PROMOTED then

@@ -7,9 +7,10 @@ Keys   1 cells (hash)  2 account (string)  3 due (sorted set)  4 index of tenant
 Args   1 msgpack sequence: now_ms (0: ask the store), tenant's member in the index, replaces the record (1 or 0),
          expected version, record, write id ('': the version alone guards), fingerprint, cause (domain/ledger.py),
          number of changes, per change: field, units (below 0: taken back), source, expires_ms, burn order ('': not
-         kept apart), ledgered (1 or 0), debt bound; then number of refills, per refill: field, ledgered, plan,
-         ceiling, cycle_ms, next_ms, raises (1: at once, once per plan and cycle); then number of uses, per use: field,
-         limit, terms, cycle (quota.lua), units; then number of allocations, per allocation: field, name, units
+         kept apart), ledgered (1 or 0), debt bound, marks ('': none; else a msgpack sequence); then number of refills,
+         per refill: field, ledgered, plan, ceiling, cycle_ms, next_ms, raises (1: at once, once per plan and cycle);
+         then number of uses, per use: field, limit, terms, cycle (quota.lua), units; then number of allocations, per
+         allocation: field, name, units
        2 when an operator's act is to be told: the act, with what it was and is (acts.lua)
 Reply  {1, account, results, waits} written, waits: 1 when somebody waits in a queue, for whom reap must look whether
        the turn has come; {2, account, results, 0} this id was written before, with equal content;
@@ -17,7 +18,7 @@ Reply  {1, account, results, waits} written, waits: 1 when somebody waits in a q
        {5, account} a balance would pass 2^53 - 1; {6, account} this id was written before with other content;
        {7, account} a balance would have too many grants; {8, account} a grant would be over already.
        results: msgpack array, units changed per change.
-Writes cells, account, ids, grants, due and index, ledger, allocations, acts. Ids stay as long as the account.
+Writes cells, account, ids, grants, due and index, ledger, allocations, notes, acts. Ids stay as long as the account.
 Example {1, '{"plan":"free",...}', <10>} ]]
 -- The one clock of a script: the store's own time in milliseconds, or what a test passes (0 asks the store).
 local function clock(given)
@@ -208,12 +209,59 @@ local function balance_open(raw)
   return b, available, grants_kept().read(string.sub(raw, BALANCE_SIZE + 1), available)
 end
 
+-- What is not spent: available and held.
+local function left_of(b)
+  return b[1] - b[2] - b[5] - b[3] + b[7]
+end
+
 local function balance_packed(b, grants)
   if math.min(unpack(b)) < 0 or math.max(unpack(b)) >= 9007199254740992 then
     error('CORRUPT a balance outside 0 to 2^53 - 1')
   end
   return struct.pack(BALANCE, b[1], b[2], b[3], b[4], b[5], b[6], b[7])
     .. (grants and grants_kept().packed(grants) or '')
+end
+-- Adds to `falls` (nil: none yet) the marks that a fall of what is left has reached, the highest first: field, mark,
+-- left of each. Whoever rises above a mark may fall to it again, so nothing needs to be remembered.
+local function marks_reached(falls, field, marks, first, before, after)
+  for index = first, #marks do
+    if before > marks[index] and after <= marks[index] then
+      falls = falls or {}
+      falls[#falls + 1] = { field, marks[index], after }
+    end
+  end
+  return falls
+end
+
+--[[ Notes for the tenant's people, in the stream hg:{p/t}:note: each a list of fields with values (engine/notes.py).
+The oldest leave when there are more than this. ]]
+local MOST_NOTES = '1000'
+local FALL_SIZE = 3
+
+-- That both keys have their types is seen before a step's first write.
+local function look_at_notes()
+  redis.call('XLEN', tenant_key('note'))
+  redis.call('ZCARD', noted_key())
+end
+
+-- Writes the thresholds that a step crossed: `crossings` has field, start, end, percent, limit, used of each, or for a
+-- balance field, mark, left. The tenant is listed for the webhook by its oldest note that was not told, and whoever
+-- watches is woken; a store user who may not PUBLISH only makes watchers slow.
+local function write_crossings(crossings, now)
+  for index = 1, #crossings do
+    local crossing = crossings[index]
+    local names = #crossing == FALL_SIZE and { 'mark', 'left' } or { 'cycle', 'ends', 'percent', 'limit', 'used' }
+    local fields = {}
+    for place = 1, #names do
+      fields[place * 2 - 1], fields[place * 2] = names[place], string.format('%.0f', crossing[place + 1])
+    end
+    redis.call(
+      'XADD', tenant_key('note'), 'MAXLEN', '=', MOST_NOTES, '*',
+      'kind', 'threshold', 'at', string.format('%.0f', now), 'cell', crossing[1], unpack(fields)
+    )
+  end
+  redis.call('ZADD', noted_key(), 'NX', string.format('%.0f', now), member_name())
+  redis.pcall('PUBLISH', NOTED_CHANNEL, member_name())
 end
 
 --[[ What time does to balances: grants lapse, and a refill tops up to its ceiling when a cycle begins.
@@ -268,9 +316,9 @@ local function lapse(grants, at_ms)
 end
 
 --[[ One step: everything that changes at the next instant, if that has come. `terms` are for refills at `terms_ms`:
-per field ledgered, plan, ceiling, cycle_ms, next_ms. Returns nil when done, or the instant for which terms are wanted.
-Reads all, then writes. ]]
-local function change_grants(now, terms_ms, terms)
+per field ledgered, plan, ceiling, cycle_ms, next_ms; `marks` are those of balances then, per field. Returns nil when
+done, or the instant for which terms are wanted. Reads all, then writes. ]]
+local function change_grants(now, terms_ms, terms, marks)
   local grants_key = tenant_key('grants')
   local stored = redis.call('HGETALL', grants_key)
   local fields, schedules = {}, {}
@@ -292,7 +340,7 @@ local function change_grants(now, terms_ms, terms)
   end
   redis.call('XLEN', tenant_key('ledger'))
 
-  local entries, cells, kept, gone, due = {}, {}, {}, {}, NEVER
+  local entries, cells, kept, gone, due, falls = {}, {}, {}, {}, NEVER, nil
   for _, field in ipairs(fields) do
     local schedule = schedules[field]
     local b, available, grants = balance_open(raws[field])
@@ -304,14 +352,18 @@ local function change_grants(now, terms_ms, terms)
       raws[field] = raw
     end
     if at_ms <= now then
+      local had = left_of(b)
       local left = grants and lapse(grants, at_ms) or 0
+      if left > 0 and terms_ms ~= at_ms then
+        return at_ms
+      end
       b[5], available = b[5] + left, available - left
       if left > 0 then
         moved(grants[2], LAPSE)
       end
       if schedule[2] <= at_ms then
-        local term = terms and terms_ms == at_ms and terms[field]
-        if not terms or terms_ms ~= at_ms then
+        local term = terms[field]
+        if terms_ms ~= at_ms then
           return at_ms
         end
         if not term then
@@ -326,6 +378,7 @@ local function change_grants(now, terms_ms, terms)
         end
       end
       cells[#cells + 1], cells[#cells + 2] = field, balance_packed(b, grants)
+      falls = marks_reached(falls, field, marks[field] or {}, 1, had, left_of(b))
     end
     local change_ms = next_change(schedule, grants)
     due = math.min(due, change_ms)
@@ -334,6 +387,9 @@ local function change_grants(now, terms_ms, terms)
     else
       gone[#gone + 1] = field
     end
+  end
+  if falls then
+    look_at_notes()
   end
 
   if #cells > 0 then
@@ -351,6 +407,9 @@ local function change_grants(now, terms_ms, terms)
     redis.call('ZREM', KEYS[3], GRANTS_DUE)
   end
   write_ledger(entries)
+  if falls then
+    write_crossings(falls, at_ms)
+  end
   return nil
 end
 
@@ -507,64 +566,64 @@ A cell is the letter n, the units that stand, and those that open holds keep; th
 allocations stand is in the hash hg:{p/t}:alloc: by name a msgpack sequence, per cell: field, units. ]]
 local COUNT, COUNT_SIZE = '>c1I7I7', 15
 
--- Units that stand and units that are held.
-local function count_read(raw)
-  if not raw then
-    return 0, 0
-  end
-  if #raw ~= COUNT_SIZE then
-    error('CORRUPT a count of ' .. #raw .. ' bytes')
-  end
-  local mark, standing, held = struct.unpack(COUNT, raw)
-  if mark ~= 'n' or standing + held >= 9007199254740992 then
-    error('CORRUPT a count')
-  end
-  return standing, held
-end
-
--- The new raw value, or false where nothing is left.
-local function count_packed(standing, held)
-  if math.min(standing, held) < 0 or standing + held >= 9007199254740992 then
-    error('CORRUPT a count outside 0 to 2^53 - 1')
-  end
-  return standing + held > 0 and struct.pack(COUNT, 'n', standing, held)
-end
-
--- Returns units that stand or are held, those held, wait_ms, and the new raw value (nil when it does not fit or takes
--- nothing).
-local function count_check(raw, amount, take, cap)
-  local standing, held = count_read(raw)
-  if amount > 0 and standing + held + amount > cap then
-    return standing + held, held, -1
-  end
-  return standing + held, held, 0, take and count_packed(standing, held + take) or nil
-end
-
--- What stands under a name: units by cell field; nothing for a name that is not known.
-local function allocation_read(name)
-  local raw = redis.call('HGET', tenant_key('alloc'), name)
-  local units = {}
-  local values = raw and { cmsgpack.unpack(raw) } or {}
-  for at = 1, #values, 2 do
-    if type(values[at]) ~= 'string' or type(values[at + 1]) ~= 'number' then
-      error('CORRUPT an allocation')
+-- What there is to do with a cell: read, packed. Made when asked for: few policies have counts.
+local function counts_kept()
+  -- Units that stand and units that are held.
+  local function count_read(raw)
+    if not raw then
+      return 0, 0
     end
-    units[values[at]] = values[at + 1]
+    if #raw ~= COUNT_SIZE then
+      error('CORRUPT a count of ' .. #raw .. ' bytes')
+    end
+    local mark, standing, held = struct.unpack(COUNT, raw)
+    if mark ~= 'n' or standing + held >= 9007199254740992 then
+      error('CORRUPT a count')
+    end
+    return standing, held
   end
-  return units
+
+  -- The new raw value, or false where nothing is left.
+  local function count_packed(standing, held)
+    if math.min(standing, held) < 0 or standing + held >= 9007199254740992 then
+      error('CORRUPT a count outside 0 to 2^53 - 1')
+    end
+    return standing + held > 0 and struct.pack(COUNT, 'n', standing, held)
+  end
+
+  return { read = count_read, packed = count_packed }
 end
 
--- Writes what stands under a name from now on; a name under which nothing does is forgotten.
-local function allocation_write(name, units)
-  local values = {}
-  for field, amount in pairs(units) do
-    values[#values + 1], values[#values + 2] = field, amount
+-- What there is to do with allocations: read, write. Made when asked for: few holds have counts.
+local function allocations_kept()
+  -- What stands under a name: units by cell field; nothing for a name that is not known.
+  local function allocation_read(name)
+    local raw = redis.call('HGET', tenant_key('alloc'), name)
+    local units = {}
+    local values = raw and { cmsgpack.unpack(raw) } or {}
+    for at = 1, #values, 2 do
+      if type(values[at]) ~= 'string' or type(values[at + 1]) ~= 'number' then
+        error('CORRUPT an allocation')
+      end
+      units[values[at]] = values[at + 1]
+    end
+    return units
   end
-  if #values == 0 then
-    redis.call('HDEL', tenant_key('alloc'), name)
-  else
-    redis.call('HSET', tenant_key('alloc'), name, cmsgpack.pack(unpack(values)))
+
+  -- Writes what stands under a name from now on; a name under which nothing does is forgotten.
+  local function allocation_write(name, units)
+    local values = {}
+    for field, amount in pairs(units) do
+      values[#values + 1], values[#values + 2] = field, amount
+    end
+    if #values == 0 then
+      redis.call('HDEL', tenant_key('alloc'), name)
+    else
+      redis.call('HSET', tenant_key('alloc'), name, cmsgpack.pack(unpack(values)))
+    end
   end
+
+  return { read = allocation_read, write = allocation_write }
 end
 --[[ A hold's record: msgpack values one behind the other.
 1 state  2 created_ms  3 lease's end, in ms since created (0: no lease)  4 longest end, in ms since created
@@ -575,7 +634,8 @@ windows' key behind the tag), field, amount, ms since created, base, last, param
 length in ms, negative where a release returns even the request; a quota's cycle and thresholds, packed)
 A balance's bound is -1 - bound where it has a ledger. With what was drawn from grants that are kept apart it is a
 msgpack sequence, so that what is not used returns where it came from: the bound, then in turn source, expires_ms,
-units. What is charged comes off their front.
+units. What is charged comes off their front. With marks, too, it is a sequence, whose bound is one itself: the bound,
+then the marks, the highest first.
 Of a hold that waits in a queue 3 is 0: until when stands in the due set alone, so that a ticket is renewed there. 4
 counts from its turn on, and its take of the pool has taken nothing yet (queues.lua).
 Once a hold is settled or released, 3, 4, 7 and 8 are 0: a tombstone is kept small. ]]
@@ -616,7 +676,6 @@ Where jobs have a usual length, behind the count stand ';', the average length o
 that is an average of (1), and when the jobs in the pool began (6 each, at most 64). ]]
 local POOL, POOL_SIZE, START_SIZE, STARTS_KEPT = '>I6I1', 7, 6, 64
 local JOBS_AVERAGED, JOBS_ENOUGH = 16, 8
-local QUEUES = -2
 
 local function queue_key(field)
   return tenant_key('q:' .. field)
@@ -660,55 +719,6 @@ local function pool_taken(raw, now)
   return pool_packed(taken + 1, mean, jobs, starts)
 end
 
--- As the other looks (checks.lua): places taken, 0, when the oldest job ends if it takes as long as is usual, and the
--- new value. `param` has whether jobs are measured, and how long one takes otherwise.
-local function pool_check(raw, now, amount, take, cap, param)
-  local taken, mean, jobs, starts = pool_read(raw)
-  if amount > 0 and taken + amount > cap then
-    local measured, typical = struct.unpack('>I1I6', param)
-    if measured == 1 and jobs >= JOBS_ENOUGH then
-      typical = mean
-    end
-    local oldest = now
-    for at = 1, #starts, START_SIZE do
-      oldest = math.min(oldest, (struct.unpack('>I6', starts, at)))
-    end
-    return taken, 0, math.max(oldest + typical - now, 1)
-  end
-  if not take then
-    return taken, 0, 0
-  end
-  if #starts < STARTS_KEPT * START_SIZE then
-    starts = starts .. struct.pack('>I6', now)
-  end
-  return taken, 0, 0, pool_packed(taken + take, mean, jobs, starts)
-end
-
---[[ The same for a pool with a queue: `rows` before `row` has the places taken of the pools that share theirs with it,
-`field` is the place of its own cell among the plan's fields, with theirs in front. Returns the places taken of all, how
-many wait, what the wait is (QUEUES: there is a place in the queue), the new value, and whether somebody waits although
-a place is free. Nobody overtakes: with anyone waiting, a request waits too. ]]
-local function queued_check(plan, field, rows, row, raw, now, amount, take, cap, param)
-  local taken, mean, jobs = pool_read(raw)
-  local measured, typical, depth, joined = struct.unpack('>I1I6I7I1', param)
-  local all, waiting = taken, redis.call('ZCARD', queue_key(plan[field]))
-  for other = 1, joined do
-    all = all + rows[row - other * 3 + 1]
-    waiting = waiting + redis.call('ZCARD', queue_key(plan[field - other]))
-  end
-  if amount > 0 and (waiting > 0 or all + amount > cap) then
-    if amount > cap then
-      return all, waiting, -1
-    elseif waiting < depth then
-      return all, waiting, QUEUES, nil, all + amount <= cap
-    end
-    return all, waiting, measured == 1 and jobs >= JOBS_ENOUGH and mean or typical
-  elseif not take then
-    return all, waiting, 0
-  end
-  return all, waiting, 0, pool_taken(raw, now)
-end
-
 -- The value without the places of a hold that began at `start`; nil where nothing is left to remember. `param` begins
 -- with whether jobs are measured.
 local function pool_finish(raw, ending, amount, start, param, now)
@@ -741,126 +751,128 @@ A hold that waits has in its take of the pool, behind whether jobs are measured,
 bytes, ms) and the open call that waits with it (the process, a dot, the call; empty for none). ]]
 local TICKET_AT, OWNER_AT, MOST_TURNS = 2, 6, 16
 
--- The take of the pool that a hold waits for: its index.
-local function queued_take(hold, takes_at)
-  for take = takes_at + 1, #hold, TAKE_SIZE do
-    if hold[take] == 4 and hold[take + 8] ~= 0 and #hold[take + 8] >= OWNER_AT - 1 then
-      return take
-    end
-  end
-  error('CORRUPT a hold that waits for no pool')
-end
-
--- What one turn writes: the hold gets its place, until it is claimed.
-local function turn_of(id, field, now)
-  local key = tenant_key('h:' .. id)
-  local raw = redis.call('GET', key)
-  if not raw then
-    return { id, field }
-  end
-  local hold, at = hold_read(raw)
-  local take = queued_take(hold, at)
-  local param, since = hold[take + 8], now - hold[2]
-  local deadline = now + struct.unpack('>I4', param, TICKET_AT)
-  hold[1], hold[3], hold[4], hold[take + 5] = PROMOTED, deadline - hold[2], hold[4] + since, since
-  return { id, field, key, cmsgpack.pack(unpack(hold)), deadline, string.sub(param, OWNER_AT) }
-end
-
---[[ Whose turn it is, reading everything and writing nothing. `changed` has cells as they are about to be (false:
-gone), `leaving` is an id that is about to leave its queue. Returns what promote_write wants (nil: nobody's turn), and
-whether reap must go on with it: 1 for more turns than one call makes, 2 for terms that are out of date. ]]
-local function promote_look(now, changed, leaving)
-  local packed = redis.call('GET', tenant_key('pools'))
-  if not packed then
-    return nil, 0
-  end
-  local terms, fields = { cmsgpack.unpack(packed) }, { 'v' }
-  local at = 5
-  for _ = 1, terms[4] do
-    for cell = 1, terms[at + 1] do
-      fields[#fields + 1] = terms[at + 1 + cell]
-    end
-    at = at + 2 + terms[at + 1]
-  end
-  local read = redis.call('HMGET', KEYS[1], unpack(fields))
-  if terms[1] ~= account_version(read[1]) or now < terms[2] or now >= terms[3] then
-    return nil, 2
-  end
-  local turns, sets, more, waiting, before = {}, {}, 0, 0, 1
-  at = 5
-  for _ = 1, terms[4] do
-    local cap, count = terms[at], terms[at + 1]
-    local raws, taken, heads = {}, 0, {}
-    for cell = 1, count do
-      local field = terms[at + 1 + cell]
-      raws[cell] = read[before + cell]
-      if changed[field] ~= nil then
-        raws[cell] = changed[field]
+-- What there is to do with queues: take, look, write. Made when asked for: few holds have to do with any.
+local function queues_kept()
+  -- The take of the pool that a hold waits for: its index.
+  local function queued_take(hold, takes_at)
+    for take = takes_at + 1, #hold, TAKE_SIZE do
+      if hold[take] == 4 and hold[take + 8] ~= 0 and #hold[take + 8] >= OWNER_AT - 1 then
+        return take
       end
-      taken = taken + (raws[cell] and slots_taken(raws[cell]) or 0)
-      waiting = waiting + redis.call('ZCARD', queue_key(field))
     end
-    for cell = 1, taken < cap and count or 0 do
-      local queue = redis.call('ZRANGE', queue_key(terms[at + 1 + cell]), 0, MOST_TURNS, 'WITHSCORES')
-      for place = 1, #queue, 2 do
-        if queue[place] ~= leaving then
-          heads[#heads + 1] = { tonumber(queue[place + 1]), queue[place], cell }
+    error('CORRUPT a hold that waits for no pool')
+  end
+
+  -- What one turn writes: the hold gets its place, until it is claimed.
+  local function turn_of(id, field, now)
+    local key = tenant_key('h:' .. id)
+    local raw = redis.call('GET', key)
+    if not raw then
+      return { id, field }
+    end
+    local hold, at = hold_read(raw)
+    local take = queued_take(hold, at)
+    local param, since = hold[take + 8], now - hold[2]
+    local deadline = now + struct.unpack('>I4', param, TICKET_AT)
+    hold[1], hold[3], hold[4], hold[take + 5] = PROMOTED, deadline - hold[2], hold[4] + since, since
+    return { id, field, key, cmsgpack.pack(unpack(hold)), deadline, string.sub(param, OWNER_AT) }
+  end
+
+  --[[ Whose turn it is, reading everything and writing nothing. `changed` has cells as they are about to be (false:
+  gone), `leaving` is an id that is about to leave its queue. Returns what promote_write wants (nil: nobody's turn), and
+  whether reap must go on with it: 1 for more turns than one call makes, 2 for terms that are out of date. ]]
+  local function promote_look(now, changed, leaving)
+    local packed = redis.call('GET', tenant_key('pools'))
+    if not packed then
+      return nil, 0
+    end
+    local terms, fields = { cmsgpack.unpack(packed) }, { 'v' }
+    local at = 5
+    for _ = 1, terms[4] do
+      for cell = 1, terms[at + 1] do
+        fields[#fields + 1] = terms[at + 1 + cell]
+      end
+      at = at + 2 + terms[at + 1]
+    end
+    local read = redis.call('HMGET', KEYS[1], unpack(fields))
+    if terms[1] ~= account_version(read[1]) or now < terms[2] or now >= terms[3] then
+      return nil, 2
+    end
+    local turns, sets, more, waiting, before = {}, {}, 0, 0, 1
+    at = 5
+    for _ = 1, terms[4] do
+      local cap, count = terms[at], terms[at + 1]
+      local raws, taken, heads = {}, 0, {}
+      for cell = 1, count do
+        local field = terms[at + 1 + cell]
+        raws[cell] = read[before + cell]
+        if changed[field] ~= nil then
+          raws[cell] = changed[field]
+        end
+        taken = taken + (raws[cell] and slots_taken(raws[cell]) or 0)
+        waiting = waiting + redis.call('ZCARD', queue_key(field))
+      end
+      for cell = 1, taken < cap and count or 0 do
+        local queue = redis.call('ZRANGE', queue_key(terms[at + 1 + cell]), 0, MOST_TURNS, 'WITHSCORES')
+        for place = 1, #queue, 2 do
+          if queue[place] ~= leaving then
+            heads[#heads + 1] = { tonumber(queue[place + 1]), queue[place], cell }
+          end
         end
       end
-    end
-    table.sort(heads, function(one, other)
-      return one[1] < other[1]
-    end)
-    for place = 1, math.min(#heads, cap - taken) do
-      if place > MOST_TURNS then
-        more = 1
-        break
+      table.sort(heads, function(one, other)
+        return one[1] < other[1]
+      end)
+      for place = 1, math.min(#heads, cap - taken) do
+        if place > MOST_TURNS then
+          more = 1
+          break
+        end
+        local cell = heads[place][3]
+        local turn = turn_of(heads[place][2], terms[at + 1 + cell], now)
+        if turn[3] then
+          raws[cell] = pool_taken(raws[cell], now)
+          sets[terms[at + 1 + cell]] = raws[cell]
+        end
+        turns[#turns + 1] = turn
       end
-      local cell = heads[place][3]
-      local turn = turn_of(heads[place][2], terms[at + 1 + cell], now)
-      if turn[3] then
-        raws[cell] = pool_taken(raws[cell], now)
-        sets[terms[at + 1 + cell]] = raws[cell]
-      end
-      turns[#turns + 1] = turn
+      at, before = at + 2 + count, before + count
     end
-    at, before = at + 2 + count, before + count
+    return { turns, sets, waiting - #turns - (leaving and 1 or 0) }, more
   end
-  return { turns, sets, waiting - #turns - (leaving and 1 or 0) }, more
-end
 
--- Gives the turns their places, wakes who waits for them, and clears up behind the last one. A store user who may not
--- PUBLISH only makes waiters slow: they look by themselves when they renew their tickets.
-local function promote_write(promoted)
-  if not promoted then
-    return
-  end
-  local turns, sets, waiting = unpack(promoted)
-  for number = 1, #turns do
-    local id, field, key, record, deadline = unpack(turns[number], 1, 5)
-    redis.call('ZREM', queue_key(field), id)
-    if key then
-      redis.call('SET', key, record)
-      redis.call('ZADD', KEYS[3], 'XX', string.format('%.0f', deadline), id)
+  -- Gives the turns their places, wakes who waits for them, and clears up behind the last one. A store user who may not
+  -- PUBLISH only makes waiters slow: they look by themselves when they renew their tickets.
+  local function promote_write(promoted)
+    local turns, sets, waiting = unpack(promoted)
+    for number = 1, #turns do
+      local id, field, key, record, deadline = unpack(turns[number], 1, 5)
+      redis.call('ZREM', queue_key(field), id)
+      if key then
+        redis.call('SET', key, record)
+        redis.call('ZADD', KEYS[3], 'XX', string.format('%.0f', deadline), id)
+      end
+    end
+    if #turns > 0 and next(sets) then
+      local cells = {}
+      for field, raw in pairs(sets) do
+        cells[#cells + 1], cells[#cells + 2] = field, raw
+      end
+      redis.call('HSET', KEYS[1], unpack(cells))
+    end
+    for number = 1, #turns do
+      local owner = turns[number][6]
+      if owner and owner ~= '' then
+        local process = string.match(owner, '^[^.]*')
+        redis.pcall('PUBLISH', TURN_CHANNEL .. process, member_name() .. '\n' .. turns[number][1])
+      end
+    end
+    if waiting == 0 then
+      redis.call('DEL', tenant_key('pools'))
     end
   end
-  if #turns > 0 and next(sets) then
-    local cells = {}
-    for field, raw in pairs(sets) do
-      cells[#cells + 1], cells[#cells + 2] = field, raw
-    end
-    redis.call('HSET', KEYS[1], unpack(cells))
-  end
-  for number = 1, #turns do
-    local owner = turns[number][6]
-    if owner and owner ~= '' then
-      local process = string.match(owner, '^[^.]*')
-      redis.pcall('PUBLISH', TURN_CHANNEL .. process, member_name() .. '\n' .. turns[number][1])
-    end
-  end
-  if waiting == 0 then
-    redis.call('DEL', tenant_key('pools'))
-  end
+
+  return { take = queued_take, look = promote_look, write = promote_write }
 end
 
 --[[ What operators did: the stream hg:{n}:acts of the tenant's hash slot, beside the index by due, so that the line is
@@ -889,7 +901,7 @@ local function write_act(act, last_ms, now, before, after)
   redis.call('PEXPIRE', acts_key(), string.format('%.0f', ACTS_KEPT_MS))
 end
 
-local UPGRADE, CHANGE_SIZE, REFILL_SIZE, USE_SIZE, ALLOCATION_SIZE = 7, 7, 7, 5, 3
+local UPGRADE, CHANGE_SIZE, REFILL_SIZE, USE_SIZE, ALLOCATION_SIZE = 7, 8, 7, 5, 3
 local args = { cmsgpack.unpack(ARGV[1]) }
 local now, member, replaces, expected, record = clock(args[1]), args[2], args[3] == 1, args[4], args[5]
 local write_id, fingerprint, cause, changes = args[6], args[7], args[8], args[9]
@@ -936,7 +948,7 @@ if replaces and account_version(read[1]) ~= expected then
   return { 3, stored }
 end
 
-local raws, schedules, entries, results = {}, {}, {}, {}
+local raws, schedules, entries, results, falls = {}, {}, {}, {}, nil
 for index = 3, balances_last do
   raws[fields[index]] = read[index]
 end
@@ -958,8 +970,9 @@ end
 
 for change = 0, changes - 1 do
   local at = 10 + change * CHANGE_SIZE
-  local field, units, source, expires_ms, order, ledgered, bound = unpack(args, at, at + CHANGE_SIZE - 1)
+  local field, units, source, expires_ms, order, ledgered, bound, marks = unpack(args, at, at + CHANGE_SIZE - 1)
   local b, available, grants = balance_open(raws[field])
+  local had = left_of(b)
   if units >= 0 then
     local repaid = math.min(b[7], units) -- what comes in pays back what is owed
     b[1], b[7] = b[1] + units, b[7] - repaid
@@ -984,6 +997,9 @@ for change = 0, changes - 1 do
     if b[2] >= 9007199254740992 then
       return { 5, stored }
     end
+  end
+  if marks ~= '' then
+    falls = marks_reached(falls, field, { cmsgpack.unpack(marks) }, 1, had, left_of(b))
   end
   results[change + 1] = units
   if units > 0 then
@@ -1033,15 +1049,15 @@ for use = 1, uses do
   cells[#cells + 1] = quota_finish(cell, SETTLE, false, 0, now, cycle, 0, units, now)
 end
 -- An allocation that stands under its name already is left alone.
-local counts, stands = {}, {}
+local counts, stands, counted, stood = {}, {}, counts_kept(), allocations_kept()
 for allocation = 1, allocations do
   local at = allocations_at + 1 + (allocation - 1) * ALLOCATION_SIZE
   local field, name, units = unpack(args, at, at + 2)
-  local standing, held = count_read(counts[field] or read[balances_last + uses + allocation])
-  stands[name] = stands[name] or allocation_read(name)
+  local standing, held = counted.read(counts[field] or read[balances_last + uses + allocation])
+  stands[name] = stands[name] or stood.read(name)
   if not stands[name][field] then
     stands[name][field] = units
-    counts[field] = count_packed(standing + units, held)
+    counts[field] = counted.packed(standing + units, held)
   end
 end
 for field, raw in pairs(counts) do
@@ -1049,10 +1065,13 @@ for field, raw in pairs(counts) do
 end
 local packed_results = cmsgpack.pack(results)
 local waits = redis.call('EXISTS', tenant_key('pools'))
-promote_look(now, {}) -- finds what is corrupt before anything is written
+queues_kept().look(now, {}) -- finds what is corrupt before anything is written
 local acted_ms = ARGV[2] and last_act()
 local before = redis.call('ZSCORE', KEYS[3], GRANTS_DUE)
 redis.call('ZSCORE', KEYS[4], member)
+if falls then
+  look_at_notes()
+end
 
 if replaces then
   cells[#cells + 1], cells[#cells + 2] = 'v', string.format('%.0f', expected + 1)
@@ -1073,12 +1092,15 @@ if #kept > 0 then
   redis.call('HSET', tenant_key('grants'), unpack(kept))
 end
 for name, units in pairs(stands) do
-  allocation_write(name, units)
+  stood.write(name, units)
 end
 if write_id ~= '' then
   redis.call('HSET', KEYS[6], write_id, fingerprint .. packed_results)
 end
 write_ledger(entries)
+if falls then
+  write_crossings(falls, now)
+end
 if acted_ms then
   write_act(ARGV[2], acted_ms, now, '', '')
 end

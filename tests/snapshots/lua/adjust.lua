@@ -3,9 +3,9 @@
 
 Keys   1 cells (hash)  2 account (string)  3 unused  4 index of tenants by due (sorted set)  5 unused
        6 ids of writes already made (hash)
-Args   1 msgpack sequence: now_ms (0: ask the store), write id, fingerprint, field, units, then of a quota: 1, to these
-         units (1) or by them (0), account version, limit, terms, cycle with thresholds (quota.lua); or of a balance: 0,
-         cause (domain/ledger.py), ledgered (1 or 0), debt bound
+Args   1 msgpack sequence: now_ms (0: ask the store), write id, fingerprint, field, units, account version, then of a
+         quota: 1, to these units (1) or by them (0), limit, terms, cycle with thresholds (quota.lua); or of a balance:
+         0, cause (domain/ledger.py), ledgered (1 or 0), debt bound, marks as a msgpack sequence
        2 the act (acts.lua)
 Reply  {1, now, before, after} changed; {2, now, before, after} it was before, under this id; {3, now, account} the
        account or the cycle is another one; {4, now} something is overdue: call reap, then ask again; {5, now} it would
@@ -63,6 +63,17 @@ local function write_act(act, last_ms, now, before, after)
   )
   redis.call('XTRIM', acts_key(), 'MINID', string.format('%.0f', math.max(now - ACTS_KEPT_MS, 0)))
   redis.call('PEXPIRE', acts_key(), string.format('%.0f', ACTS_KEPT_MS))
+end
+-- Adds to `falls` (nil: none yet) the marks that a fall of what is left has reached, the highest first: field, mark,
+-- left of each. Whoever rises above a mark may fall to it again, so nothing needs to be remembered.
+local function marks_reached(falls, field, marks, first, before, after)
+  for index = first, #marks do
+    if before > marks[index] and after <= marks[index] then
+      falls = falls or {}
+      falls[#falls + 1] = { field, marks[index], after }
+    end
+  end
+  return falls
 end
 --[[ balance: prepaid units. Twin of server/domain/limits/balance.py. A cell is seven running totals of 7 bytes:
 granted, reversed, charged, held, expired, uncollected, debt. Behind them stand its grants, where the policy keeps them
@@ -212,6 +223,11 @@ local function balance_open(raw)
   return b, available, grants_kept().read(string.sub(raw, BALANCE_SIZE + 1), available)
 end
 
+-- What is not spent: available and held.
+local function left_of(b)
+  return b[1] - b[2] - b[5] - b[3] + b[7]
+end
+
 local function balance_packed(b, grants)
   if math.min(unpack(b)) < 0 or math.max(unpack(b)) >= 9007199254740992 then
     error('CORRUPT a balance outside 0 to 2^53 - 1')
@@ -250,6 +266,7 @@ end
 --[[ Notes for the tenant's people, in the stream hg:{p/t}:note: each a list of fields with values (engine/notes.py).
 The oldest leave when there are more than this. ]]
 local MOST_NOTES = '1000'
+local FALL_SIZE = 3
 
 -- That both keys have their types is seen before a step's first write.
 local function look_at_notes()
@@ -257,18 +274,20 @@ local function look_at_notes()
   redis.call('ZCARD', noted_key())
 end
 
--- Writes the thresholds that a step crossed: `crossings` has field, start, end, percent, limit, used of each. The
--- tenant is listed for the webhook by its oldest note that was not told, and whoever watches is woken; a store user who
--- may not PUBLISH only makes watchers slow.
+-- Writes the thresholds that a step crossed: `crossings` has field, start, end, percent, limit, used of each, or for a
+-- balance field, mark, left. The tenant is listed for the webhook by its oldest note that was not told, and whoever
+-- watches is woken; a store user who may not PUBLISH only makes watchers slow.
 local function write_crossings(crossings, now)
   for index = 1, #crossings do
-    local field, start, stop, percent, limit, used = unpack(crossings[index])
+    local crossing = crossings[index]
+    local names = #crossing == FALL_SIZE and { 'mark', 'left' } or { 'cycle', 'ends', 'percent', 'limit', 'used' }
+    local fields = {}
+    for place = 1, #names do
+      fields[place * 2 - 1], fields[place * 2] = names[place], string.format('%.0f', crossing[place + 1])
+    end
     redis.call(
       'XADD', tenant_key('note'), 'MAXLEN', '=', MOST_NOTES, '*',
-      'kind', 'threshold', 'at', string.format('%.0f', now), 'cell', field, 'cycle', string.format('%.0f', start),
-      'ends', string.format('%.0f', stop),
-      'percent', string.format('%.0f', percent), 'limit', string.format('%.0f', limit),
-      'used', string.format('%.0f', used)
+      'kind', 'threshold', 'at', string.format('%.0f', now), 'cell', crossing[1], unpack(fields)
     )
   end
   redis.call('ZADD', noted_key(), 'NX', string.format('%.0f', now), member_name())
@@ -416,7 +435,7 @@ local function account_version(raw)
 end
 
 local args = { cmsgpack.unpack(ARGV[1]) }
-local now, write_id, fingerprint, field, units, is_quota = clock(args[1]), unpack(args, 2, 6)
+local now, write_id, fingerprint, field, units, version, is_quota = clock(args[1]), unpack(args, 2, 7)
 local read = redis.call('HMGET', KEYS[1], 'v', 'due', field)
 local raw = read[3]
 if read[2] and (tonumber(read[2]) or error('CORRUPT the earliest lease end')) <= now then
@@ -430,14 +449,17 @@ if known then
   return { 2, now, cmsgpack.unpack(string.sub(known, #fingerprint + 1)) }
 end
 
-local new, before, after
-local entries, crossings = {}, {}
+local sets, cap, terms, cycle = unpack(args, 8, 11)
+local start, stop = 0, now + 1
 if is_quota == 1 then
-  local sets, version, cap, terms, cycle = unpack(args, 7, 11)
-  local start, stop = struct.unpack(QUOTA_TERMS, terms)
-  if account_version(read[1]) ~= version or now < start or now >= stop then
-    return { 3, now, redis.call('GET', KEYS[2]) or '' }
-  end
+  start, stop = struct.unpack(QUOTA_TERMS, terms)
+end
+if account_version(read[1]) ~= version or now < start or now >= stop then
+  return { 3, now, redis.call('GET', KEYS[2]) or '' }
+end
+local new, before, after, crossings
+local entries = {}
+if is_quota == 1 then
   local taken, held = quota_check(raw, now, 0, 0, cap, terms)
   new = select(4, quota_check(raw, now, 0, 0, cap, terms))
   before = taken - held
@@ -449,11 +471,13 @@ if is_quota == 1 then
   new, crossed =
     quota_finish(new, SETTLE, false, 0, now, cycle, math.max(before - after, 0), math.max(after - before, 0), now)
   for number = 1, crossed and #crossed or 0 do
+    crossings = crossings or {}
     crossings[number] = { field, unpack(crossed[number]) }
   end
 else
-  local cause, ledgered, bound = unpack(args, 7, 9)
+  local cause, ledgered, bound, marks = unpack(args, 8, 11)
   local b, available, grants = balance_open(raw)
+  local had = left_of(b)
   before = available - b[7]
   if units >= 0 then
     b[1], b[7] = b[1] + units, b[7] - math.min(b[7], units) -- what comes in pays back what is owed
@@ -465,12 +489,13 @@ else
     return { 5, now }
   end
   new = balance_packed(b, grants)
+  crossings = marks_reached(nil, field, { cmsgpack.unpack(marks) }, 1, had, left_of(b))
   if ledgered == 1 and after ~= before then
     entries[1] = { now, cause, write_id, field, raw, new }
     redis.call('XLEN', tenant_key('ledger'))
   end
 end
-if #crossings > 0 then
+if crossings then
   look_at_notes()
 end
 local acted_ms = last_act()
@@ -478,7 +503,7 @@ local acted_ms = last_act()
 redis.call('HSET', KEYS[1], field, new)
 redis.call('HSET', KEYS[6], write_id, fingerprint .. cmsgpack.pack(before, after))
 write_ledger(entries)
-if #crossings > 0 then
+if crossings then
   write_crossings(crossings, now)
 end
 write_act(ARGV[2], acted_ms, now, string.format('%.0f', before), string.format('%.0f', after))

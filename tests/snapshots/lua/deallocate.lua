@@ -25,31 +25,36 @@ local function member_name()
   return string.sub(KEYS[1], 5, -8)
 end
 
--- What stands under a name: units by cell field; nothing for a name that is not known.
-local function allocation_read(name)
-  local raw = redis.call('HGET', tenant_key('alloc'), name)
-  local units = {}
-  local values = raw and { cmsgpack.unpack(raw) } or {}
-  for at = 1, #values, 2 do
-    if type(values[at]) ~= 'string' or type(values[at + 1]) ~= 'number' then
-      error('CORRUPT an allocation')
+-- What there is to do with allocations: read, write. Made when asked for: few holds have counts.
+local function allocations_kept()
+  -- What stands under a name: units by cell field; nothing for a name that is not known.
+  local function allocation_read(name)
+    local raw = redis.call('HGET', tenant_key('alloc'), name)
+    local units = {}
+    local values = raw and { cmsgpack.unpack(raw) } or {}
+    for at = 1, #values, 2 do
+      if type(values[at]) ~= 'string' or type(values[at + 1]) ~= 'number' then
+        error('CORRUPT an allocation')
+      end
+      units[values[at]] = values[at + 1]
     end
-    units[values[at]] = values[at + 1]
+    return units
   end
-  return units
-end
 
--- Writes what stands under a name from now on; a name under which nothing does is forgotten.
-local function allocation_write(name, units)
-  local values = {}
-  for field, amount in pairs(units) do
-    values[#values + 1], values[#values + 2] = field, amount
+  -- Writes what stands under a name from now on; a name under which nothing does is forgotten.
+  local function allocation_write(name, units)
+    local values = {}
+    for field, amount in pairs(units) do
+      values[#values + 1], values[#values + 2] = field, amount
+    end
+    if #values == 0 then
+      redis.call('HDEL', tenant_key('alloc'), name)
+    else
+      redis.call('HSET', tenant_key('alloc'), name, cmsgpack.pack(unpack(values)))
+    end
   end
-  if #values == 0 then
-    redis.call('HDEL', tenant_key('alloc'), name)
-  else
-    redis.call('HSET', tenant_key('alloc'), name, cmsgpack.pack(unpack(values)))
-  end
+
+  return { read = allocation_read, write = allocation_write }
 end
 --[[ count: standing allocations. Twin of server/domain/limits/count.py.
 
@@ -57,41 +62,37 @@ A cell is the letter n, the units that stand, and those that open holds keep; th
 allocations stand is in the hash hg:{p/t}:alloc: by name a msgpack sequence, per cell: field, units. ]]
 local COUNT, COUNT_SIZE = '>c1I7I7', 15
 
--- Units that stand and units that are held.
-local function count_read(raw)
-  if not raw then
-    return 0, 0
+-- What there is to do with a cell: read, packed. Made when asked for: few policies have counts.
+local function counts_kept()
+  -- Units that stand and units that are held.
+  local function count_read(raw)
+    if not raw then
+      return 0, 0
+    end
+    if #raw ~= COUNT_SIZE then
+      error('CORRUPT a count of ' .. #raw .. ' bytes')
+    end
+    local mark, standing, held = struct.unpack(COUNT, raw)
+    if mark ~= 'n' or standing + held >= 9007199254740992 then
+      error('CORRUPT a count')
+    end
+    return standing, held
   end
-  if #raw ~= COUNT_SIZE then
-    error('CORRUPT a count of ' .. #raw .. ' bytes')
-  end
-  local mark, standing, held = struct.unpack(COUNT, raw)
-  if mark ~= 'n' or standing + held >= 9007199254740992 then
-    error('CORRUPT a count')
-  end
-  return standing, held
-end
 
--- The new raw value, or false where nothing is left.
-local function count_packed(standing, held)
-  if math.min(standing, held) < 0 or standing + held >= 9007199254740992 then
-    error('CORRUPT a count outside 0 to 2^53 - 1')
+  -- The new raw value, or false where nothing is left.
+  local function count_packed(standing, held)
+    if math.min(standing, held) < 0 or standing + held >= 9007199254740992 then
+      error('CORRUPT a count outside 0 to 2^53 - 1')
+    end
+    return standing + held > 0 and struct.pack(COUNT, 'n', standing, held)
   end
-  return standing + held > 0 and struct.pack(COUNT, 'n', standing, held)
-end
 
--- Returns units that stand or are held, those held, wait_ms, and the new raw value (nil when it does not fit or takes
--- nothing).
-local function count_check(raw, amount, take, cap)
-  local standing, held = count_read(raw)
-  if amount > 0 and standing + held + amount > cap then
-    return standing + held, held, -1
-  end
-  return standing + held, held, 0, take and count_packed(standing, held + take) or nil
+  return { read = count_read, packed = count_packed }
 end
 
 local name, cell = cmsgpack.unpack(ARGV[1])
-local units, given, fields, kept = allocation_read(name), {}, {}, {}
+local allocations, counts = allocations_kept(), counts_kept()
+local units, given, fields, kept = allocations.read(name), {}, {}, {}
 for field, amount in pairs(units) do
   if cell == '' or field == cell or string.sub(field, 1, #cell + 1) == cell .. ':' then
     fields[#fields + 1] = field
@@ -106,8 +107,8 @@ end
 local read = redis.call('HMGET', KEYS[1], unpack(fields))
 local set, gone = {}, {}
 for index, field in ipairs(fields) do
-  local standing, held = count_read(read[index])
-  local raw = count_packed(standing - given[field], held)
+  local standing, held = counts.read(read[index])
+  local raw = counts.packed(standing - given[field], held)
   if raw then
     set[#set + 1], set[#set + 2] = field, raw
   else
@@ -120,5 +121,5 @@ end
 if #gone > 0 then
   redis.call('HDEL', KEYS[1], unpack(gone))
 end
-allocation_write(name, kept)
+allocations.write(name, kept)
 return { 1 }

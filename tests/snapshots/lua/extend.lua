@@ -53,7 +53,8 @@ windows' key behind the tag), field, amount, ms since created, base, last, param
 length in ms, negative where a release returns even the request; a quota's cycle and thresholds, packed)
 A balance's bound is -1 - bound where it has a ledger. With what was drawn from grants that are kept apart it is a
 msgpack sequence, so that what is not used returns where it came from: the bound, then in turn source, expires_ms,
-units. What is charged comes off their front.
+units. What is charged comes off their front. With marks, too, it is a sequence, whose bound is one itself: the bound,
+then the marks, the highest first.
 Of a hold that waits in a queue 3 is 0: until when stands in the due set alone, so that a ticket is renewed there. 4
 counts from its turn on, and its take of the pool has taken nothing yet (queues.lua).
 Once a hold is settled or released, 3, 4, 7 and 8 are 0: a tombstone is kept small. ]]
@@ -161,7 +162,6 @@ Where jobs have a usual length, behind the count stand ';', the average length o
 that is an average of (1), and when the jobs in the pool began (6 each, at most 64). ]]
 local POOL, POOL_SIZE, START_SIZE, STARTS_KEPT = '>I6I1', 7, 6, 64
 local JOBS_AVERAGED, JOBS_ENOUGH = 16, 8
-local QUEUES = -2
 
 local function queue_key(field)
   return tenant_key('q:' .. field)
@@ -205,55 +205,6 @@ local function pool_taken(raw, now)
   return pool_packed(taken + 1, mean, jobs, starts)
 end
 
--- As the other looks (checks.lua): places taken, 0, when the oldest job ends if it takes as long as is usual, and the
--- new value. `param` has whether jobs are measured, and how long one takes otherwise.
-local function pool_check(raw, now, amount, take, cap, param)
-  local taken, mean, jobs, starts = pool_read(raw)
-  if amount > 0 and taken + amount > cap then
-    local measured, typical = struct.unpack('>I1I6', param)
-    if measured == 1 and jobs >= JOBS_ENOUGH then
-      typical = mean
-    end
-    local oldest = now
-    for at = 1, #starts, START_SIZE do
-      oldest = math.min(oldest, (struct.unpack('>I6', starts, at)))
-    end
-    return taken, 0, math.max(oldest + typical - now, 1)
-  end
-  if not take then
-    return taken, 0, 0
-  end
-  if #starts < STARTS_KEPT * START_SIZE then
-    starts = starts .. struct.pack('>I6', now)
-  end
-  return taken, 0, 0, pool_packed(taken + take, mean, jobs, starts)
-end
-
---[[ The same for a pool with a queue: `rows` before `row` has the places taken of the pools that share theirs with it,
-`field` is the place of its own cell among the plan's fields, with theirs in front. Returns the places taken of all, how
-many wait, what the wait is (QUEUES: there is a place in the queue), the new value, and whether somebody waits although
-a place is free. Nobody overtakes: with anyone waiting, a request waits too. ]]
-local function queued_check(plan, field, rows, row, raw, now, amount, take, cap, param)
-  local taken, mean, jobs = pool_read(raw)
-  local measured, typical, depth, joined = struct.unpack('>I1I6I7I1', param)
-  local all, waiting = taken, redis.call('ZCARD', queue_key(plan[field]))
-  for other = 1, joined do
-    all = all + rows[row - other * 3 + 1]
-    waiting = waiting + redis.call('ZCARD', queue_key(plan[field - other]))
-  end
-  if amount > 0 and (waiting > 0 or all + amount > cap) then
-    if amount > cap then
-      return all, waiting, -1
-    elseif waiting < depth then
-      return all, waiting, QUEUES, nil, all + amount <= cap
-    end
-    return all, waiting, measured == 1 and jobs >= JOBS_ENOUGH and mean or typical
-  elseif not take then
-    return all, waiting, 0
-  end
-  return all, waiting, 0, pool_taken(raw, now)
-end
-
 -- The value without the places of a hold that began at `start`; nil where nothing is left to remember. `param` begins
 -- with whether jobs are measured.
 local function pool_finish(raw, ending, amount, start, param, now)
@@ -286,126 +237,128 @@ A hold that waits has in its take of the pool, behind whether jobs are measured,
 bytes, ms) and the open call that waits with it (the process, a dot, the call; empty for none). ]]
 local TICKET_AT, OWNER_AT, MOST_TURNS = 2, 6, 16
 
--- The take of the pool that a hold waits for: its index.
-local function queued_take(hold, takes_at)
-  for take = takes_at + 1, #hold, TAKE_SIZE do
-    if hold[take] == 4 and hold[take + 8] ~= 0 and #hold[take + 8] >= OWNER_AT - 1 then
-      return take
-    end
-  end
-  error('CORRUPT a hold that waits for no pool')
-end
-
--- What one turn writes: the hold gets its place, until it is claimed.
-local function turn_of(id, field, now)
-  local key = tenant_key('h:' .. id)
-  local raw = redis.call('GET', key)
-  if not raw then
-    return { id, field }
-  end
-  local hold, at = hold_read(raw)
-  local take = queued_take(hold, at)
-  local param, since = hold[take + 8], now - hold[2]
-  local deadline = now + struct.unpack('>I4', param, TICKET_AT)
-  hold[1], hold[3], hold[4], hold[take + 5] = PROMOTED, deadline - hold[2], hold[4] + since, since
-  return { id, field, key, cmsgpack.pack(unpack(hold)), deadline, string.sub(param, OWNER_AT) }
-end
-
---[[ Whose turn it is, reading everything and writing nothing. `changed` has cells as they are about to be (false:
-gone), `leaving` is an id that is about to leave its queue. Returns what promote_write wants (nil: nobody's turn), and
-whether reap must go on with it: 1 for more turns than one call makes, 2 for terms that are out of date. ]]
-local function promote_look(now, changed, leaving)
-  local packed = redis.call('GET', tenant_key('pools'))
-  if not packed then
-    return nil, 0
-  end
-  local terms, fields = { cmsgpack.unpack(packed) }, { 'v' }
-  local at = 5
-  for _ = 1, terms[4] do
-    for cell = 1, terms[at + 1] do
-      fields[#fields + 1] = terms[at + 1 + cell]
-    end
-    at = at + 2 + terms[at + 1]
-  end
-  local read = redis.call('HMGET', KEYS[1], unpack(fields))
-  if terms[1] ~= account_version(read[1]) or now < terms[2] or now >= terms[3] then
-    return nil, 2
-  end
-  local turns, sets, more, waiting, before = {}, {}, 0, 0, 1
-  at = 5
-  for _ = 1, terms[4] do
-    local cap, count = terms[at], terms[at + 1]
-    local raws, taken, heads = {}, 0, {}
-    for cell = 1, count do
-      local field = terms[at + 1 + cell]
-      raws[cell] = read[before + cell]
-      if changed[field] ~= nil then
-        raws[cell] = changed[field]
+-- What there is to do with queues: take, look, write. Made when asked for: few holds have to do with any.
+local function queues_kept()
+  -- The take of the pool that a hold waits for: its index.
+  local function queued_take(hold, takes_at)
+    for take = takes_at + 1, #hold, TAKE_SIZE do
+      if hold[take] == 4 and hold[take + 8] ~= 0 and #hold[take + 8] >= OWNER_AT - 1 then
+        return take
       end
-      taken = taken + (raws[cell] and slots_taken(raws[cell]) or 0)
-      waiting = waiting + redis.call('ZCARD', queue_key(field))
     end
-    for cell = 1, taken < cap and count or 0 do
-      local queue = redis.call('ZRANGE', queue_key(terms[at + 1 + cell]), 0, MOST_TURNS, 'WITHSCORES')
-      for place = 1, #queue, 2 do
-        if queue[place] ~= leaving then
-          heads[#heads + 1] = { tonumber(queue[place + 1]), queue[place], cell }
+    error('CORRUPT a hold that waits for no pool')
+  end
+
+  -- What one turn writes: the hold gets its place, until it is claimed.
+  local function turn_of(id, field, now)
+    local key = tenant_key('h:' .. id)
+    local raw = redis.call('GET', key)
+    if not raw then
+      return { id, field }
+    end
+    local hold, at = hold_read(raw)
+    local take = queued_take(hold, at)
+    local param, since = hold[take + 8], now - hold[2]
+    local deadline = now + struct.unpack('>I4', param, TICKET_AT)
+    hold[1], hold[3], hold[4], hold[take + 5] = PROMOTED, deadline - hold[2], hold[4] + since, since
+    return { id, field, key, cmsgpack.pack(unpack(hold)), deadline, string.sub(param, OWNER_AT) }
+  end
+
+  --[[ Whose turn it is, reading everything and writing nothing. `changed` has cells as they are about to be (false:
+  gone), `leaving` is an id that is about to leave its queue. Returns what promote_write wants (nil: nobody's turn), and
+  whether reap must go on with it: 1 for more turns than one call makes, 2 for terms that are out of date. ]]
+  local function promote_look(now, changed, leaving)
+    local packed = redis.call('GET', tenant_key('pools'))
+    if not packed then
+      return nil, 0
+    end
+    local terms, fields = { cmsgpack.unpack(packed) }, { 'v' }
+    local at = 5
+    for _ = 1, terms[4] do
+      for cell = 1, terms[at + 1] do
+        fields[#fields + 1] = terms[at + 1 + cell]
+      end
+      at = at + 2 + terms[at + 1]
+    end
+    local read = redis.call('HMGET', KEYS[1], unpack(fields))
+    if terms[1] ~= account_version(read[1]) or now < terms[2] or now >= terms[3] then
+      return nil, 2
+    end
+    local turns, sets, more, waiting, before = {}, {}, 0, 0, 1
+    at = 5
+    for _ = 1, terms[4] do
+      local cap, count = terms[at], terms[at + 1]
+      local raws, taken, heads = {}, 0, {}
+      for cell = 1, count do
+        local field = terms[at + 1 + cell]
+        raws[cell] = read[before + cell]
+        if changed[field] ~= nil then
+          raws[cell] = changed[field]
+        end
+        taken = taken + (raws[cell] and slots_taken(raws[cell]) or 0)
+        waiting = waiting + redis.call('ZCARD', queue_key(field))
+      end
+      for cell = 1, taken < cap and count or 0 do
+        local queue = redis.call('ZRANGE', queue_key(terms[at + 1 + cell]), 0, MOST_TURNS, 'WITHSCORES')
+        for place = 1, #queue, 2 do
+          if queue[place] ~= leaving then
+            heads[#heads + 1] = { tonumber(queue[place + 1]), queue[place], cell }
+          end
         end
       end
-    end
-    table.sort(heads, function(one, other)
-      return one[1] < other[1]
-    end)
-    for place = 1, math.min(#heads, cap - taken) do
-      if place > MOST_TURNS then
-        more = 1
-        break
+      table.sort(heads, function(one, other)
+        return one[1] < other[1]
+      end)
+      for place = 1, math.min(#heads, cap - taken) do
+        if place > MOST_TURNS then
+          more = 1
+          break
+        end
+        local cell = heads[place][3]
+        local turn = turn_of(heads[place][2], terms[at + 1 + cell], now)
+        if turn[3] then
+          raws[cell] = pool_taken(raws[cell], now)
+          sets[terms[at + 1 + cell]] = raws[cell]
+        end
+        turns[#turns + 1] = turn
       end
-      local cell = heads[place][3]
-      local turn = turn_of(heads[place][2], terms[at + 1 + cell], now)
-      if turn[3] then
-        raws[cell] = pool_taken(raws[cell], now)
-        sets[terms[at + 1 + cell]] = raws[cell]
-      end
-      turns[#turns + 1] = turn
+      at, before = at + 2 + count, before + count
     end
-    at, before = at + 2 + count, before + count
+    return { turns, sets, waiting - #turns - (leaving and 1 or 0) }, more
   end
-  return { turns, sets, waiting - #turns - (leaving and 1 or 0) }, more
-end
 
--- Gives the turns their places, wakes who waits for them, and clears up behind the last one. A store user who may not
--- PUBLISH only makes waiters slow: they look by themselves when they renew their tickets.
-local function promote_write(promoted)
-  if not promoted then
-    return
-  end
-  local turns, sets, waiting = unpack(promoted)
-  for number = 1, #turns do
-    local id, field, key, record, deadline = unpack(turns[number], 1, 5)
-    redis.call('ZREM', queue_key(field), id)
-    if key then
-      redis.call('SET', key, record)
-      redis.call('ZADD', KEYS[3], 'XX', string.format('%.0f', deadline), id)
+  -- Gives the turns their places, wakes who waits for them, and clears up behind the last one. A store user who may not
+  -- PUBLISH only makes waiters slow: they look by themselves when they renew their tickets.
+  local function promote_write(promoted)
+    local turns, sets, waiting = unpack(promoted)
+    for number = 1, #turns do
+      local id, field, key, record, deadline = unpack(turns[number], 1, 5)
+      redis.call('ZREM', queue_key(field), id)
+      if key then
+        redis.call('SET', key, record)
+        redis.call('ZADD', KEYS[3], 'XX', string.format('%.0f', deadline), id)
+      end
+    end
+    if #turns > 0 and next(sets) then
+      local cells = {}
+      for field, raw in pairs(sets) do
+        cells[#cells + 1], cells[#cells + 2] = field, raw
+      end
+      redis.call('HSET', KEYS[1], unpack(cells))
+    end
+    for number = 1, #turns do
+      local owner = turns[number][6]
+      if owner and owner ~= '' then
+        local process = string.match(owner, '^[^.]*')
+        redis.pcall('PUBLISH', TURN_CHANNEL .. process, member_name() .. '\n' .. turns[number][1])
+      end
+    end
+    if waiting == 0 then
+      redis.call('DEL', tenant_key('pools'))
     end
   end
-  if #turns > 0 and next(sets) then
-    local cells = {}
-    for field, raw in pairs(sets) do
-      cells[#cells + 1], cells[#cells + 2] = field, raw
-    end
-    redis.call('HSET', KEYS[1], unpack(cells))
-  end
-  for number = 1, #turns do
-    local owner = turns[number][6]
-    if owner and owner ~= '' then
-      local process = string.match(owner, '^[^.]*')
-      redis.pcall('PUBLISH', TURN_CHANNEL .. process, member_name() .. '\n' .. turns[number][1])
-    end
-  end
-  if waiting == 0 then
-    redis.call('DEL', tenant_key('pools'))
-  end
+
+  return { take = queued_take, look = promote_look, write = promote_write }
 end
 --[[ balance: prepaid units. Twin of server/domain/limits/balance.py. A cell is seven running totals of 7 bytes:
 granted, reversed, charged, held, expired, uncollected, debt. Behind them stand its grants, where the policy keeps them
@@ -537,15 +490,35 @@ local function grants_kept()
     give_back = grants_return,
   }
 end
+-- Adds to `falls` (nil: none yet) the marks that a fall of what is left has reached, the highest first: field, mark,
+-- left of each. Whoever rises above a mark may fall to it again, so nothing needs to be remembered.
+local function marks_reached(falls, field, marks, first, before, after)
+  for index = first, #marks do
+    if before > marks[index] and after <= marks[index] then
+      falls = falls or {}
+      falls[#falls + 1] = { field, marks[index], after }
+    end
+  end
+  return falls
+end
 
---[[ New raw value, uncollected, whether the ledger wants an entry. Charges the hold's own units, then unreserved ones,
-then debt up to the bound. `param` is the bound, -1 - bound where movements go to the ledger, or with draws
-(hold_layout.lua). What a hold does not use goes back to the grant that it came from, or is expired with it. ]]
-local function balance_finish(raw, ending, live, amount, param, before, after)
-  local bound, draws = param, nil
+-- Behind the bound, in the param of a balance with marks.
+local FIRST_MARK = 2
+
+--[[ New raw value, uncollected, whether the ledger wants an entry, which marks were reached (nil: none). Charges the
+hold's own units, then unreserved ones, then debt up to the bound. `param` is the bound, -1 - bound where movements go
+to the ledger, or with marks and draws (hold_layout.lua). What a hold does not use goes back to the grant that it came
+from, or is expired with it. ]]
+local function balance_finish(raw, ending, live, amount, param, before, after, field)
+  local bound, draws, marks = param, nil, nil
   if type(param) == 'string' then
     draws = { cmsgpack.unpack(param) }
     bound = draws[1]
+    if type(bound) == 'string' then
+      marks = { cmsgpack.unpack(bound) }
+      bound = marks[1]
+    end
+    draws = draws[2] and draws
   end
   local ledgered = bound < 0
   if ledgered then
@@ -558,6 +531,7 @@ local function balance_finish(raw, ending, live, amount, param, before, after)
     end
     granted, reversed, charged, held, expired, uncollected, debt = struct.unpack(BALANCE, raw)
   end
+  local had = granted - reversed - expired - charged + debt
   local kept, grants
   if raw and #raw > BALANCE_SIZE then
     kept = grants_kept()
@@ -596,7 +570,12 @@ local function balance_finish(raw, ending, live, amount, param, before, after)
   if grants then
     new = new .. kept.packed(grants)
   end
-  return new, lost, ledgered and (after > before or over > 0)
+  local falls
+  if marks then
+    local left = granted - reversed - expired - charged + debt
+    falls = marks_reached(nil, field, marks, FIRST_MARK, had, left)
+  end
+  return new, lost, ledgered and (after > before or over > 0), falls
 end
 --[[ quota: an allowance per cycle. Twin of server/domain/limits/quota.py.
 
@@ -686,79 +665,81 @@ A cell is the letter n, the units that stand, and those that open holds keep; th
 allocations stand is in the hash hg:{p/t}:alloc: by name a msgpack sequence, per cell: field, units. ]]
 local COUNT, COUNT_SIZE = '>c1I7I7', 15
 
--- Units that stand and units that are held.
-local function count_read(raw)
-  if not raw then
-    return 0, 0
+-- What there is to do with a cell: read, packed. Made when asked for: few policies have counts.
+local function counts_kept()
+  -- Units that stand and units that are held.
+  local function count_read(raw)
+    if not raw then
+      return 0, 0
+    end
+    if #raw ~= COUNT_SIZE then
+      error('CORRUPT a count of ' .. #raw .. ' bytes')
+    end
+    local mark, standing, held = struct.unpack(COUNT, raw)
+    if mark ~= 'n' or standing + held >= 9007199254740992 then
+      error('CORRUPT a count')
+    end
+    return standing, held
   end
-  if #raw ~= COUNT_SIZE then
-    error('CORRUPT a count of ' .. #raw .. ' bytes')
-  end
-  local mark, standing, held = struct.unpack(COUNT, raw)
-  if mark ~= 'n' or standing + held >= 9007199254740992 then
-    error('CORRUPT a count')
-  end
-  return standing, held
-end
 
--- The new raw value, or false where nothing is left.
-local function count_packed(standing, held)
-  if math.min(standing, held) < 0 or standing + held >= 9007199254740992 then
-    error('CORRUPT a count outside 0 to 2^53 - 1')
+  -- The new raw value, or false where nothing is left.
+  local function count_packed(standing, held)
+    if math.min(standing, held) < 0 or standing + held >= 9007199254740992 then
+      error('CORRUPT a count outside 0 to 2^53 - 1')
+    end
+    return standing + held > 0 and struct.pack(COUNT, 'n', standing, held)
   end
-  return standing + held > 0 and struct.pack(COUNT, 'n', standing, held)
-end
 
--- Returns units that stand or are held, those held, wait_ms, and the new raw value (nil when it does not fit or takes
--- nothing).
-local function count_check(raw, amount, take, cap)
-  local standing, held = count_read(raw)
-  if amount > 0 and standing + held + amount > cap then
-    return standing + held, held, -1
-  end
-  return standing + held, held, 0, take and count_packed(standing, held + take) or nil
+  return { read = count_read, packed = count_packed }
 end
 
 -- New raw value (false: nothing is left). Places are given back when the hold ends; after a final settle `stands` more
 -- units stand, beyond the limit too, because they exist.
 local function count_finish(raw, ending, live, amount, stands)
-  local standing, held = count_read(raw)
+  local kept = counts_kept()
+  local standing, held = kept.read(raw)
   if live and ending ~= REPORT then
     held = held - amount
   end
-  return count_packed(standing + stands, held)
+  return kept.packed(standing + stands, held)
 end
 
--- What stands under a name: units by cell field; nothing for a name that is not known.
-local function allocation_read(name)
-  local raw = redis.call('HGET', tenant_key('alloc'), name)
-  local units = {}
-  local values = raw and { cmsgpack.unpack(raw) } or {}
-  for at = 1, #values, 2 do
-    if type(values[at]) ~= 'string' or type(values[at + 1]) ~= 'number' then
-      error('CORRUPT an allocation')
+-- What there is to do with allocations: read, write. Made when asked for: few holds have counts.
+local function allocations_kept()
+  -- What stands under a name: units by cell field; nothing for a name that is not known.
+  local function allocation_read(name)
+    local raw = redis.call('HGET', tenant_key('alloc'), name)
+    local units = {}
+    local values = raw and { cmsgpack.unpack(raw) } or {}
+    for at = 1, #values, 2 do
+      if type(values[at]) ~= 'string' or type(values[at + 1]) ~= 'number' then
+        error('CORRUPT an allocation')
+      end
+      units[values[at]] = values[at + 1]
     end
-    units[values[at]] = values[at + 1]
+    return units
   end
-  return units
-end
 
--- Writes what stands under a name from now on; a name under which nothing does is forgotten.
-local function allocation_write(name, units)
-  local values = {}
-  for field, amount in pairs(units) do
-    values[#values + 1], values[#values + 2] = field, amount
+  -- Writes what stands under a name from now on; a name under which nothing does is forgotten.
+  local function allocation_write(name, units)
+    local values = {}
+    for field, amount in pairs(units) do
+      values[#values + 1], values[#values + 2] = field, amount
+    end
+    if #values == 0 then
+      redis.call('HDEL', tenant_key('alloc'), name)
+    else
+      redis.call('HSET', tenant_key('alloc'), name, cmsgpack.pack(unpack(values)))
+    end
   end
-  if #values == 0 then
-    redis.call('HDEL', tenant_key('alloc'), name)
-  else
-    redis.call('HSET', tenant_key('alloc'), name, cmsgpack.pack(unpack(values)))
-  end
+
+  return { read = allocation_read, write = allocation_write }
 end
 
 --[[ Notes for the tenant's people, in the stream hg:{p/t}:note: each a list of fields with values (engine/notes.py).
 The oldest leave when there are more than this. ]]
 local MOST_NOTES = '1000'
+local FALL_SIZE = 3
 
 -- That both keys have their types is seen before a step's first write.
 local function look_at_notes()
@@ -766,18 +747,20 @@ local function look_at_notes()
   redis.call('ZCARD', noted_key())
 end
 
--- Writes the thresholds that a step crossed: `crossings` has field, start, end, percent, limit, used of each. The
--- tenant is listed for the webhook by its oldest note that was not told, and whoever watches is woken; a store user who
--- may not PUBLISH only makes watchers slow.
+-- Writes the thresholds that a step crossed: `crossings` has field, start, end, percent, limit, used of each, or for a
+-- balance field, mark, left. The tenant is listed for the webhook by its oldest note that was not told, and whoever
+-- watches is woken; a store user who may not PUBLISH only makes watchers slow.
 local function write_crossings(crossings, now)
   for index = 1, #crossings do
-    local field, start, stop, percent, limit, used = unpack(crossings[index])
+    local crossing = crossings[index]
+    local names = #crossing == FALL_SIZE and { 'mark', 'left' } or { 'cycle', 'ends', 'percent', 'limit', 'used' }
+    local fields = {}
+    for place = 1, #names do
+      fields[place * 2 - 1], fields[place * 2] = names[place], string.format('%.0f', crossing[place + 1])
+    end
     redis.call(
       'XADD', tenant_key('note'), 'MAXLEN', '=', MOST_NOTES, '*',
-      'kind', 'threshold', 'at', string.format('%.0f', now), 'cell', field, 'cycle', string.format('%.0f', start),
-      'ends', string.format('%.0f', stop),
-      'percent', string.format('%.0f', percent), 'limit', string.format('%.0f', limit),
-      'used', string.format('%.0f', used)
+      'kind', 'threshold', 'at', string.format('%.0f', now), 'cell', crossing[1], unpack(fields)
     )
   end
   redis.call('ZADD', noted_key(), 'NX', string.format('%.0f', now), member_name())
@@ -873,11 +856,15 @@ local function finish(key, id, hold, at, ending, state, after, now, name, reaps)
           end
         end
       elseif kind == 5 then
-        local moved
-        new, uncollected, moved = balance_finish(raw, ending, live, amount, param, before, total)
+        local moved, falls
+        new, uncollected, moved, falls = balance_finish(raw, ending, live, amount, param, before, total, field)
         if moved then
           entries = entries or {}
           entries[#entries + 1] = { now, ending, id, field, raw, new }
+        end
+        for number = 1, falls and #falls or 0 do
+          crossings = crossings or {}
+          crossings[#crossings + 1] = falls[number]
         end
       elseif kind == 6 then
         local crossed
@@ -889,7 +876,7 @@ local function finish(key, id, hold, at, ending, state, after, now, name, reaps)
       elseif kind == 7 then
         local more = 0
         if ending == SETTLE then
-          known, stands = known or allocation_read(name), stands or {}
+          known, stands = known or allocations_kept().read(name), stands or {}
           more = known[field] and 0 or amount -- who settles under a name that stands, adds nothing to it
           stands[field] = (stands[field] or 0) + amount
         end
@@ -946,12 +933,13 @@ local function finish(key, id, hold, at, ending, state, after, now, name, reaps)
   end
   local record = cmsgpack.pack(unpack(hold, 1, last))
 
-  local promoted, more
+  local queues, promoted, more
   if leaves then
     redis.call('ZCARD', queue_key(leaves))
   end
   if not reaps and (freed or leaves) then
-    promoted, more = promote_look(now, freed or {}, leaves and id or nil)
+    queues = queues_kept()
+    promoted, more = queues.look(now, freed or {}, leaves and id or nil)
   end
   if stands then
     for field, units in pairs(stands) do
@@ -985,7 +973,7 @@ local function finish(key, id, hold, at, ending, state, after, now, name, reaps)
     redis.call('SET', key, record, 'PX', string.format('%.0f', tombstone_ms))
   end
   if stands then
-    allocation_write(name, known)
+    allocations_kept().write(name, known)
   end
   if crossings then
     write_crossings(crossings, now)
@@ -993,7 +981,9 @@ local function finish(key, id, hold, at, ending, state, after, now, name, reaps)
   if entries then
     write_ledger(entries)
   end
-  promote_write(promoted)
+  if promoted then
+    queues.write(promoted)
+  end
   return record, more or 0
 end
 
@@ -1085,6 +1075,57 @@ local function window_check(raw, now, amount, take, cap, length)
     renew
 end
 
+local QUEUES = -2
+
+-- As the other looks (checks.lua): places taken, 0, when the oldest job ends if it takes as long as is usual, and the
+-- new value. `param` has whether jobs are measured, and how long one takes otherwise.
+local function pool_check(raw, now, amount, take, cap, param)
+  local taken, mean, jobs, starts = pool_read(raw)
+  if amount > 0 and taken + amount > cap then
+    local measured, typical = struct.unpack('>I1I6', param)
+    if measured == 1 and jobs >= JOBS_ENOUGH then
+      typical = mean
+    end
+    local oldest = now
+    for at = 1, #starts, START_SIZE do
+      oldest = math.min(oldest, (struct.unpack('>I6', starts, at)))
+    end
+    return taken, 0, math.max(oldest + typical - now, 1)
+  end
+  if not take then
+    return taken, 0, 0
+  end
+  if #starts < STARTS_KEPT * START_SIZE then
+    starts = starts .. struct.pack('>I6', now)
+  end
+  return taken, 0, 0, pool_packed(taken + take, mean, jobs, starts)
+end
+
+--[[ The same for a pool with a queue: `rows` before `row` has the places taken of the pools that share theirs with it,
+`field` is the place of its own cell among the plan's fields, with theirs in front. Returns the places taken of all, how
+many wait, what the wait is (QUEUES: there is a place in the queue), the new value, and whether somebody waits although
+a place is free. Nobody overtakes: with anyone waiting, a request waits too. ]]
+local function queued_check(plan, field, rows, row, raw, now, amount, take, cap, param)
+  local taken, mean, jobs = pool_read(raw)
+  local measured, typical, depth, joined = struct.unpack('>I1I6I7I1', param)
+  local all, waiting = taken, redis.call('ZCARD', queue_key(plan[field]))
+  for other = 1, joined do
+    all = all + rows[row - other * 3 + 1]
+    waiting = waiting + redis.call('ZCARD', queue_key(plan[field - other]))
+  end
+  if amount > 0 and (waiting > 0 or all + amount > cap) then
+    if amount > cap then
+      return all, waiting, -1
+    elseif waiting < depth then
+      return all, waiting, QUEUES, nil, all + amount <= cap
+    end
+    return all, waiting, measured == 1 and jobs >= JOBS_ENOUGH and mean or typical
+  elseif not take then
+    return all, waiting, 0
+  end
+  return all, waiting, 0, pool_taken(raw, now)
+end
+
 -- Returns available + held, held, wait_ms, the new raw value (nil when it does not fit or takes nothing), and what was
 -- drawn from its grants, where they are kept apart. `order` is the policy's burn order, or 0.
 local function balance_check(raw, amount, take, order)
@@ -1168,6 +1209,17 @@ local function quota_check(raw, now, amount, take, cap, param)
     size = size - QUOTA_SIZE
   end
   return used + held, held, 0, string.sub(raw, 1, at - 1) .. entry .. string.sub(raw, at, size)
+end
+
+-- Returns units that stand or are held, those held, wait_ms, and the new raw value (nil when it does not fit or takes
+-- nothing).
+local function count_check(raw, amount, take, cap)
+  local kept = counts_kept()
+  local standing, held = kept.read(raw)
+  if amount > 0 and standing + held + amount > cap then
+    return standing + held, held, -1
+  end
+  return standing + held, held, 0, take and kept.packed(standing, held + take) or nil
 end
 
 --[[ The look at everything. A plan's checks arrive as one msgpack sequence (wire.py):
@@ -1298,8 +1350,14 @@ local function params_joined(param, amount, new, more)
   if type(param) ~= 'string' and type(new) ~= 'string' then
     return param
   end
-  local function draws_of(packed, units)
-    local draws = type(packed) == 'string' and { cmsgpack.unpack(packed) } or { packed }
+  local function values_of(packed)
+    return type(packed) == 'string' and { cmsgpack.unpack(packed) } or { packed }
+  end
+  local joined, added = values_of(param), values_of(new)
+  if not (joined[2] or added[2]) then
+    return param -- marks, and no draws
+  end
+  local function explain(draws, units)
     for at = 4, #draws, 3 do
       units = units - draws[at]
     end
@@ -1308,13 +1366,17 @@ local function params_joined(param, amount, new, more)
       local n = #draws
       draws[n + 1], draws[n + 2], draws[n + 3] = MONTHLY, NEVER, units
     end
-    return draws
   end
-  local joined, added = draws_of(param, amount), draws_of(new, more)
+  explain(joined, amount)
+  explain(added, more)
   for at = 2, #added do
     joined[#joined + 1] = added[at]
   end
   return cmsgpack.pack(unpack(joined))
+end
+-- A balance's param (hold_layout.lua) with what was drawn behind it: a sequence, whether the param was one or a number.
+local function drawn(param, draws)
+  return (type(param) == 'string' and param or cmsgpack.pack(param)) .. cmsgpack.pack(unpack(draws))
 end
 
 local plan = { cmsgpack.unpack(ARGV[1]) }
@@ -1502,7 +1564,7 @@ if higher and fits then
       takes[n + 1], takes[n + 2], takes[n + 3], takes[n + 4] = plan[check], meter, asked[memo + 1], field
       takes[n + 5], takes[n + 6], takes[n + 7] = plan[check + 2], now - hold[2], floor_of(meter)
       local draws = plan.draws and plan.draws[field]
-      takes[n + 8], takes[n + 9] = 1, draws and cmsgpack.pack(asked[memo + 2], unpack(draws)) or asked[memo + 2]
+      takes[n + 8], takes[n + 9] = 1, draws and drawn(asked[memo + 2], draws) or asked[memo + 2]
     end
     taken[number] = plan[check + 2] or 0
     check, memo = check + CHECK_SIZE, memo + 3

@@ -35,7 +35,8 @@ windows' key behind the tag), field, amount, ms since created, base, last, param
 length in ms, negative where a release returns even the request; a quota's cycle and thresholds, packed)
 A balance's bound is -1 - bound where it has a ledger. With what was drawn from grants that are kept apart it is a
 msgpack sequence, so that what is not used returns where it came from: the bound, then in turn source, expires_ms,
-units. What is charged comes off their front.
+units. What is charged comes off their front. With marks, too, it is a sequence, whose bound is one itself: the bound,
+then the marks, the highest first.
 Of a hold that waits in a queue 3 is 0: until when stands in the due set alone, so that a ticket is renewed there. 4
 counts from its turn on, and its take of the pool has taken nothing yet (queues.lua).
 Once a hold is settled or released, 3, 4, 7 and 8 are 0: a tombstone is kept small. ]]
@@ -158,7 +159,6 @@ Where jobs have a usual length, behind the count stand ';', the average length o
 that is an average of (1), and when the jobs in the pool began (6 each, at most 64). ]]
 local POOL, POOL_SIZE, START_SIZE, STARTS_KEPT = '>I6I1', 7, 6, 64
 local JOBS_AVERAGED, JOBS_ENOUGH = 16, 8
-local QUEUES = -2
 
 local function queue_key(field)
   return tenant_key('q:' .. field)
@@ -201,6 +201,27 @@ local function pool_taken(raw, now)
   end
   return pool_packed(taken + 1, mean, jobs, starts)
 end
+
+-- The value without the places of a hold that began at `start`; nil where nothing is left to remember. `param` begins
+-- with whether jobs are measured.
+local function pool_finish(raw, ending, amount, start, param, now)
+  local taken, mean, jobs, starts = pool_read(raw)
+  local packed = struct.pack('>I6', start)
+  for at = 1, #starts, START_SIZE do
+    if string.sub(starts, at, at + START_SIZE - 1) == packed then
+      starts = string.sub(starts, 1, at - 1) .. string.sub(starts, at + START_SIZE)
+      break
+    end
+  end
+  if string.byte(param) == 1 and (ending == SETTLE or ending == RELEASE) then
+    jobs = math.min(jobs + 1, JOBS_AVERAGED)
+    mean = mean + math.floor((math.max(now - start, 0) - mean) / jobs)
+  end
+  taken = math.max(taken - amount, 0)
+  return (taken > 0 or jobs > 0) and pool_packed(taken, mean, jobs, starts) or nil
+end
+
+local QUEUES = -2
 
 -- As the other looks (checks.lua): places taken, 0, when the oldest job ends if it takes as long as is usual, and the
 -- new value. `param` has whether jobs are measured, and how long one takes otherwise.
@@ -249,25 +270,6 @@ local function queued_check(plan, field, rows, row, raw, now, amount, take, cap,
     return all, waiting, 0
   end
   return all, waiting, 0, pool_taken(raw, now)
-end
-
--- The value without the places of a hold that began at `start`; nil where nothing is left to remember. `param` begins
--- with whether jobs are measured.
-local function pool_finish(raw, ending, amount, start, param, now)
-  local taken, mean, jobs, starts = pool_read(raw)
-  local packed = struct.pack('>I6', start)
-  for at = 1, #starts, START_SIZE do
-    if string.sub(starts, at, at + START_SIZE - 1) == packed then
-      starts = string.sub(starts, 1, at - 1) .. string.sub(starts, at + START_SIZE)
-      break
-    end
-  end
-  if string.byte(param) == 1 and (ending == SETTLE or ending == RELEASE) then
-    jobs = math.min(jobs + 1, JOBS_AVERAGED)
-    mean = mean + math.floor((math.max(now - start, 0) - mean) / jobs)
-  end
-  taken = math.max(taken - amount, 0)
-  return (taken > 0 or jobs > 0) and pool_packed(taken, mean, jobs, starts) or nil
 end
 --[[ balance: prepaid units. Twin of server/domain/limits/balance.py. A cell is seven running totals of 7 bytes:
 granted, reversed, charged, held, expired, uncollected, debt. Behind them stand its grants, where the policy keeps them
@@ -511,37 +513,43 @@ A cell is the letter n, the units that stand, and those that open holds keep; th
 allocations stand is in the hash hg:{p/t}:alloc: by name a msgpack sequence, per cell: field, units. ]]
 local COUNT, COUNT_SIZE = '>c1I7I7', 15
 
--- Units that stand and units that are held.
-local function count_read(raw)
-  if not raw then
-    return 0, 0
+-- What there is to do with a cell: read, packed. Made when asked for: few policies have counts.
+local function counts_kept()
+  -- Units that stand and units that are held.
+  local function count_read(raw)
+    if not raw then
+      return 0, 0
+    end
+    if #raw ~= COUNT_SIZE then
+      error('CORRUPT a count of ' .. #raw .. ' bytes')
+    end
+    local mark, standing, held = struct.unpack(COUNT, raw)
+    if mark ~= 'n' or standing + held >= 9007199254740992 then
+      error('CORRUPT a count')
+    end
+    return standing, held
   end
-  if #raw ~= COUNT_SIZE then
-    error('CORRUPT a count of ' .. #raw .. ' bytes')
-  end
-  local mark, standing, held = struct.unpack(COUNT, raw)
-  if mark ~= 'n' or standing + held >= 9007199254740992 then
-    error('CORRUPT a count')
-  end
-  return standing, held
-end
 
--- The new raw value, or false where nothing is left.
-local function count_packed(standing, held)
-  if math.min(standing, held) < 0 or standing + held >= 9007199254740992 then
-    error('CORRUPT a count outside 0 to 2^53 - 1')
+  -- The new raw value, or false where nothing is left.
+  local function count_packed(standing, held)
+    if math.min(standing, held) < 0 or standing + held >= 9007199254740992 then
+      error('CORRUPT a count outside 0 to 2^53 - 1')
+    end
+    return standing + held > 0 and struct.pack(COUNT, 'n', standing, held)
   end
-  return standing + held > 0 and struct.pack(COUNT, 'n', standing, held)
+
+  return { read = count_read, packed = count_packed }
 end
 
 -- Returns units that stand or are held, those held, wait_ms, and the new raw value (nil when it does not fit or takes
 -- nothing).
 local function count_check(raw, amount, take, cap)
-  local standing, held = count_read(raw)
+  local kept = counts_kept()
+  local standing, held = kept.read(raw)
   if amount > 0 and standing + held + amount > cap then
     return standing + held, held, -1
   end
-  return standing + held, held, 0, take and count_packed(standing, held + take) or nil
+  return standing + held, held, 0, take and kept.packed(standing, held + take) or nil
 end
 
 --[[ The look at everything. A plan's checks arrive as one msgpack sequence (wire.py):
@@ -666,6 +674,10 @@ local function write_all(plan, sets, renews, moves)
     end
   end
 end
+-- A balance's param (hold_layout.lua) with what was drawn behind it: a sequence, whether the param was one or a number.
+local function drawn(param, draws)
+  return (type(param) == 'string' and param or cmsgpack.pack(param)) .. cmsgpack.pack(unpack(draws))
+end
 
 local plan = { cmsgpack.unpack(ARGV[1]) }
 local gated, id, lease_ms, longest_ms, replay_ms, member, content = cmsgpack.unpack(ARGV[2])
@@ -728,7 +740,7 @@ if plan.draws then
   for take = takes_at + 1, #values, TAKE_SIZE do
     local draws = values[take] == BALANCE_KIND and values[take + 4] > 0 and plan.draws[values[take + 3]]
     if draws then
-      values[take + 8] = cmsgpack.pack(values[take + 8], unpack(draws))
+      values[take + 8] = drawn(values[take + 8], draws)
     end
   end
   content = cmsgpack.pack(unpack(values))

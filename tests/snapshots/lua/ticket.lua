@@ -134,7 +134,6 @@ Where jobs have a usual length, behind the count stand ';', the average length o
 that is an average of (1), and when the jobs in the pool began (6 each, at most 64). ]]
 local POOL, POOL_SIZE, START_SIZE, STARTS_KEPT = '>I6I1', 7, 6, 64
 local JOBS_AVERAGED, JOBS_ENOUGH = 16, 8
-local QUEUES = -2
 
 local function queue_key(field)
   return tenant_key('q:' .. field)
@@ -177,6 +176,27 @@ local function pool_taken(raw, now)
   end
   return pool_packed(taken + 1, mean, jobs, starts)
 end
+
+-- The value without the places of a hold that began at `start`; nil where nothing is left to remember. `param` begins
+-- with whether jobs are measured.
+local function pool_finish(raw, ending, amount, start, param, now)
+  local taken, mean, jobs, starts = pool_read(raw)
+  local packed = struct.pack('>I6', start)
+  for at = 1, #starts, START_SIZE do
+    if string.sub(starts, at, at + START_SIZE - 1) == packed then
+      starts = string.sub(starts, 1, at - 1) .. string.sub(starts, at + START_SIZE)
+      break
+    end
+  end
+  if string.byte(param) == 1 and (ending == SETTLE or ending == RELEASE) then
+    jobs = math.min(jobs + 1, JOBS_AVERAGED)
+    mean = mean + math.floor((math.max(now - start, 0) - mean) / jobs)
+  end
+  taken = math.max(taken - amount, 0)
+  return (taken > 0 or jobs > 0) and pool_packed(taken, mean, jobs, starts) or nil
+end
+
+local QUEUES = -2
 
 -- As the other looks (checks.lua): places taken, 0, when the oldest job ends if it takes as long as is usual, and the
 -- new value. `param` has whether jobs are measured, and how long one takes otherwise.
@@ -225,25 +245,6 @@ local function queued_check(plan, field, rows, row, raw, now, amount, take, cap,
     return all, waiting, 0
   end
   return all, waiting, 0, pool_taken(raw, now)
-end
-
--- The value without the places of a hold that began at `start`; nil where nothing is left to remember. `param` begins
--- with whether jobs are measured.
-local function pool_finish(raw, ending, amount, start, param, now)
-  local taken, mean, jobs, starts = pool_read(raw)
-  local packed = struct.pack('>I6', start)
-  for at = 1, #starts, START_SIZE do
-    if string.sub(starts, at, at + START_SIZE - 1) == packed then
-      starts = string.sub(starts, 1, at - 1) .. string.sub(starts, at + START_SIZE)
-      break
-    end
-  end
-  if string.byte(param) == 1 and (ending == SETTLE or ending == RELEASE) then
-    jobs = math.min(jobs + 1, JOBS_AVERAGED)
-    mean = mean + math.floor((math.max(now - start, 0) - mean) / jobs)
-  end
-  taken = math.max(taken - amount, 0)
-  return (taken > 0 or jobs > 0) and pool_packed(taken, mean, jobs, starts) or nil
 end
 --[[ balance: prepaid units. Twin of server/domain/limits/balance.py. A cell is seven running totals of 7 bytes:
 granted, reversed, charged, held, expired, uncollected, debt. Behind them stand its grants, where the policy keeps them
@@ -487,37 +488,43 @@ A cell is the letter n, the units that stand, and those that open holds keep; th
 allocations stand is in the hash hg:{p/t}:alloc: by name a msgpack sequence, per cell: field, units. ]]
 local COUNT, COUNT_SIZE = '>c1I7I7', 15
 
--- Units that stand and units that are held.
-local function count_read(raw)
-  if not raw then
-    return 0, 0
+-- What there is to do with a cell: read, packed. Made when asked for: few policies have counts.
+local function counts_kept()
+  -- Units that stand and units that are held.
+  local function count_read(raw)
+    if not raw then
+      return 0, 0
+    end
+    if #raw ~= COUNT_SIZE then
+      error('CORRUPT a count of ' .. #raw .. ' bytes')
+    end
+    local mark, standing, held = struct.unpack(COUNT, raw)
+    if mark ~= 'n' or standing + held >= 9007199254740992 then
+      error('CORRUPT a count')
+    end
+    return standing, held
   end
-  if #raw ~= COUNT_SIZE then
-    error('CORRUPT a count of ' .. #raw .. ' bytes')
-  end
-  local mark, standing, held = struct.unpack(COUNT, raw)
-  if mark ~= 'n' or standing + held >= 9007199254740992 then
-    error('CORRUPT a count')
-  end
-  return standing, held
-end
 
--- The new raw value, or false where nothing is left.
-local function count_packed(standing, held)
-  if math.min(standing, held) < 0 or standing + held >= 9007199254740992 then
-    error('CORRUPT a count outside 0 to 2^53 - 1')
+  -- The new raw value, or false where nothing is left.
+  local function count_packed(standing, held)
+    if math.min(standing, held) < 0 or standing + held >= 9007199254740992 then
+      error('CORRUPT a count outside 0 to 2^53 - 1')
+    end
+    return standing + held > 0 and struct.pack(COUNT, 'n', standing, held)
   end
-  return standing + held > 0 and struct.pack(COUNT, 'n', standing, held)
+
+  return { read = count_read, packed = count_packed }
 end
 
 -- Returns units that stand or are held, those held, wait_ms, and the new raw value (nil when it does not fit or takes
 -- nothing).
 local function count_check(raw, amount, take, cap)
-  local standing, held = count_read(raw)
+  local kept = counts_kept()
+  local standing, held = kept.read(raw)
   if amount > 0 and standing + held + amount > cap then
     return standing + held, held, -1
   end
-  return standing + held, held, 0, take and count_packed(standing, held + take) or nil
+  return standing + held, held, 0, take and kept.packed(standing, held + take) or nil
 end
 
 --[[ The look at everything. A plan's checks arrive as one msgpack sequence (wire.py):
@@ -651,7 +658,8 @@ windows' key behind the tag), field, amount, ms since created, base, last, param
 length in ms, negative where a release returns even the request; a quota's cycle and thresholds, packed)
 A balance's bound is -1 - bound where it has a ledger. With what was drawn from grants that are kept apart it is a
 msgpack sequence, so that what is not used returns where it came from: the bound, then in turn source, expires_ms,
-units. What is charged comes off their front.
+units. What is charged comes off their front. With marks, too, it is a sequence, whose bound is one itself: the bound,
+then the marks, the highest first.
 Of a hold that waits in a queue 3 is 0: until when stands in the due set alone, so that a ticket is renewed there. 4
 counts from its turn on, and its take of the pool has taken nothing yet (queues.lua).
 Once a hold is settled or released, 3, 4, 7 and 8 are 0: a tombstone is kept small. ]]
@@ -698,126 +706,128 @@ A hold that waits has in its take of the pool, behind whether jobs are measured,
 bytes, ms) and the open call that waits with it (the process, a dot, the call; empty for none). ]]
 local TICKET_AT, OWNER_AT, MOST_TURNS = 2, 6, 16
 
--- The take of the pool that a hold waits for: its index.
-local function queued_take(hold, takes_at)
-  for take = takes_at + 1, #hold, TAKE_SIZE do
-    if hold[take] == 4 and hold[take + 8] ~= 0 and #hold[take + 8] >= OWNER_AT - 1 then
-      return take
-    end
-  end
-  error('CORRUPT a hold that waits for no pool')
-end
-
--- What one turn writes: the hold gets its place, until it is claimed.
-local function turn_of(id, field, now)
-  local key = tenant_key('h:' .. id)
-  local raw = redis.call('GET', key)
-  if not raw then
-    return { id, field }
-  end
-  local hold, at = hold_read(raw)
-  local take = queued_take(hold, at)
-  local param, since = hold[take + 8], now - hold[2]
-  local deadline = now + struct.unpack('>I4', param, TICKET_AT)
-  hold[1], hold[3], hold[4], hold[take + 5] = PROMOTED, deadline - hold[2], hold[4] + since, since
-  return { id, field, key, cmsgpack.pack(unpack(hold)), deadline, string.sub(param, OWNER_AT) }
-end
-
---[[ Whose turn it is, reading everything and writing nothing. `changed` has cells as they are about to be (false:
-gone), `leaving` is an id that is about to leave its queue. Returns what promote_write wants (nil: nobody's turn), and
-whether reap must go on with it: 1 for more turns than one call makes, 2 for terms that are out of date. ]]
-local function promote_look(now, changed, leaving)
-  local packed = redis.call('GET', tenant_key('pools'))
-  if not packed then
-    return nil, 0
-  end
-  local terms, fields = { cmsgpack.unpack(packed) }, { 'v' }
-  local at = 5
-  for _ = 1, terms[4] do
-    for cell = 1, terms[at + 1] do
-      fields[#fields + 1] = terms[at + 1 + cell]
-    end
-    at = at + 2 + terms[at + 1]
-  end
-  local read = redis.call('HMGET', KEYS[1], unpack(fields))
-  if terms[1] ~= account_version(read[1]) or now < terms[2] or now >= terms[3] then
-    return nil, 2
-  end
-  local turns, sets, more, waiting, before = {}, {}, 0, 0, 1
-  at = 5
-  for _ = 1, terms[4] do
-    local cap, count = terms[at], terms[at + 1]
-    local raws, taken, heads = {}, 0, {}
-    for cell = 1, count do
-      local field = terms[at + 1 + cell]
-      raws[cell] = read[before + cell]
-      if changed[field] ~= nil then
-        raws[cell] = changed[field]
+-- What there is to do with queues: take, look, write. Made when asked for: few holds have to do with any.
+local function queues_kept()
+  -- The take of the pool that a hold waits for: its index.
+  local function queued_take(hold, takes_at)
+    for take = takes_at + 1, #hold, TAKE_SIZE do
+      if hold[take] == 4 and hold[take + 8] ~= 0 and #hold[take + 8] >= OWNER_AT - 1 then
+        return take
       end
-      taken = taken + (raws[cell] and slots_taken(raws[cell]) or 0)
-      waiting = waiting + redis.call('ZCARD', queue_key(field))
     end
-    for cell = 1, taken < cap and count or 0 do
-      local queue = redis.call('ZRANGE', queue_key(terms[at + 1 + cell]), 0, MOST_TURNS, 'WITHSCORES')
-      for place = 1, #queue, 2 do
-        if queue[place] ~= leaving then
-          heads[#heads + 1] = { tonumber(queue[place + 1]), queue[place], cell }
+    error('CORRUPT a hold that waits for no pool')
+  end
+
+  -- What one turn writes: the hold gets its place, until it is claimed.
+  local function turn_of(id, field, now)
+    local key = tenant_key('h:' .. id)
+    local raw = redis.call('GET', key)
+    if not raw then
+      return { id, field }
+    end
+    local hold, at = hold_read(raw)
+    local take = queued_take(hold, at)
+    local param, since = hold[take + 8], now - hold[2]
+    local deadline = now + struct.unpack('>I4', param, TICKET_AT)
+    hold[1], hold[3], hold[4], hold[take + 5] = PROMOTED, deadline - hold[2], hold[4] + since, since
+    return { id, field, key, cmsgpack.pack(unpack(hold)), deadline, string.sub(param, OWNER_AT) }
+  end
+
+  --[[ Whose turn it is, reading everything and writing nothing. `changed` has cells as they are about to be (false:
+  gone), `leaving` is an id that is about to leave its queue. Returns what promote_write wants (nil: nobody's turn), and
+  whether reap must go on with it: 1 for more turns than one call makes, 2 for terms that are out of date. ]]
+  local function promote_look(now, changed, leaving)
+    local packed = redis.call('GET', tenant_key('pools'))
+    if not packed then
+      return nil, 0
+    end
+    local terms, fields = { cmsgpack.unpack(packed) }, { 'v' }
+    local at = 5
+    for _ = 1, terms[4] do
+      for cell = 1, terms[at + 1] do
+        fields[#fields + 1] = terms[at + 1 + cell]
+      end
+      at = at + 2 + terms[at + 1]
+    end
+    local read = redis.call('HMGET', KEYS[1], unpack(fields))
+    if terms[1] ~= account_version(read[1]) or now < terms[2] or now >= terms[3] then
+      return nil, 2
+    end
+    local turns, sets, more, waiting, before = {}, {}, 0, 0, 1
+    at = 5
+    for _ = 1, terms[4] do
+      local cap, count = terms[at], terms[at + 1]
+      local raws, taken, heads = {}, 0, {}
+      for cell = 1, count do
+        local field = terms[at + 1 + cell]
+        raws[cell] = read[before + cell]
+        if changed[field] ~= nil then
+          raws[cell] = changed[field]
+        end
+        taken = taken + (raws[cell] and slots_taken(raws[cell]) or 0)
+        waiting = waiting + redis.call('ZCARD', queue_key(field))
+      end
+      for cell = 1, taken < cap and count or 0 do
+        local queue = redis.call('ZRANGE', queue_key(terms[at + 1 + cell]), 0, MOST_TURNS, 'WITHSCORES')
+        for place = 1, #queue, 2 do
+          if queue[place] ~= leaving then
+            heads[#heads + 1] = { tonumber(queue[place + 1]), queue[place], cell }
+          end
         end
       end
-    end
-    table.sort(heads, function(one, other)
-      return one[1] < other[1]
-    end)
-    for place = 1, math.min(#heads, cap - taken) do
-      if place > MOST_TURNS then
-        more = 1
-        break
+      table.sort(heads, function(one, other)
+        return one[1] < other[1]
+      end)
+      for place = 1, math.min(#heads, cap - taken) do
+        if place > MOST_TURNS then
+          more = 1
+          break
+        end
+        local cell = heads[place][3]
+        local turn = turn_of(heads[place][2], terms[at + 1 + cell], now)
+        if turn[3] then
+          raws[cell] = pool_taken(raws[cell], now)
+          sets[terms[at + 1 + cell]] = raws[cell]
+        end
+        turns[#turns + 1] = turn
       end
-      local cell = heads[place][3]
-      local turn = turn_of(heads[place][2], terms[at + 1 + cell], now)
-      if turn[3] then
-        raws[cell] = pool_taken(raws[cell], now)
-        sets[terms[at + 1 + cell]] = raws[cell]
-      end
-      turns[#turns + 1] = turn
+      at, before = at + 2 + count, before + count
     end
-    at, before = at + 2 + count, before + count
+    return { turns, sets, waiting - #turns - (leaving and 1 or 0) }, more
   end
-  return { turns, sets, waiting - #turns - (leaving and 1 or 0) }, more
-end
 
--- Gives the turns their places, wakes who waits for them, and clears up behind the last one. A store user who may not
--- PUBLISH only makes waiters slow: they look by themselves when they renew their tickets.
-local function promote_write(promoted)
-  if not promoted then
-    return
-  end
-  local turns, sets, waiting = unpack(promoted)
-  for number = 1, #turns do
-    local id, field, key, record, deadline = unpack(turns[number], 1, 5)
-    redis.call('ZREM', queue_key(field), id)
-    if key then
-      redis.call('SET', key, record)
-      redis.call('ZADD', KEYS[3], 'XX', string.format('%.0f', deadline), id)
+  -- Gives the turns their places, wakes who waits for them, and clears up behind the last one. A store user who may not
+  -- PUBLISH only makes waiters slow: they look by themselves when they renew their tickets.
+  local function promote_write(promoted)
+    local turns, sets, waiting = unpack(promoted)
+    for number = 1, #turns do
+      local id, field, key, record, deadline = unpack(turns[number], 1, 5)
+      redis.call('ZREM', queue_key(field), id)
+      if key then
+        redis.call('SET', key, record)
+        redis.call('ZADD', KEYS[3], 'XX', string.format('%.0f', deadline), id)
+      end
+    end
+    if #turns > 0 and next(sets) then
+      local cells = {}
+      for field, raw in pairs(sets) do
+        cells[#cells + 1], cells[#cells + 2] = field, raw
+      end
+      redis.call('HSET', KEYS[1], unpack(cells))
+    end
+    for number = 1, #turns do
+      local owner = turns[number][6]
+      if owner and owner ~= '' then
+        local process = string.match(owner, '^[^.]*')
+        redis.pcall('PUBLISH', TURN_CHANNEL .. process, member_name() .. '\n' .. turns[number][1])
+      end
+    end
+    if waiting == 0 then
+      redis.call('DEL', tenant_key('pools'))
     end
   end
-  if #turns > 0 and next(sets) then
-    local cells = {}
-    for field, raw in pairs(sets) do
-      cells[#cells + 1], cells[#cells + 2] = field, raw
-    end
-    redis.call('HSET', KEYS[1], unpack(cells))
-  end
-  for number = 1, #turns do
-    local owner = turns[number][6]
-    if owner and owner ~= '' then
-      local process = string.match(owner, '^[^.]*')
-      redis.pcall('PUBLISH', TURN_CHANNEL .. process, member_name() .. '\n' .. turns[number][1])
-    end
-  end
-  if waiting == 0 then
-    redis.call('DEL', tenant_key('pools'))
-  end
+
+  return { take = queued_take, look = promote_look, write = promote_write }
 end
 
 local plan = { cmsgpack.unpack(ARGV[1]) }
@@ -840,7 +850,7 @@ if not is_current(plan, standing[1], now) then
   return { 3, now, redis.call('GET', KEYS[2]) or '' }
 end
 local figures = check_all(plan, standing, now)
-local take = queued_take(hold, at)
+local take = queues_kept().take(hold, at)
 redis.call('ZSCORE', KEYS[3], id)
 
 if hold[1] == PROMOTED then

@@ -1,6 +1,6 @@
 --@include window
 --@include endings
---@include pool
+--@include pool_look
 --@include balance
 --@include quota
 --@include count

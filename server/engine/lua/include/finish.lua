@@ -85,11 +85,15 @@ local function finish(key, id, hold, at, ending, state, after, now, name, reaps)
           end
         end
       elseif kind == 5 then
-        local moved
-        new, uncollected, moved = balance_finish(raw, ending, live, amount, param, before, total)
+        local moved, falls
+        new, uncollected, moved, falls = balance_finish(raw, ending, live, amount, param, before, total, field)
         if moved then
           entries = entries or {}
           entries[#entries + 1] = { now, ending, id, field, raw, new }
+        end
+        for number = 1, falls and #falls or 0 do
+          crossings = crossings or {}
+          crossings[#crossings + 1] = falls[number]
         end
       elseif kind == 6 then
         local crossed
@@ -101,7 +105,7 @@ local function finish(key, id, hold, at, ending, state, after, now, name, reaps)
       elseif kind == 7 then
         local more = 0
         if ending == SETTLE then
-          known, stands = known or allocation_read(name), stands or {}
+          known, stands = known or allocations_kept().read(name), stands or {}
           more = known[field] and 0 or amount -- who settles under a name that stands, adds nothing to it
           stands[field] = (stands[field] or 0) + amount
         end
@@ -158,12 +162,13 @@ local function finish(key, id, hold, at, ending, state, after, now, name, reaps)
   end
   local record = cmsgpack.pack(unpack(hold, 1, last))
 
-  local promoted, more
+  local queues, promoted, more
   if leaves then
     redis.call('ZCARD', queue_key(leaves))
   end
   if not reaps and (freed or leaves) then
-    promoted, more = promote_look(now, freed or {}, leaves and id or nil)
+    queues = queues_kept()
+    promoted, more = queues.look(now, freed or {}, leaves and id or nil)
   end
   if stands then
     for field, units in pairs(stands) do
@@ -197,7 +202,7 @@ local function finish(key, id, hold, at, ending, state, after, now, name, reaps)
     redis.call('SET', key, record, 'PX', string.format('%.0f', tombstone_ms))
   end
   if stands then
-    allocation_write(name, known)
+    allocations_kept().write(name, known)
   end
   if crossings then
     write_crossings(crossings, now)
@@ -205,6 +210,8 @@ local function finish(key, id, hold, at, ending, state, after, now, name, reaps)
   if entries then
     write_ledger(entries)
   end
-  promote_write(promoted)
+  if promoted then
+    queues.write(promoted)
+  end
   return record, more or 0
 end

@@ -8,7 +8,6 @@ Where jobs have a usual length, behind the count stand ';', the average length o
 that is an average of (1), and when the jobs in the pool began (6 each, at most 64). ]]
 local POOL, POOL_SIZE, START_SIZE, STARTS_KEPT = '>I6I1', 7, 6, 64
 local JOBS_AVERAGED, JOBS_ENOUGH = 16, 8
-local QUEUES = -2
 
 local function queue_key(field)
   return tenant_key('q:' .. field)
@@ -50,55 +49,6 @@ local function pool_taken(raw, now)
     starts = starts .. struct.pack('>I6', now)
   end
   return pool_packed(taken + 1, mean, jobs, starts)
-end
-
--- As the other looks (checks.lua): places taken, 0, when the oldest job ends if it takes as long as is usual, and the
--- new value. `param` has whether jobs are measured, and how long one takes otherwise.
-local function pool_check(raw, now, amount, take, cap, param)
-  local taken, mean, jobs, starts = pool_read(raw)
-  if amount > 0 and taken + amount > cap then
-    local measured, typical = struct.unpack('>I1I6', param)
-    if measured == 1 and jobs >= JOBS_ENOUGH then
-      typical = mean
-    end
-    local oldest = now
-    for at = 1, #starts, START_SIZE do
-      oldest = math.min(oldest, (struct.unpack('>I6', starts, at)))
-    end
-    return taken, 0, math.max(oldest + typical - now, 1)
-  end
-  if not take then
-    return taken, 0, 0
-  end
-  if #starts < STARTS_KEPT * START_SIZE then
-    starts = starts .. struct.pack('>I6', now)
-  end
-  return taken, 0, 0, pool_packed(taken + take, mean, jobs, starts)
-end
-
---[[ The same for a pool with a queue: `rows` before `row` has the places taken of the pools that share theirs with it,
-`field` is the place of its own cell among the plan's fields, with theirs in front. Returns the places taken of all, how
-many wait, what the wait is (QUEUES: there is a place in the queue), the new value, and whether somebody waits although
-a place is free. Nobody overtakes: with anyone waiting, a request waits too. ]]
-local function queued_check(plan, field, rows, row, raw, now, amount, take, cap, param)
-  local taken, mean, jobs = pool_read(raw)
-  local measured, typical, depth, joined = struct.unpack('>I1I6I7I1', param)
-  local all, waiting = taken, redis.call('ZCARD', queue_key(plan[field]))
-  for other = 1, joined do
-    all = all + rows[row - other * 3 + 1]
-    waiting = waiting + redis.call('ZCARD', queue_key(plan[field - other]))
-  end
-  if amount > 0 and (waiting > 0 or all + amount > cap) then
-    if amount > cap then
-      return all, waiting, -1
-    elseif waiting < depth then
-      return all, waiting, QUEUES, nil, all + amount <= cap
-    end
-    return all, waiting, measured == 1 and jobs >= JOBS_ENOUGH and mean or typical
-  elseif not take then
-    return all, waiting, 0
-  end
-  return all, waiting, 0, pool_taken(raw, now)
 end
 
 -- The value without the places of a hold that began at `start`; nil where nothing is left to remember. `param` begins

@@ -12,124 +12,126 @@ A hold that waits has in its take of the pool, behind whether jobs are measured,
 bytes, ms) and the open call that waits with it (the process, a dot, the call; empty for none). ]]
 local TICKET_AT, OWNER_AT, MOST_TURNS = 2, 6, 16
 
--- The take of the pool that a hold waits for: its index.
-local function queued_take(hold, takes_at)
-  for take = takes_at + 1, #hold, TAKE_SIZE do
-    if hold[take] == 4 and hold[take + 8] ~= 0 and #hold[take + 8] >= OWNER_AT - 1 then
-      return take
-    end
-  end
-  error('CORRUPT a hold that waits for no pool')
-end
-
--- What one turn writes: the hold gets its place, until it is claimed.
-local function turn_of(id, field, now)
-  local key = tenant_key('h:' .. id)
-  local raw = redis.call('GET', key)
-  if not raw then
-    return { id, field }
-  end
-  local hold, at = hold_read(raw)
-  local take = queued_take(hold, at)
-  local param, since = hold[take + 8], now - hold[2]
-  local deadline = now + struct.unpack('>I4', param, TICKET_AT)
-  hold[1], hold[3], hold[4], hold[take + 5] = PROMOTED, deadline - hold[2], hold[4] + since, since
-  return { id, field, key, cmsgpack.pack(unpack(hold)), deadline, string.sub(param, OWNER_AT) }
-end
-
---[[ Whose turn it is, reading everything and writing nothing. `changed` has cells as they are about to be (false:
-gone), `leaving` is an id that is about to leave its queue. Returns what promote_write wants (nil: nobody's turn), and
-whether reap must go on with it: 1 for more turns than one call makes, 2 for terms that are out of date. ]]
-local function promote_look(now, changed, leaving)
-  local packed = redis.call('GET', tenant_key('pools'))
-  if not packed then
-    return nil, 0
-  end
-  local terms, fields = { cmsgpack.unpack(packed) }, { 'v' }
-  local at = 5
-  for _ = 1, terms[4] do
-    for cell = 1, terms[at + 1] do
-      fields[#fields + 1] = terms[at + 1 + cell]
-    end
-    at = at + 2 + terms[at + 1]
-  end
-  local read = redis.call('HMGET', KEYS[1], unpack(fields))
-  if terms[1] ~= account_version(read[1]) or now < terms[2] or now >= terms[3] then
-    return nil, 2
-  end
-  local turns, sets, more, waiting, before = {}, {}, 0, 0, 1
-  at = 5
-  for _ = 1, terms[4] do
-    local cap, count = terms[at], terms[at + 1]
-    local raws, taken, heads = {}, 0, {}
-    for cell = 1, count do
-      local field = terms[at + 1 + cell]
-      raws[cell] = read[before + cell]
-      if changed[field] ~= nil then
-        raws[cell] = changed[field]
+-- What there is to do with queues: take, look, write. Made when asked for: few holds have to do with any.
+local function queues_kept()
+  -- The take of the pool that a hold waits for: its index.
+  local function queued_take(hold, takes_at)
+    for take = takes_at + 1, #hold, TAKE_SIZE do
+      if hold[take] == 4 and hold[take + 8] ~= 0 and #hold[take + 8] >= OWNER_AT - 1 then
+        return take
       end
-      taken = taken + (raws[cell] and slots_taken(raws[cell]) or 0)
-      waiting = waiting + redis.call('ZCARD', queue_key(field))
     end
-    for cell = 1, taken < cap and count or 0 do
-      local queue = redis.call('ZRANGE', queue_key(terms[at + 1 + cell]), 0, MOST_TURNS, 'WITHSCORES')
-      for place = 1, #queue, 2 do
-        if queue[place] ~= leaving then
-          heads[#heads + 1] = { tonumber(queue[place + 1]), queue[place], cell }
+    error('CORRUPT a hold that waits for no pool')
+  end
+
+  -- What one turn writes: the hold gets its place, until it is claimed.
+  local function turn_of(id, field, now)
+    local key = tenant_key('h:' .. id)
+    local raw = redis.call('GET', key)
+    if not raw then
+      return { id, field }
+    end
+    local hold, at = hold_read(raw)
+    local take = queued_take(hold, at)
+    local param, since = hold[take + 8], now - hold[2]
+    local deadline = now + struct.unpack('>I4', param, TICKET_AT)
+    hold[1], hold[3], hold[4], hold[take + 5] = PROMOTED, deadline - hold[2], hold[4] + since, since
+    return { id, field, key, cmsgpack.pack(unpack(hold)), deadline, string.sub(param, OWNER_AT) }
+  end
+
+  --[[ Whose turn it is, reading everything and writing nothing. `changed` has cells as they are about to be (false:
+  gone), `leaving` is an id that is about to leave its queue. Returns what promote_write wants (nil: nobody's turn), and
+  whether reap must go on with it: 1 for more turns than one call makes, 2 for terms that are out of date. ]]
+  local function promote_look(now, changed, leaving)
+    local packed = redis.call('GET', tenant_key('pools'))
+    if not packed then
+      return nil, 0
+    end
+    local terms, fields = { cmsgpack.unpack(packed) }, { 'v' }
+    local at = 5
+    for _ = 1, terms[4] do
+      for cell = 1, terms[at + 1] do
+        fields[#fields + 1] = terms[at + 1 + cell]
+      end
+      at = at + 2 + terms[at + 1]
+    end
+    local read = redis.call('HMGET', KEYS[1], unpack(fields))
+    if terms[1] ~= account_version(read[1]) or now < terms[2] or now >= terms[3] then
+      return nil, 2
+    end
+    local turns, sets, more, waiting, before = {}, {}, 0, 0, 1
+    at = 5
+    for _ = 1, terms[4] do
+      local cap, count = terms[at], terms[at + 1]
+      local raws, taken, heads = {}, 0, {}
+      for cell = 1, count do
+        local field = terms[at + 1 + cell]
+        raws[cell] = read[before + cell]
+        if changed[field] ~= nil then
+          raws[cell] = changed[field]
+        end
+        taken = taken + (raws[cell] and slots_taken(raws[cell]) or 0)
+        waiting = waiting + redis.call('ZCARD', queue_key(field))
+      end
+      for cell = 1, taken < cap and count or 0 do
+        local queue = redis.call('ZRANGE', queue_key(terms[at + 1 + cell]), 0, MOST_TURNS, 'WITHSCORES')
+        for place = 1, #queue, 2 do
+          if queue[place] ~= leaving then
+            heads[#heads + 1] = { tonumber(queue[place + 1]), queue[place], cell }
+          end
         end
       end
-    end
-    table.sort(heads, function(one, other)
-      return one[1] < other[1]
-    end)
-    for place = 1, math.min(#heads, cap - taken) do
-      if place > MOST_TURNS then
-        more = 1
-        break
+      table.sort(heads, function(one, other)
+        return one[1] < other[1]
+      end)
+      for place = 1, math.min(#heads, cap - taken) do
+        if place > MOST_TURNS then
+          more = 1
+          break
+        end
+        local cell = heads[place][3]
+        local turn = turn_of(heads[place][2], terms[at + 1 + cell], now)
+        if turn[3] then
+          raws[cell] = pool_taken(raws[cell], now)
+          sets[terms[at + 1 + cell]] = raws[cell]
+        end
+        turns[#turns + 1] = turn
       end
-      local cell = heads[place][3]
-      local turn = turn_of(heads[place][2], terms[at + 1 + cell], now)
-      if turn[3] then
-        raws[cell] = pool_taken(raws[cell], now)
-        sets[terms[at + 1 + cell]] = raws[cell]
-      end
-      turns[#turns + 1] = turn
+      at, before = at + 2 + count, before + count
     end
-    at, before = at + 2 + count, before + count
+    return { turns, sets, waiting - #turns - (leaving and 1 or 0) }, more
   end
-  return { turns, sets, waiting - #turns - (leaving and 1 or 0) }, more
-end
 
--- Gives the turns their places, wakes who waits for them, and clears up behind the last one. A store user who may not
--- PUBLISH only makes waiters slow: they look by themselves when they renew their tickets.
-local function promote_write(promoted)
-  if not promoted then
-    return
-  end
-  local turns, sets, waiting = unpack(promoted)
-  for number = 1, #turns do
-    local id, field, key, record, deadline = unpack(turns[number], 1, 5)
-    redis.call('ZREM', queue_key(field), id)
-    if key then
-      redis.call('SET', key, record)
-      redis.call('ZADD', KEYS[3], 'XX', string.format('%.0f', deadline), id)
+  -- Gives the turns their places, wakes who waits for them, and clears up behind the last one. A store user who may not
+  -- PUBLISH only makes waiters slow: they look by themselves when they renew their tickets.
+  local function promote_write(promoted)
+    local turns, sets, waiting = unpack(promoted)
+    for number = 1, #turns do
+      local id, field, key, record, deadline = unpack(turns[number], 1, 5)
+      redis.call('ZREM', queue_key(field), id)
+      if key then
+        redis.call('SET', key, record)
+        redis.call('ZADD', KEYS[3], 'XX', string.format('%.0f', deadline), id)
+      end
+    end
+    if #turns > 0 and next(sets) then
+      local cells = {}
+      for field, raw in pairs(sets) do
+        cells[#cells + 1], cells[#cells + 2] = field, raw
+      end
+      redis.call('HSET', KEYS[1], unpack(cells))
+    end
+    for number = 1, #turns do
+      local owner = turns[number][6]
+      if owner and owner ~= '' then
+        local process = string.match(owner, '^[^.]*')
+        redis.pcall('PUBLISH', TURN_CHANNEL .. process, member_name() .. '\n' .. turns[number][1])
+      end
+    end
+    if waiting == 0 then
+      redis.call('DEL', tenant_key('pools'))
     end
   end
-  if #turns > 0 and next(sets) then
-    local cells = {}
-    for field, raw in pairs(sets) do
-      cells[#cells + 1], cells[#cells + 2] = field, raw
-    end
-    redis.call('HSET', KEYS[1], unpack(cells))
-  end
-  for number = 1, #turns do
-    local owner = turns[number][6]
-    if owner and owner ~= '' then
-      local process = string.match(owner, '^[^.]*')
-      redis.pcall('PUBLISH', TURN_CHANNEL .. process, member_name() .. '\n' .. turns[number][1])
-    end
-  end
-  if waiting == 0 then
-    redis.call('DEL', tenant_key('pools'))
-  end
+
+  return { take = queued_take, look = promote_look, write = promote_write }
 end

@@ -1,0 +1,1 @@
+"""Traces in the form of OpenTelemetry, where they are asked for: nothing else knows the libraries."""
