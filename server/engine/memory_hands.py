@@ -104,7 +104,7 @@ class MemoryHands:
 def kept_by(hold: Hold) -> str:
     """What a hold keeps, by meter."""
     left = {name: max(totals.reserved - (totals.reported or 0), 0) for name, totals in hold.meters.items()}
-    return " ".join(f"{name}={units}" for name, units in left.items())
+    return " ".join(sorted(f"{name}={units}" for name, units in left.items()))
 
 
 def _known(tenant: Tenant, act: Act, fingerprint: bytes) -> Mapping[str, int] | None:

@@ -305,7 +305,7 @@ async def test_an_act_is_told_once_however_often_it_is_asked_for(tenant: Tenants
         act(Deed.RESET, "r")._replace(before="1", after="0"),
         act(Deed.ADJUST, "a")._replace(before="0", after="5"),
         act(Deed.ADJUST, "b")._replace(before="90", after="95"),
-        released._replace(before="frames=3 credits=10"),
+        released._replace(before="credits=10 frames=3"),
         put,
     ]
 

@@ -1040,6 +1040,7 @@ for meter = METER_SIZE, ARGV[2] and hold[METERS] * METER_SIZE or 0, METER_SIZE d
   local left = math.max(hold[meter + RESERVED] - math.max(hold[meter + REPORTED], 0), 0)
   kept[#kept + 1] = string.format('%s=%.0f', hold[meter + NAME], left)
 end
+table.sort(kept)
 local record, more = finish(KEYS[5], id, hold, at, RELEASE, waits and LEFT or RELEASED, reported(hold), now)
 if not record then
   return { 4, now }
