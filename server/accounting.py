@@ -15,6 +15,7 @@ from server.domain.limits.balance import GrantSource
 from server.domain.operation import TenantRef, amount_violations, text_violations, unknown
 from server.domain.policy import Policy
 from server.domain.reconcile import BalanceState, Difference, differences, repaired
+from server.domain.refill import marks_of
 from server.domain.units import FOREVER_MS, MAX_AMOUNT
 from server.engine.base import AccountWrite, Engine, Written
 from server.gate import QuotaGate
@@ -106,12 +107,13 @@ class Accounting:
         """Makes the write together with the change of lifetime_purchased, whatever version the account is at."""
         self._gate.must_trust()
         for _ in range(WRITE_ROUNDS):
-            account = await self.account(ref, within_s)
+            account, now_ms = await self._opened(ref, within_s)
             lifetime = max(account.lifetime_purchased_usd_micros + change_usd_micros, 0)
             if lifetime > MAX_AMOUNT:
                 raise InvalidRequestError.of("face_value_usd_micros", "would bring lifetime purchases above 2^53 - 1")
             record = replace(account, lifetime_purchased_usd_micros=lifetime, version=account.version + 1)
-            this = replace(write, account=record, expected_version=account.version)
+            marks = marks_of(self._gate.policy(ref.policy), account, now_ms)
+            this = replace(write, account=record, expected_version=account.version, marks=marks)
             answer = await self._engine.write_account(ref, this, within_s)
             self._gate.forget(ref)
             if isinstance(answer, Written):
@@ -151,12 +153,16 @@ class Accounting:
 
     async def account(self, ref: TenantRef, within_s: float) -> Account:
         """The stored account of a tenant whose policy was resolved; AccountNotFoundError without one."""
-        account = (await self._engine.find(ref, "", within_s)).account
-        if account is None:
+        return (await self._opened(ref, within_s))[0]
+
+    async def _opened(self, ref: TenantRef, within_s: float) -> tuple[Account, int]:
+        """The same, and the time."""
+        found = await self._engine.find(ref, "", within_s)
+        if found.account is None:
             self._gate.must_trust()
             text = f"no account {ref.tenant!r} in policy {ref.policy!r}; create it with AdminService.PutAccount"
             raise AccountNotFoundError(text)
-        return account
+        return found.account, found.now_ms
 
     def limit_ids(self, ref: TenantRef) -> Mapping[str, str]:
         """The ids of the policy's balances by cell."""
@@ -170,6 +176,13 @@ class Accounting:
         limits = balances_of(policy)
         audit = await self._engine.audit(ref, list(limits), within_s)
         return [(limit, audit.balances[cell]) for cell, limit in limits.items()]
+
+    async def watched(self, ref: TenantRef, *, within_s: float) -> Sequence[tuple[Balance, BalanceState]]:
+        """Those of the tenant's balances that have thresholds; nothing is asked where the policy has none."""
+        policy, ref = self._gate.resolve(ref)
+        if not any(limit.thresholds for limit in balances_of(policy).values()):
+            return ()
+        return [(limit, state) for limit, state in await self.balances(ref, within_s=within_s) if limit.thresholds]
 
     async def ledger(
         self, ref: TenantRef, after: int, page_size: int, *, within_s: float

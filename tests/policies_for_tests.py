@@ -103,6 +103,7 @@ def balance(  # noqa: PLR0913  # each is a field of the limit
     calendar: bool = False,
     ledger: bool = False,
     unless: str = "",
+    thresholds: tuple[int, ...] = (),
 ) -> Balance:
     """Prepaid units of a meter; `burn` has the sources' numbers in the order in which they are used up."""
     return Balance(
@@ -118,6 +119,7 @@ def balance(  # noqa: PLR0913  # each is a field of the limit
         refill=None if refill is None else Refilling(values(refill), calendar=calendar),
         ledger=ledger,
         unless=unless,
+        thresholds=tuple(map(values, thresholds)),
         cell=f"{limit_id}~b",
     )
 

@@ -1,6 +1,6 @@
 """One tenant of an engine under test: plans its requests, speaks to the engine, and moves the clock."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -11,7 +11,7 @@ from server.domain.operation import Operation, TenantRef
 from server.domain.plan import Plan, make_plan, usage_plan
 from server.domain.policy import Policy
 from server.domain.queue import QueueTerms, no_queues, queue_terms
-from server.domain.refill import Refill, refills_of
+from server.domain.refill import BalanceTerms, balance_terms
 from server.engine.base import (
     AccountWrite,
     Conflict,
@@ -50,12 +50,12 @@ class Clock:
 
 @dataclass
 class Refills:
-    """What an engine under test takes for the refills and queues of its one policy."""
+    """What an engine under test takes for the balances and queues of its one policy."""
 
     policy: Policy | None = None
 
-    def __call__(self, _ref: TenantRef, account: Account, at_ms: int) -> Sequence[Refill]:
-        return refills_of(self.policy, account, at_ms) if self.policy is not None else ()
+    def __call__(self, _ref: TenantRef, account: Account, at_ms: int) -> BalanceTerms:
+        return balance_terms(self.policy, account, at_ms) if self.policy is not None else BalanceTerms()
 
     def queues(self, ref: TenantRef, account: Account | None, now_ms: int) -> QueueTerms:
         """The pools with queues."""

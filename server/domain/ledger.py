@@ -47,6 +47,11 @@ class Totals(NamedTuple):
         return self.granted - self.reversed - self.charged - self.expired
 
     @property
+    def left(self) -> int:
+        """What is not spent: available and held. Taking and giving back leave it as it is."""
+        return self.granted - self.reversed - self.expired - self.charged + self.debt
+
+    @property
     def moved(self) -> "Totals":
         """The totals without what is held, which changes without an entry."""
         return self._replace(held=0)

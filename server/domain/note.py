@@ -5,10 +5,10 @@ from typing import NamedTuple
 
 class Note(NamedTuple):
     """Settled use of a quota reached `percent` of `limit` at `at_ms`, in the cycle that began at `cycle_ms`
-    and ends at `ends_ms` (0: not known).
+    and ends at `ends_ms` (0: not known). Or a balance fell to `mark`, and `left` units were left.
 
-    `cell` is the quota's cell and `scope` the values of its dimensions, in order; `used` is what had been settled then.
-    Ids rise within a tenant.
+    `cell` is the limit's cell and `scope` the values of its dimensions, in order; `used` is what had been settled then.
+    Ids rise within a tenant. `mark` is None for a quota; for a balance the quota's figures are 0.
     """
 
     note_id: str
@@ -20,3 +20,5 @@ class Note(NamedTuple):
     limit: int
     used: int
     ends_ms: int = 0
+    mark: int | None = None
+    left: int = 0

@@ -10,6 +10,7 @@ from server.domain.account import Account
 from server.domain.cycle import day_of_month
 from server.domain.errors import AccountNotFoundError, InvalidRequestError
 from server.domain.hold import HoldNote
+from server.domain.limits.balance import Balance, Marks
 from server.domain.limits.base import Check, CycleTerms, Kind, Limit, Look, QueueForm
 from server.domain.limits.gate import Gate
 from server.domain.limits.quota import Quota
@@ -30,14 +31,11 @@ class Stateless(NamedTuple):
 FINGERPRINT: Final = "plan.fingerprint"
 """Where a shape's memo has the constant parts of the fingerprint."""
 
-
 FIGURES_KEY: Final = "plan.figures_key"
 """Where a shape's memo has its figures key."""
 
-
 ALWAYS_COUNTED: Final = frozenset({Kind.BALANCE, Kind.QUOTA, Kind.COUNT})
 """Kinds that count whether or not there is a limit: money or an allowance stands behind them."""
-
 
 PLACES: Final = frozenset({Kind.SLOTS, Kind.COUNT})
 """Kinds of which a request takes one place, whatever it reports, unless it asks for more."""
@@ -62,13 +60,14 @@ class CheckForm(NamedTuple):
     shown: int = 0
     forced: bool = False
     queue: QueueForm | None = None
+    marks: Marks = ()
 
     def check(self, units: Sequence[int]) -> Check:
         """The check of a request with these units, by the shape's names."""
         amount = self.fixed if self.meter < 0 else units[self.meter]
         take = 0 if self.asks_room else amount
         asked = 0 if self.forced else amount
-        own = (self.settles, self.terms, self.queue, self.shown)
+        own = (self.settles, self.terms, self.queue, self.shown, self.marks)
         return Check(self.place, self.limit, self.scope, asked, take, self.cap, *own)
 
 
@@ -336,6 +335,7 @@ def make_shape(policy: Policy, operation: Operation, names: tuple[str, ...], acc
                 terms=terms,
                 queue=limit.queue_form(account.plan, value.value) if isinstance(limit, Slots) else None,
                 shown=cap_of(limit, value.value, None),
+                marks=limit.marks(account.plan) if isinstance(limit, Balance) else (),
             )
         )
     return Shape(

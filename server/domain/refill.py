@@ -1,11 +1,12 @@
-"""Refills: what a balance is topped up to when a cycle begins."""
+"""What time does to balances: what they are topped up to when a cycle begins, and of which falls it is told."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
 from typing import NamedTuple, TypeAlias
 
 from server.domain.account import Account
 from server.domain.cycle import Cycle
-from server.domain.limits.balance import Balance
+from server.domain.limits.balance import Balance, Marks
 from server.domain.operation import TenantRef
 from server.domain.policy import Policy
 
@@ -20,8 +21,27 @@ class Refill(NamedTuple):
     cycle: Cycle
 
 
-RefillTerms: TypeAlias = Callable[[TenantRef, Account, int], Sequence[Refill]]
-"""The refills of a tenant with this account at this instant; HoldgateError where its policy is not known."""
+class BalanceTerms(NamedTuple):
+    """What the policy says of an account's balances at an instant; `marks` by cell, of those that have some."""
+
+    refills: Sequence[Refill] = ()
+    marks: Mapping[str, Marks] = MappingProxyType({})
+
+
+RefillTerms: TypeAlias = Callable[[TenantRef, Account, int], BalanceTerms]
+"""The terms of a tenant with this account at this instant; HoldgateError where its policy is not known."""
+
+
+def balance_terms(policy: Policy, account: Account, at_ms: int) -> BalanceTerms:
+    """The terms of an account at `at_ms`."""
+    return BalanceTerms(refills_of(policy, account, at_ms), marks_of(policy, account, at_ms))
+
+
+def marks_of(policy: Policy, account: Account, at_ms: int) -> Mapping[str, Marks]:
+    """The thresholds of an account's balances at `at_ms`, by cell, of those that have some."""
+    plan = account.plan or (policy.tiers.of(account, at_ms).plan if policy.tiers is not None else "")
+    balances = (limit for limit in policy.limits if isinstance(limit, Balance))
+    return {limit.cell: marks for limit in balances if (marks := limit.marks(plan))}
 
 
 def refills_of(policy: Policy, account: Account, at_ms: int) -> tuple[Refill, ...]:
@@ -39,6 +59,6 @@ def refills_of(policy: Policy, account: Account, at_ms: int) -> tuple[Refill, ..
     )
 
 
-def no_refills(_ref: TenantRef, _account: Account, _at_ms: int) -> Sequence[Refill]:
-    """No policy refills anything."""
-    return ()
+def no_refills(_ref: TenantRef, _account: Account, _at_ms: int) -> BalanceTerms:
+    """No policy refills anything, or wants to be told."""
+    return BalanceTerms()

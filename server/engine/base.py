@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple, Protocol
 from server.domain.account import Account
 from server.domain.hold import Delivered, HoldView, MeterTotals, State
 from server.domain.ledger import Cause, LedgerEntry, Totals
-from server.domain.limits.balance import Balance, GrantSource
+from server.domain.limits.balance import Balance, GrantSource, Marks
 from server.domain.limits.base import Look
 from server.domain.limits.quota import CycleUse
 from server.domain.note import Note
@@ -142,10 +142,11 @@ class AccountWrite:
 
     `account` replaces the record when `expected_version` is the stored one (0: there is none); None leaves the
     record alone. `grants` adds units by balance cell, of this source and expiry; units below 0 are taken back.
-    `balances` has the policy's limit of each cell; without it a balance is one sum, has no ledger and no debt.
-    `refills` make the schedule of balances that have none; with `raises` they also top up at once, once per plan and
-    cycle. `uses` books use of quotas, `allocations` makes allocations stand. `write_id` makes it idempotent, with
-    `fingerprint` telling equal content; empty for a write that only the version guards. `cause` is for the ledger.
+    `balances` has the policy's limit of each cell; without it a balance is one sum, has no ledger and no debt. `marks`
+    are the thresholds of balances that may fall. `refills` make the schedule of balances that have none; with `raises`
+    they also top up at once, once per plan and cycle. `uses` books use of quotas, `allocations` makes allocations
+    stand. `write_id` makes it idempotent, with `fingerprint` telling equal content; empty for a write that only the
+    version guards. `cause` is for the ledger.
     """
 
     account: Account | None = None
@@ -154,6 +155,7 @@ class AccountWrite:
     source: GrantSource = GrantSource.MONTHLY
     expires_at_ms: int = FOREVER_MS
     balances: Mapping[str, Balance] = field(default_factory=dict)
+    marks: Mapping[str, Marks] = field(default_factory=dict)
     refills: Sequence[Refill] = ()
     raises: bool = False
     cause: Cause = Cause.OPENING

@@ -66,6 +66,12 @@ def left_queue(hold: HoldView) -> HoldStateError:
     return HoldStateError(message, _state_details(hold.state, hold.meters))
 
 
+def no_queue(hold: HoldView) -> HoldStateError:
+    """The error for a request that waits for a pool whose queue the policy has taken away."""
+    message = f"request {hold.hold_id!r} waits for a pool that has no queue any more; ask again with a new id"
+    return HoldStateError(message, _state_details(hold.state, hold.meters))
+
+
 def raised_too_often(hold: HoldView) -> HoldStateError:
     """The error for a raise that the hold's record has no room for."""
     message = f"hold {hold.hold_id!r} has been raised too often within its windows; settle it and reserve anew"

@@ -9,7 +9,7 @@ from server.domain.units import MAX_AMOUNT
 from server.engine.books import Booked, Booking, Outdated, Target
 from server.engine.faults import too_many_cells
 from server.engine.memory_counts import give_back
-from server.engine.memory_quotas import note_crossings
+from server.engine.memory_notes import note_crossings
 from server.engine.memory_tenant import Samples, Tenant
 
 

@@ -81,6 +81,7 @@ def take_all(
         meter = check.limit.meter if check.settles else ""
         if meter or not isinstance(check.limit, Window) or check.limit.returns:
             cycle_ms = check.terms.start_ms if check.terms is not None else 0
-            taken = Taken(check.take, now_ms, bases.get(meter, 0), last=True, cycle_ms=cycle_ms, draws=draws)
+            base, marks = bases.get(meter, 0), check.marks
+            taken = Taken(check.take, now_ms, base, last=True, cycle_ms=cycle_ms, draws=draws, marks=marks)
             takes.append(Take(name_of(check), check.limit, meter, taken))
     return takes, tuple(after)

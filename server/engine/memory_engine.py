@@ -8,15 +8,12 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
-from typing import NamedTuple
 
 from server.domain.account import Account
 from server.domain.hold import WAITING, Delivered, HoldView, MeterTotals, State
 from server.domain.ledger import Cause, LedgerEntry, Totals
 from server.domain.limits import Kind
-from server.domain.limits.balance import BalanceCell
-from server.domain.limits.base import Change, Ending, Look
-from server.domain.limits.slots import SlotsCell
+from server.domain.limits.base import Ending, Look
 from server.domain.note import Note
 from server.domain.operation import TenantRef
 from server.domain.plan import Plan
@@ -55,20 +52,13 @@ from server.engine.memory_books import MemoryBooks
 from server.engine.memory_checks import blocked, cell_for, follow_clock, look_all, name_of, take_all, waits
 from server.engine.memory_counts import bring_in, settled, stand
 from server.engine.memory_feed import MemoryFeed
-from server.engine.memory_money import begin_refills, change_grants, grant_units, is_ledgered, joined_draws, must_fit
-from server.engine.memory_queues import MemoryQueues, join_queue, leave_queue, make_turns
-from server.engine.memory_quotas import book_uses, cycles_of, joins, note_crossings
+from server.engine.memory_finish import Step, finish
+from server.engine.memory_money import begin_refills, change_grants, grant_units, joined_draws, must_fit
+from server.engine.memory_queues import MemoryQueues, join_queue, make_turns
+from server.engine.memory_quotas import book_uses, cycles_of, joins
 from server.engine.memory_tenant import Hold, Tenant, balance_of
 from server.engine.memory_totals import is_new, named_totals, unnamed
 from server.engine.wakes import Wakes
-
-
-class _Step(NamedTuple):
-    """A step in a hold's life: why, the next state, and the reported totals that it brings."""
-
-    ending: Ending
-    state: State
-    totals: Mapping[str, int]
 
 
 class MemoryEngine:
@@ -99,8 +89,8 @@ class MemoryEngine:
         while (due := tenant.first_due())[0] <= now_ms:
             if hold_id := due[1]:
                 waiting = tenant.holds[hold_id].state in WAITING
-                lapse = _Step(Ending.RELEASE, State.LEFT, {}) if waiting else _Step(Ending.EXPIRE, State.EXPIRED, {})
-                _finish(tenant, tenant.holds[hold_id], lapse, now_ms)
+                lapse = Step(Ending.RELEASE, State.LEFT, {}) if waiting else Step(Ending.EXPIRE, State.EXPIRED, {})
+                finish(tenant, tenant.holds[hold_id], lapse, now_ms)
             else:
                 self._change_grants(ref, tenant, due[0])
         tenant.holds = {i: h for i, h in tenant.holds.items() if not h.kept_until_ms or h.kept_until_ms > now_ms}
@@ -116,8 +106,7 @@ class MemoryEngine:
                 self.queues.turns.come(ref, hold_id)
 
     def _change_grants(self, ref: TenantRef, tenant: Tenant, at_ms: int) -> None:
-        refills = self._refills(ref, tenant.account or Account(plan=""), at_ms)
-        change_grants(tenant, refills, at_ms)
+        change_grants(tenant, self._refills(ref, tenant.account or Account(plan=""), at_ms), at_ms)
 
     async def reserve(
         self, plan: Plan, hold_id: str, within_s: float, ticket: Ticket | None = None
@@ -202,11 +191,11 @@ class MemoryEngine:
         if final:
             state = State.SETTLED if hold.state is State.ACTIVE else State.SETTLED_LATE
             stand(tenant, allocation or hold_id, settled(hold.takes))
-            _finish(tenant, hold, _Step(Ending.SETTLE, state, raised), now_ms)
+            finish(tenant, hold, Step(Ending.SETTLE, state, raised), now_ms)
             self._make_turns(ref, tenant, now_ms)
         else:
             kept = {meter: total for meter, total in raised.items() if total or meter in named}
-            _finish(tenant, hold, _Step(Ending.REPORT, hold.state, kept), now_ms)
+            finish(tenant, hold, Step(Ending.REPORT, hold.state, kept), now_ms)
         return _outcome(hold, applied=True)
 
     async def release(self, ref: TenantRef, hold_id: str, within_s: float) -> HoldOutcome:
@@ -219,7 +208,7 @@ class MemoryEngine:
         if not hold.is_live:
             return _outcome(hold, applied=False)
         ended = State.LEFT if hold.state in WAITING else State.RELEASED
-        _finish(tenant, hold, _Step(Ending.RELEASE, ended, {}), now_ms)
+        finish(tenant, hold, Step(Ending.RELEASE, ended, {}), now_ms)
         self._make_turns(ref, tenant, now_ms)
         return _outcome(hold, applied=True)
 
@@ -247,7 +236,7 @@ class MemoryEngine:
                 raise no_such_meter("used" if meter in used else "amounts", hold_id, meter)
         reports = {meter: total for meter, total in used.items() if total >= (hold.meters[meter].reported or 0)}
         if reports:
-            _finish(tenant, hold, _Step(Ending.REPORT, State.ACTIVE, reports), now_ms)
+            finish(tenant, hold, Step(Ending.REPORT, State.ACTIVE, reports), now_ms)
         fits = True
         looks: tuple[Look, ...] = ()
         if raised is not None and any(total > hold.meters[m].reserved for m, total in raised.meters.items()):
@@ -405,38 +394,6 @@ def _raise(tenant: Tenant, hold: Hold, plan: Plan, now_ms: int) -> tuple[bool, t
     for meter, total in plan.meters.items():
         hold.meters[meter] = hold.meters[meter]._replace(reserved=max(total, hold.meters[meter].reserved))
     return True, looks
-
-
-def _finish(tenant: Tenant, hold: Hold, step: _Step, now_ms: int) -> None:
-    """One step in a hold's life: brings every cell that it took from to the new totals, then the hold."""
-    ending, state, totals = step
-    live, was = hold.is_live, hold.state
-    taken = leave_queue(tenant, hold) if was is State.QUEUED else hold.takes
-    for take in taken:
-        before = after = -1
-        if take.meter:
-            before = hold.meters[take.meter].reported or 0
-            after = totals.get(take.meter, before)
-        cell = tenant.cells[take.name]
-        unclaimed = was is State.PROMOTED and isinstance(cell, SlotsCell)  # nobody ran, so nothing is measured
-        change = Change(Ending.EXPIRE if unclaimed else ending, before, after, live, now_ms)
-        totals_before = cell.totals if isinstance(cell, BalanceCell) else Totals()
-        uncollected = cell.finish(take.taken, change, take.limit)
-        if isinstance(cell, BalanceCell) and is_ledgered(take.limit) and cell.totals.moved != totals_before.moved:
-            tenant.moved(now_ms, Cause(ending), hold.hold_id, take.name[0], totals_before)
-        note_crossings(tenant, cell, take.name, now_ms)
-        if uncollected:
-            meter = hold.meters[take.meter]
-            hold.meters[take.meter] = meter._replace(uncollected=meter.uncollected + uncollected)
-    for meter_name, total in totals.items():
-        hold.meters[meter_name] = hold.meters[meter_name]._replace(reported=total)
-    hold.state = state
-    if state is State.EXPIRED:
-        hold.takes = [take for take in hold.takes if take.meter or take.limit.kind is Kind.COUNT]
-    elif state is not State.ACTIVE:
-        hold.takes = []
-    if live and state is not State.ACTIVE:
-        hold.kept_until_ms = now_ms + hold.terms.tombstone_ms
 
 
 def _held(tenant: Tenant, ref: TenantRef, hold_id: str) -> Hold:

@@ -1,14 +1,13 @@
 """Money in the memory engine: account writes, refills, and what a hold drew from which grant."""
 
-from collections.abc import Sequence
-
 from server.domain.ledger import Cause
 from server.domain.limits.balance import MOST_GRANTS, Balance, BalanceCell, GrantSource
 from server.domain.limits.base import Draw, Limit, Taken
-from server.domain.refill import Refill
+from server.domain.refill import BalanceTerms, Refill
 from server.domain.units import FOREVER_MS, MAX_AMOUNT
 from server.engine.base import AccountWrite
 from server.engine.faults import balance_too_large, grant_is_over, too_many_grants
+from server.engine.memory_notes import note_fall
 from server.engine.memory_tenant import Schedule, Tenant, balance_of
 
 
@@ -39,6 +38,7 @@ def grant_units(tenant: Tenant, cell: str, units: int, write: AccountWrite, now_
         changed = balance.reverse(-units, write.source, limit.debt if limit is not None else 0)
     if changed and limit is not None and limit.ledger:
         tenant.moved(now_ms, write.cause, write.write_id, cell, before)
+    note_fall(tenant, (cell, ()), write.marks.get(cell, ()), (before.left, balance.totals.left), now_ms)
     return changed
 
 
@@ -59,9 +59,9 @@ def begin_refills(tenant: Tenant, refill: Refill, write: AccountWrite, now_ms: i
         tenant.moved(now_ms, Cause.UPGRADE, write.write_id, refill.cell, before)
 
 
-def change_grants(tenant: Tenant, refills: Sequence[Refill], at_ms: int) -> None:
-    """What changes at this instant: grants lapse, then refills are made."""
-    terms = {refill.cell: refill for refill in refills}
+def change_grants(tenant: Tenant, balance_terms: BalanceTerms, at_ms: int) -> None:
+    """What changes at this instant: grants lapse, then refills are made; a fall that remains is noted."""
+    terms = {refill.cell: refill for refill in balance_terms.refills}
     for name in tenant.schedules:
         tenant.cells[name, ()] = balance_of(tenant, name)  # also where nothing has come in yet
     for (name, _), balance in sorted(tenant.cells.items(), key=lambda cell: cell[0]):
@@ -74,6 +74,8 @@ def change_grants(tenant: Tenant, refills: Sequence[Refill], at_ms: int) -> None
         schedule = tenant.schedules.get(name)
         if schedule is not None and schedule.refill_ms <= at_ms:
             make_refill(tenant, balance, schedule, terms.get(name), at_ms)
+        marks = balance_terms.marks.get(name, ())
+        note_fall(tenant, (name, ()), marks, (before.left, balance.totals.left), at_ms)
     tenant.schedules = {n: s for n, s in tenant.schedules.items() if s.refill_ms < FOREVER_MS}
 
 

@@ -1,30 +1,11 @@
-"""What quotas need of the memory engine beside their cells: notes of crossings, cycles to show, raises that join."""
+"""What quotas need of the memory engine beside their cells: imported use, cycles to show, raises that join."""
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
-from typing import Final
 
 from server.domain.limits.base import Cell, Check, Kind, Limit, Taken
 from server.domain.limits.quota import CycleUse, Quota, QuotaCell
-from server.domain.note import Note
 from server.engine.base import CycleImport
-from server.engine.memory_tenant import CellName, Tenant
-
-MOST_NOTES: Final = 1000
-"""Notes that are kept of a tenant, as `lua/include/notes.lua` does."""
-
-
-def note_crossings(tenant: Tenant, cell: Cell, name: CellName, now_ms: int) -> None:
-    """Takes down the thresholds that a change of the cell of this name has crossed."""
-    if not isinstance(cell, QuotaCell) or not cell.crossed:
-        return
-    notes = tenant.notes
-    for start_ms, end_ms, percent, limit, used in cell.crossed:
-        last = int(notes[-1].note_id) if notes else 0
-        notes.append(Note(str(last + 1), now_ms, *name, start_ms, percent, limit, used, end_ms))
-    cell.crossed.clear()
-    del notes[:-MOST_NOTES]
-    tenant.noted()
 
 
 def book_uses(uses: Iterable[CycleImport], cell_of: Callable[[Check], Cell], now_ms: int) -> None:

@@ -12,6 +12,9 @@ def note_of(note_id: bytes, flat: Sequence[bytes]) -> Note:
     fields = dict(zip(flat[::2], flat[1::2], strict=True))
     try:
         cell, scope = keys.cell_of(fields[b"cell"].decode())
+        if b"mark" in fields:
+            at_ms, mark, left = (int(fields[name]) for name in (b"at", b"mark", b"left"))
+            return Note(note_id.decode(), at_ms, cell, scope, 0, 0, 0, 0, mark=mark, left=left)
         at_ms, cycle_ms, percent, limit, used = (
             int(fields[name]) for name in (b"at", b"cycle", b"percent", b"limit", b"used")
         )

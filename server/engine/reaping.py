@@ -46,13 +46,14 @@ class Reaping:
         self._refills = refills
         self._queues = queues
 
-    async def reap(self, tenant: keys.TenantKeys, within_s: float, by: str = BY_CALL) -> int:
-        """Does all that is due; how many holds ended."""
+    async def reap(self, tenant: keys.TenantKeys, within_s: float, by: str = BY_CALL, *, queues: bytes = b"") -> int:
+        """Does all that is due; how many holds ended. `queues` are terms that are put in force, packed."""
         expired = 0
-        terms, queues = wire_money.RefillsAt(), b""
+        terms = wire_money.TermsAt()
         ends_at_s = monotonic() + within_s
         for _ in range(REAP_ROUNDS):
-            args = (wire_money.pack_reap(self._clock(), REAPED_AT_ONCE, tenant.member, terms), queues)
+            now = wire_money.pack_reap(self._clock(), REAPED_AT_ONCE, tenant.member, terms)
+            args = (now, queues, wire_money.pack_marks(terms))
             left_s, heard = ends_at_s - monotonic(), self._hearing.reaping(by)
             match await self._call_script("reap", tenant.fixed, args, left_s, heard=heard):
                 case [0, _, count]:
@@ -76,6 +77,6 @@ class Reaping:
         if reply[0] == 1 and reply[-1] in {1, 2}:
             await self.reap(tenant, within_s)
 
-    def _terms(self, ref: TenantRef, at_ms: int, record: bytes) -> wire_money.RefillsAt:
+    def _terms(self, ref: TenantRef, at_ms: int, record: bytes) -> wire_money.TermsAt:
         account = records.account_of(record) or Account(plan="")
-        return wire_money.RefillsAt(at_ms, account.version, self._refills(ref, account, at_ms))
+        return wire_money.TermsAt(at_ms, account.version, self._refills(ref, account, at_ms))

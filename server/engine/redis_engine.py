@@ -154,7 +154,8 @@ class RedisEngine:
             case [6, now_ms, rows, position, free] if ticket is not None:
                 if free:
                     await self._reaping.reap(tenant, within_s)
-                return Queued(now_ms, packed.looks(rows, now_ms), position, ticket.lasts_ms)
+                looks = packed.looks(rows, now_ms, packed.form.taken(plan.units))
+                return Queued(now_ms, looks, position, ticket.lasts_ms)
         raise unreadable("reserve", reply)
 
     async def look(self, plan: Plan, within_s: float) -> Looked | Stale:

@@ -302,8 +302,8 @@ def _param(check: CheckForm) -> int | str | bytes:
 
 
 def _hold_param(check: CheckForm) -> int | bytes:
-    """What a hold remembers of the limit for its end: a balance's debt (-1 - debt with a ledger), a window's length
-    (negative: `returns`), a quota's cycle and thresholds, whether a pool's jobs are measured.
+    """What a hold remembers of the limit for its end: a balance's debt (-1 - debt with a ledger) and thresholds, a
+    window's length (negative: `returns`), a quota's cycle and thresholds, whether a pool's jobs are measured.
     """
     limit = check.limit
     if isinstance(limit, Slots):
@@ -311,7 +311,8 @@ def _hold_param(check: CheckForm) -> int | bytes:
     if isinstance(limit, Quota) and check.terms is not None:
         return quota_cells.packed_cycle(check.terms.start_ms, limit.thresholds)
     if isinstance(limit, Balance):
-        return -1 - limit.debt if limit.ledger else limit.debt
+        bound = -1 - limit.debt if limit.ledger else limit.debt
+        return pack([pack([bound, *check.marks])]) if check.marks else bound
     if isinstance(limit, Window):
         return -limit.window_ms if limit.returns else limit.window_ms
     return 0

@@ -8,7 +8,7 @@ import msgpack
 from server.domain.errors import CorruptStateError
 from server.domain.ledger import Cause, LedgerEntry, Totals
 from server.domain.reconcile import BalanceState, GrantLeft
-from server.domain.refill import Refill
+from server.domain.refill import BalanceTerms, Refill
 from server.domain.units import FOREVER_MS
 from server.engine import keys, quota_cells
 from server.engine.base import AccountWrite
@@ -20,12 +20,12 @@ TOTALS_SIZE: Final = 49
 """Bytes of a balance's totals."""
 
 
-class RefillsAt(NamedTuple):
-    """Refills at an instant, for an account of this version; at 0 none are known yet."""
+class TermsAt(NamedTuple):
+    """The terms of balances at an instant, for an account of this version; at 0 none are known yet."""
 
     at_ms: int = 0
     version: int = 0
-    refills: Sequence[Refill] = ()
+    balances: BalanceTerms = BalanceTerms()
 
 
 def pack_account_write(now_ms: int, member: bytes, write: AccountWrite) -> bytes:
@@ -45,7 +45,7 @@ def pack_account_write(now_ms: int, member: bytes, write: AccountWrite) -> bytes
     for cell, units in write.grants.items():
         limit = write.balances.get(cell)
         terms = (burn_order(limit), int(limit.ledger), limit.debt) if limit is not None else ("", 0, 0)
-        values += (cell, units, write.source, write.expires_at_ms, *terms)
+        values += (cell, units, write.source, write.expires_at_ms, *terms, pack(write.marks.get(cell, ())))
     values.append(len(write.refills))
     for refill in write.refills:
         values += (*_refill_values(refill), int(write.raises))
@@ -65,10 +65,15 @@ def _refill_values(refill: Refill) -> tuple[object, ...]:
     return refill.cell, int(refill.ledgered), refill.plan, refill.ceiling, cycle.start_ms, cycle.end_ms
 
 
-def pack_reap(now_ms: int, most: int, member: bytes, terms: RefillsAt) -> bytes:
+def pack_reap(now_ms: int, most: int, member: bytes, terms: TermsAt) -> bytes:
     """The argument of `reap.lua`."""
-    refills = [value for refill in terms.refills for value in _refill_values(refill)]
+    refills = [value for refill in terms.balances.refills for value in _refill_values(refill)]
     return pack([now_ms, most, member, terms.at_ms, terms.version, *refills])
+
+
+def pack_marks(terms: TermsAt) -> bytes:
+    """What else `reap.lua` needs of the terms: the thresholds of each balance that has some, by cell."""
+    return pack([value for cell, marks in terms.balances.marks.items() for value in (cell, pack(marks))])
 
 
 def results_of(packed: bytes) -> Sequence[int]:

@@ -9,10 +9,12 @@ from typing import Final
 from server.administration import Administration
 from server.domain.decision import LimitResult
 from server.domain.hold import HoldView
-from server.domain.ledger import LedgerEntry
+from server.domain.ledger import LedgerEntry, Totals
+from server.domain.limits.balance import Balance, Marks
 from server.domain.limits.quota import Quota
 from server.domain.operation import TenantRef
 from server.domain.policy import BannerRule
+from server.domain.reconcile import BalanceState
 from server.domain.units import MAX_AMOUNT
 from server.gate import QuotaGate
 from server.views import EffectiveLimit, QuotaView
@@ -50,6 +52,25 @@ class Notice:
 
 
 @dataclass(frozen=True, slots=True)
+class LowBalance:
+    """A banner of a balance that had units, of which `left` are left, with those that open holds keep: it has fallen to
+    `mark`, the lowest of `marks` that it has reached.
+    """
+
+    limit: Balance
+    left: int
+    mark: int
+    marks: Marks
+
+    @property
+    def level(self) -> str:
+        """yellow, then amber at the lowest mark, and red when nothing is left."""
+        if not self.left:
+            return "red"
+        return "amber" if self.mark == self.marks[-1] else "yellow"
+
+
+@dataclass(frozen=True, slots=True)
 class TenantFigures:
     """All of one tenant at about one time."""
 
@@ -65,10 +86,13 @@ class TenantFigures:
     more_holds: bool
     ledger: Sequence[LedgerEntry]
     limit_ids: Mapping[str, str]
+    balances: Sequence[tuple[Balance, BalanceState]] = ()
     available: bool = True
     worded: bool = False
     banner: BannerRule | None = None
-    """Whether use is shown at all; whether the policy has banners of its own, and the one of them that is due."""
+    """Balances with thresholds; whether use is shown at all; whether the policy has banners of its own, and the one of
+    them that is due.
+    """
 
     @property
     def notice(self) -> Notice | None:
@@ -77,6 +101,14 @@ class TenantFigures:
             return None
         reached = [notice for view in self.quotas if (notice := _notice(view)) is not None]
         return max(reached, key=lambda notice: notice.percent, default=None)
+
+    @property
+    def low_balances(self) -> Sequence[LowBalance]:
+        """Balances that have fallen to a mark, in the policy's order; none where use is not shown."""
+        if not self.available:
+            return ()
+        low = (_low_balance(limit, state.totals, self.plan) for limit, state in self.balances)
+        return [one for one in low if one is not None]
 
     @property
     def other_results(self) -> Sequence[LimitResult]:
@@ -90,11 +122,12 @@ async def tenant_figures(
     """Asks for everything at once; raises a HoldgateError."""
     policy, ref = gate.resolve(ref)
     accounting = administration.accounting
-    usage, limits, (holds, next_hold), ledger = await asyncio.gather(
+    usage, limits, (holds, next_hold), ledger, balances = await asyncio.gather(
         gate.usage(ref, scope, within_s=within_s),
         gate.limits(ref, within_s=within_s),
         administration.list_holds(ref, MOST_HOLDS, "", within_s=within_s),
         accounting.latest(ref, MOST_ENTRIES, within_s=within_s),
+        accounting.watched(ref, within_s=within_s),
     )
     return TenantFigures(
         ref=ref,
@@ -109,6 +142,7 @@ async def tenant_figures(
         more_holds=bool(next_hold),
         ledger=ledger,
         limit_ids=accounting.limit_ids(ref),
+        balances=balances,
         available=usage.available,
         worded=bool(policy.usage.banners),
         banner=usage.banner[0] if usage.banner is not None else None,
@@ -125,6 +159,12 @@ def colour_of(percent: int) -> Colour:
     if percent >= RED_FROM:
         return Colour.RED
     return Colour.AMBER if percent >= AMBER_FROM else Colour.GREEN
+
+
+def _low_balance(limit: Balance, totals: Totals, plan: str) -> LowBalance | None:
+    marks = limit.marks(plan)
+    reached = [mark for mark in marks if totals.left <= mark and totals.granted]
+    return LowBalance(limit, totals.left, reached[-1], marks) if reached else None
 
 
 def _notice(view: QuotaView) -> Notice | None:

@@ -12,7 +12,7 @@ from server.domain.plan import Source
 from server.domain.policy import BannerRule
 from server.domain.units import MAX_AMOUNT
 from server.page.bars import bar, small_bar
-from server.page.figures import Notice, TenantFigures
+from server.page.figures import LowBalance, Notice, TenantFigures
 from server.page.html import Content, Html, document, joined, tag
 from server.views import QuotaView
 
@@ -78,6 +78,7 @@ def tenant(figures: TenantFigures) -> Html:
     return joined(
         [_banner(figures.notice)] if figures.notice is not None else [],
         [_worded(figures.banner)] if figures.banner is not None else [],
+        map(_low_banner, figures.low_balances),
         tag("h1", figures.ref.tenant),
         tag("p", about, class_="quiet"),
         [] if figures.available else tag("p", "Coming soon: use is counted, and not shown yet.", class_="quiet"),
@@ -102,6 +103,13 @@ def _banner(notice: Notice) -> Html:
     return tag(
         "p", tag("strong", f"{notice.threshold}% reached. "), words, class_=f"banner {notice.level}", role="alert"
     )
+
+
+def _low_banner(low: LowBalance) -> Html:
+    limit = low.limit
+    words = f"{limit.label}: {low.left:,} {limit.meter} left." if low.left else f"{limit.label}: nothing is left."
+    strong = tag("strong", f"Down to {low.mark:,}. ") if low.mark else ""
+    return tag("p", strong, words, class_=f"banner {low.level}", role="alert")
 
 
 def _worded(banner: BannerRule) -> Html:

@@ -240,6 +240,7 @@ _EXPECTED: Final[Mapping[str, str]] = {
     "list_type": "a list",
     "string_too_long": "at most {max_length} characters",
     "too_short": "at least {min_length} entry",
+    "too_long": "at most {max_length} entries",
     "greater_than_equal": "at least {ge}",
     "less_than_equal": "at most {le}",
     "literal_error": "{expected}",

@@ -10,7 +10,7 @@ from server.domain.errors import InvalidRequestError, PolicyRejectedError
 from server.domain.operation import TenantRef
 from server.domain.policy import Policy
 from server.domain.queue import QueueTerms, queue_terms
-from server.domain.refill import Refill, refills_of
+from server.domain.refill import BalanceTerms, balance_terms
 from server.policy.compiler import compile_text
 from server.policy.document import MAX_TEXT_BYTES
 from server.policy.knobs import KnobSource
@@ -53,9 +53,9 @@ class PolicyStore:
             raise InvalidRequestError.of("policy", f"{problem}; it has {', '.join(sorted(policies))}")
         return policy
 
-    def refills(self, ref: TenantRef, account: Account, at_ms: int) -> Sequence[Refill]:
-        """The refills of a tenant, by the policy that decides now; InvalidRequestError for an unknown policy."""
-        return refills_of(self.get(ref.policy), account, at_ms)
+    def refills(self, ref: TenantRef, account: Account, at_ms: int) -> BalanceTerms:
+        """The terms of a tenant's balances, by the policy that decides now; InvalidRequestError for an unknown one."""
+        return balance_terms(self.get(ref.policy), account, at_ms)
 
     def queues(self, ref: TenantRef, account: Account | None, at_ms: int) -> QueueTerms:
         """A tenant's pools with queues, by the policy that decides now; InvalidRequestError for an unknown policy."""

@@ -92,6 +92,15 @@ def quota_terms(terms: CycleTerms) -> quota_service_pb2.QuotaTerms:
 def notification(told: Notification) -> admin_service_pb2.Notification:
     """What people are to be told."""
     note, limit_id, scope = told
+    if note.mark is not None:
+        return admin_service_pb2.Notification(
+            id=note.note_id,
+            kind=admin_service_pb2.NOTIFICATION_KIND_LOW_BALANCE,
+            at_ms=note.at_ms,
+            limit_id=limit_id,
+            threshold=note.mark,
+            left=note.left,
+        )
     return admin_service_pb2.Notification(
         id=note.note_id,
         kind=admin_service_pb2.NOTIFICATION_KIND_THRESHOLD,

@@ -64,7 +64,7 @@ class _Registrar:
         behaviour = behaviour_of(handler)
         for layer in self._layers:
             behaviour = layer(method, handler, behaviour)
-        return _KINDS[bool(handler.request_streaming), bool(handler.response_streaming)](
+        return KINDS[bool(handler.request_streaming), bool(handler.response_streaming)](
             behaviour, handler.request_deserializer, handler.response_serializer
         )
 
@@ -77,9 +77,10 @@ def behaviour_of(handler: Handler) -> Behaviour:
     return cast("Behaviour", found)
 
 
-_KINDS: Final[Mapping[tuple[bool, bool], Callable[..., Handler]]] = {
+KINDS: Final[Mapping[tuple[bool, bool], Callable[..., Handler]]] = {
     (False, False): grpc.unary_unary_rpc_method_handler,
     (False, True): grpc.unary_stream_rpc_method_handler,
     (True, False): grpc.stream_unary_rpc_method_handler,
     (True, True): grpc.stream_stream_rpc_method_handler,
 }
+"""What makes a handler of a method that takes, and gives, a stream."""

@@ -45,11 +45,11 @@ LAB: Final = policy(
     count("places", 9),
     quota("allowance", 4, grace_ms=30 * 24 * HOUR_MS, thresholds=(75, 100)),
     only_for(LINE, "rest"),
-    balance("credits", debt=10),
+    balance("credits", debt=10, thresholds=(85, 70)),
 )
 LONG: Final = replace(TERMS, lease_ms=10 * HOUR_MS, longest_ms=20 * HOUR_MS)
 RICH: Final = replace(
-    policy(*LAB.limits, balance("purse", burn="312", refill=30, ledger=True)),
+    policy(*LAB.limits, balance("purse", burn="312", refill=30, ledger=True, thresholds=(60, 40, 5))),
     actions={"work": Action("work", TERMS), "rest": Action("rest", LONG)},
 )
 """The same with all that a balance may have."""

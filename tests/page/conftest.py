@@ -72,6 +72,13 @@ class Console:
         stub = quota_service_pb2_grpc.QuotaServiceStub(self.channel)
         await stub.Settle(quota.SettleRequest(tenant=tenant, hold_id=hold_id), timeout=WITHIN_S)
 
+    async def spend(self, units: int, tenant: str = "o1") -> None:
+        """Credits are taken and settled."""
+        hold_id = f"spend-{units}"
+        await self.take("buy", hold_id, tenant, credits=units)
+        stub = quota_service_pb2_grpc.QuotaServiceStub(self.channel)
+        await stub.Settle(quota.SettleRequest(tenant=tenant, hold_id=hold_id), timeout=WITHIN_S)
+
     async def release(self, hold_id: str, tenant: str = "o1") -> None:
         stub = quota_service_pb2_grpc.QuotaServiceStub(self.channel)
         await stub.Release(quota.ReleaseRequest(tenant=tenant, hold_id=hold_id), timeout=WITHIN_S)

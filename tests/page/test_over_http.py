@@ -46,6 +46,23 @@ async def test_who_waits_for_a_place_is_counted(console: Console) -> None:
     assert '<div class="small bar red"' in answer.text
 
 
+async def test_a_balance_that_has_fallen_to_a_threshold_has_a_banner(console: Console) -> None:
+    await console.open_account("o1")
+    banners = {
+        300: None,
+        150: "banner yellow",  # 50 left, of marks at 100 and 20
+        40: "banner amber",
+        10: "banner red",
+    }
+    words = {150: "Down to 100. </strong>Credits: 50 credits left.", 40: "Down to 20. ", 10: "nothing is left."}
+    for units, banner in banners.items():
+        await console.spend(units)
+        answer = await console.get("/?tenant=o1")
+        assert ("banner" in answer.text) is (banner is not None)
+        assert (banner or "") in answer.text
+        assert words.get(units, "") in answer.text
+
+
 async def test_a_tenant_of_which_nothing_is_known_has_empty_bars(console: Console) -> None:
     answer = await console.get("/?tenant=nobody")
     assert answer.status == 200

@@ -5,7 +5,7 @@ the ledgers are equal, the ledger tells every change, and what came in is what i
 """
 
 import asyncio
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import replace
 from typing import Any, ClassVar, Final
@@ -22,7 +22,7 @@ from server.domain.limits.balance import Balance, GrantSource
 from server.domain.operation import Operation, TenantRef
 from server.domain.plan import Plan, make_plan, usage_plan
 from server.domain.policy import Policy
-from server.domain.refill import refills_of
+from server.domain.refill import marks_of, refills_of
 from server.domain.units import FOREVER_MS
 from server.engine import keys
 from server.engine.base import AccountWrite, Engine, Granted, HoldOutcome, Written
@@ -54,7 +54,7 @@ steps_ms = st.sampled_from(
 expiries_ms = st.sampled_from([1, MINUTE_MS, MINUTE_MS, TERMS.lease_ms, HOUR_MS, DAY_MS, 40 * DAY_MS, FOREVER_MS])
 fractions = st.integers(1, 9).flatmap(lambda parts: st.tuples(st.integers(0, parts), st.just(parts)))
 policies = st.builds(
-    lambda burn, debt, free, calendar, refilled: policy(
+    lambda burn, debt, free, calendar, refilled, marks: policy(
         balance(
             "credits",
             debt=debt,
@@ -62,6 +62,7 @@ policies = st.builds(
             refill={"free": free, "pro": 60} if refilled else None,
             calendar=calendar,
             ledger=True,
+            thresholds=marks,
         ),
         terms=LONG,
     ),
@@ -70,6 +71,7 @@ policies = st.builds(
     st.integers(0, 40),
     st.booleans(),
     st.sampled_from([True, True, True, False]),
+    st.sampled_from([(), (20, 8, 0), (20, 8, 0), (5,)]),
 )
 
 
@@ -111,7 +113,9 @@ class MoneyAgrees(RuleBasedStateMachine):
 
     def write(self, write: AccountWrite) -> None:
         balances = {limit.cell: limit for limit in self.policy.limits if isinstance(limit, Balance)}
-        write = replace(write, balances=balances, fingerprint=repr((write.grants, write.expires_at_ms)).encode())
+        marks = marks_of(self.policy, self.account, self.clock())
+        content = repr((write.grants, write.expires_at_ms)).encode()
+        write = replace(write, balances=balances, marks=marks, fingerprint=content)
         answer = self.ask(lambda engine: engine.write_account(REF, write, WITHIN_S))
         if isinstance(answer, Written) and answer.applied:
             change = answer.changed.get(CELL, 0)
@@ -235,9 +239,28 @@ class MoneyAgrees(RuleBasedStateMachine):
         plan = usage_plan(self.policy, Operation(ref=REF, action=""), self.account, self.clock())
         self.ask(lambda engine: engine.look(plan, WITHIN_S))
         ledger = self.ask(lambda engine: engine.ledger(REF, 0, ALL_ENTRIES, WITHIN_S))
+        self.falls_are_noted(ledger)
         state = snapshot(self.store)
         assert broken_rules(state) == []
         self.must_add_up(state[KEYS.cells][1], ledger)  # type: ignore[arg-type]  # a hash
+
+    def falls_are_noted(self, ledger: list[LedgerEntry]) -> None:
+        """Both engines note the same. Each note is of an entry that fell to its mark, and each entry is noted once for
+        every mark that it fell to, as far as the policy of its hold had any.
+        """
+        noted = [
+            [note._replace(note_id="") for note in self.loop.run_until_complete(engine.notes(REF, "", 1000, WITHIN_S))]
+            for engine in self.engines
+        ]
+        assert noted[0] == noted[1]
+        falls = Counter(
+            (entry.at_ms, mark, entry.after.left)
+            for entry in ledger
+            for mark in (20, 8, 5, 0)
+            if entry.before.left > mark >= entry.after.left
+        )
+        told = Counter((note.at_ms, note.mark, note.left) for note in noted[0])
+        assert told <= falls
 
     def must_add_up(self, cells: Mapping[bytes, bytes], ledger: list[LedgerEntry]) -> None:
         """The equation of a balance, each part known from elsewhere than the cell."""

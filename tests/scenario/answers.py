@@ -97,6 +97,8 @@ def answer_fields(message: Message) -> Fields:
 
 
 def _noted(note: Fields) -> str:
+    if note["kind"] == "LOW_BALANCE":
+        return f"{note['limit_id']} {note['left']} left, at {note['threshold']}"
     return f"{note['limit_id']} {note['percent']}%"
 
 

@@ -155,6 +155,8 @@ class _NotificationKindEnumTypeWrapper(enum_type_wrapper._EnumTypeWrapper[_Notif
     """Never sent by a server."""
     NOTIFICATION_KIND_THRESHOLD: _NotificationKind.ValueType  # 1
     """Settled use of a quota reached a threshold; once for each cycle and value of the limit."""
+    NOTIFICATION_KIND_LOW_BALANCE: _NotificationKind.ValueType  # 2
+    """What is left of a balance, held units included, fell to a threshold; again after it has been above it."""
 
 class NotificationKind(_NotificationKind, metaclass=_NotificationKindEnumTypeWrapper):
     """What a notification is about."""
@@ -163,6 +165,8 @@ NOTIFICATION_KIND_UNSPECIFIED: NotificationKind.ValueType  # 0
 """Never sent by a server."""
 NOTIFICATION_KIND_THRESHOLD: NotificationKind.ValueType  # 1
 """Settled use of a quota reached a threshold; once for each cycle and value of the limit."""
+NOTIFICATION_KIND_LOW_BALANCE: NotificationKind.ValueType  # 2
+"""What is left of a balance, held units included, fell to a threshold; again after it has been above it."""
 
 @typing.final
 class Override(message.Message):
@@ -1804,6 +1808,8 @@ class Notification(message.Message):
     PERCENT_FIELD_NUMBER: builtins.int
     LIMIT_FIELD_NUMBER: builtins.int
     USED_FIELD_NUMBER: builtins.int
+    THRESHOLD_FIELD_NUMBER: builtins.int
+    LEFT_FIELD_NUMBER: builtins.int
     id: builtins.str
     """Rises within a tenant."""
     kind: NotificationKind.ValueType
@@ -1811,15 +1817,19 @@ class Notification(message.Message):
     at_ms: builtins.int
     """When it happened, in milliseconds since the epoch."""
     limit_id: builtins.str
-    """The quota's id."""
+    """The limit's id: a quota's, or a balance's."""
     cycle_starts_at_ms: builtins.int
-    """The first instant of the cycle."""
+    """Of a quota: the first instant of the cycle."""
     percent: builtins.int
-    """The threshold, in percent of the limit."""
+    """Of a quota: the threshold, in percent of the limit."""
     limit: builtins.int
-    """The limit, in base units."""
+    """Of a quota: the limit, in base units."""
     used: builtins.int
-    """What had been settled, in base units."""
+    """Of a quota: what had been settled, in base units."""
+    threshold: builtins.int
+    """Of a balance: the threshold, in base units."""
+    left: builtins.int
+    """Of a balance: what was left, in base units, with what open holds keep."""
     @builtins.property
     def scope(self) -> containers.ScalarMap[builtins.str, builtins.str]:
         """The values of the dimensions that separate its cells."""
@@ -1836,10 +1846,12 @@ class Notification(message.Message):
         percent: builtins.int = ...,
         limit: builtins.int = ...,
         used: builtins.int = ...,
+        threshold: builtins.int = ...,
+        left: builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["at_ms", b"at_ms", "cycle_starts_at_ms", b"cycle_starts_at_ms", "id", b"id", "kind", b"kind", "limit", b"limit", "limit_id", b"limit_id", "percent", b"percent", "scope", b"scope", "used", b"used"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = typing.Literal["at_ms", b"at_ms", "cycle_starts_at_ms", b"cycle_starts_at_ms", "id", b"id", "kind", b"kind", "left", b"left", "limit", b"limit", "limit_id", b"limit_id", "percent", b"percent", "scope", b"scope", "threshold", b"threshold", "used", b"used"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

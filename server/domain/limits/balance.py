@@ -7,7 +7,7 @@ charged + uncollected.
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from enum import IntEnum
-from typing import ClassVar, Final
+from typing import ClassVar, Final, TypeAlias
 
 from server.domain.cycle import Months, day_of_month
 from server.domain.ledger import Totals
@@ -16,6 +16,10 @@ from server.domain.units import FOREVER_MS, MAX_AMOUNT
 
 MOST_GRANTS: Final = 64
 """Most grants that one balance keeps apart."""
+
+
+Marks: TypeAlias = tuple[int, ...]
+"""Thresholds of a balance in base units, the highest first."""
 
 
 class GrantSource(IntEnum):
@@ -46,7 +50,7 @@ class Balance(Limit):
 
     `opening` is what a new account is given; `debt` how far a settle beyond the hold may go below zero. With a
     `burn` order, which has every source, grants are kept apart and used up in that order. `ledger` writes an entry
-    for each movement of money.
+    for each movement of money. When what is left, held units included, falls to one of `thresholds`, that is noted.
     """
 
     kind: ClassVar[Kind] = Kind.BALANCE
@@ -56,6 +60,19 @@ class Balance(Limit):
     burn: tuple[GrantSource, ...] = ()
     refill: Refilling | None = None
     ledger: bool = False
+    thresholds: tuple[PlanValues, ...] = ()
+
+    def marks(self, plan: str) -> Marks:
+        """What is told of an account on this plan; nothing on an unknown one."""
+        known = [mark.of(plan) for mark in self.thresholds if mark.by_plan is None or plan in mark.by_plan]
+        return tuple(sorted({mark for mark in known if mark is not None}, reverse=True))
+
+
+def fallen(marks: Marks, before: int, after: int) -> Marks:
+    """The marks that a fall from `before` to `after` units has reached, the highest first. Whoever rises above a mark
+    may fall to it again.
+    """
+    return tuple(mark for mark in marks if before > mark >= after)
 
 
 @dataclass(slots=True)

@@ -124,7 +124,8 @@ class Check(NamedTuple):
     `place` is the limit's index in the policy's list, `scope` the values of the limit's dimensions in order.
     `amount` must fit below `cap`; `take` is what a grant takes (0 when the policy only asks for room).
     `settles` tells whether the take follows the reported usage of the limit's meter. A quota has `terms`, a pool where
-    requests wait a `queue`; `shown` is a quota's cap as people read it, which differs where its meter is sampled.
+    requests wait a `queue`, a balance may have `marks` to tell of; `shown` is a quota's cap as people read it, which
+    differs where its meter is sampled.
     """
 
     place: int
@@ -137,6 +138,7 @@ class Check(NamedTuple):
     terms: CycleTerms | None = None
     queue: QueueForm | None = None
     shown: int = 0
+    marks: tuple[int, ...] = ()
 
 
 QUEUES: Final = -2
@@ -212,7 +214,7 @@ class Taken(NamedTuple):
     `base` is where this part starts within the meter's total (a raise adds a part), `last` whether it is the
     part that carries what is used beyond the reserved total. `cycle_ms` is the start of the cycle that it was taken
     in, for a quota. `draws` say which grants of a balance it came from, first charged first; without any it came from
-    the balance as one sum.
+    the balance as one sum. `marks` are the balance's thresholds for whoever took it.
     """
 
     amount: int
@@ -221,6 +223,7 @@ class Taken(NamedTuple):
     last: bool
     cycle_ms: int = 0
     draws: tuple[Draw, ...] = ()
+    marks: tuple[int, ...] = ()
 
 
 class Ending(IntEnum):

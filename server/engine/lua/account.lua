@@ -7,16 +7,17 @@ Keys   1 cells (hash)  2 account (string)  3 due (sorted set)  4 index of tenant
 Args   1 msgpack sequence: now_ms (0: ask the store), tenant's member in the index, replaces the record (1 or 0),
          expected version, record, write id ('': the version alone guards), fingerprint, cause (domain/ledger.py),
          number of changes, per change: field, units (below 0: taken back), source, expires_ms, burn order ('': not
-         kept apart), ledgered (1 or 0), debt bound; then number of refills, per refill: field, ledgered, plan,
-         ceiling, cycle_ms, next_ms, raises (1: at once, once per plan and cycle); then number of uses, per use: field,
-         limit, terms, cycle (quota.lua), units; then number of allocations, per allocation: field, name, units
+         kept apart), ledgered (1 or 0), debt bound, marks ('': none; else a msgpack sequence); then number of refills,
+         per refill: field, ledgered, plan, ceiling, cycle_ms, next_ms, raises (1: at once, once per plan and cycle);
+         then number of uses, per use: field, limit, terms, cycle (quota.lua), units; then number of allocations, per
+         allocation: field, name, units
 Reply  {1, account, results, waits} written, waits: 1 when somebody waits in a queue, for whom reap must look whether
        the turn has come; {2, account, results, 0} this id was written before, with equal content;
        {3, account} the version is another one; {4, now} something is overdue: call reap, then ask again;
        {5, account} a balance would pass 2^53 - 1; {6, account} this id was written before with other content;
        {7, account} a balance would have too many grants; {8, account} a grant would be over already.
        results: msgpack array, units changed per change.
-Writes cells, account, ids, grants, due and index, ledger, allocations. Ids stay as long as the account.
+Writes cells, account, ids, grants, due and index, ledger, allocations, notes. Ids stay as long as the account.
 Example {1, '{"plan":"free",...}', <10>} ]]
 --@include clock
 --@include grants_change
@@ -27,7 +28,7 @@ Example {1, '{"plan":"free",...}', <10>} ]]
 --@include queues
 --@include version
 
-local UPGRADE, CHANGE_SIZE, REFILL_SIZE, USE_SIZE, ALLOCATION_SIZE = 7, 7, 7, 5, 3
+local UPGRADE, CHANGE_SIZE, REFILL_SIZE, USE_SIZE, ALLOCATION_SIZE = 7, 8, 7, 5, 3
 local args = { cmsgpack.unpack(ARGV[1]) }
 local now, member, replaces, expected, record = clock(args[1]), args[2], args[3] == 1, args[4], args[5]
 local write_id, fingerprint, cause, changes = args[6], args[7], args[8], args[9]
@@ -74,7 +75,7 @@ if replaces and account_version(read[1]) ~= expected then
   return { 3, stored }
 end
 
-local raws, schedules, entries, results = {}, {}, {}, {}
+local raws, schedules, entries, results, falls = {}, {}, {}, {}, nil
 for index = 3, balances_last do
   raws[fields[index]] = read[index]
 end
@@ -96,8 +97,9 @@ end
 
 for change = 0, changes - 1 do
   local at = 10 + change * CHANGE_SIZE
-  local field, units, source, expires_ms, order, ledgered, bound = unpack(args, at, at + CHANGE_SIZE - 1)
+  local field, units, source, expires_ms, order, ledgered, bound, marks = unpack(args, at, at + CHANGE_SIZE - 1)
   local b, available, grants = balance_open(raws[field])
+  local had = left_of(b)
   if units >= 0 then
     local repaid = math.min(b[7], units) -- what comes in pays back what is owed
     b[1], b[7] = b[1] + units, b[7] - repaid
@@ -128,6 +130,9 @@ for change = 0, changes - 1 do
     if b[2] >= 9007199254740992 then
       return { 5, stored }
     end
+  end
+  if marks ~= '' then
+    falls = marks_reached(falls, field, { cmsgpack.unpack(marks) }, 1, had, left_of(b))
   end
   results[change + 1] = units
   if units > 0 then
@@ -196,6 +201,9 @@ local waits = redis.call('EXISTS', tenant_key('pools'))
 queues_kept().look(now, {}) -- finds what is corrupt before anything is written
 local before = redis.call('ZSCORE', KEYS[3], GRANTS_DUE)
 redis.call('ZSCORE', KEYS[4], member)
+if falls then
+  look_at_notes()
+end
 
 if replaces then
   cells[#cells + 1], cells[#cells + 2] = 'v', string.format('%.0f', expected + 1)
@@ -222,4 +230,7 @@ if write_id ~= '' then
   redis.call('HSET', KEYS[6], write_id, fingerprint .. packed_results)
 end
 write_ledger(entries)
+if falls then
+  write_crossings(falls, now)
+end
 return { 1, stored, packed_results, waits }

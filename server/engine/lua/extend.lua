@@ -23,6 +23,7 @@ Example {1, 1773144000000, <1,...>, <>, <>} ]]
 --@include reported
 --@include checks
 --@include draws_joined
+--@include drawn
 
 local plan = { cmsgpack.unpack(ARGV[1]) }
 local asked = { cmsgpack.unpack(ARGV[2]) }
@@ -209,7 +210,7 @@ if higher and fits then
       takes[n + 1], takes[n + 2], takes[n + 3], takes[n + 4] = plan[check], meter, asked[memo + 1], field
       takes[n + 5], takes[n + 6], takes[n + 7] = plan[check + 2], now - hold[2], floor_of(meter)
       local draws = plan.draws and plan.draws[field]
-      takes[n + 8], takes[n + 9] = 1, draws and cmsgpack.pack(asked[memo + 2], unpack(draws)) or asked[memo + 2]
+      takes[n + 8], takes[n + 9] = 1, draws and drawn(asked[memo + 2], draws) or asked[memo + 2]
     end
     taken[number] = plan[check + 2] or 0
     check, memo = check + CHECK_SIZE, memo + 3

@@ -7,12 +7,14 @@ Args   1 msgpack sequence: now_ms (0: ask the store), holds at most, tenant's me
          terms are for (0: none given), account version that they are for, then per term: field, ledgered, plan,
          ceiling, cycle_ms, next_ms
        2 terms of the queues as hg:{p/t}:pools has them (queues.lua), '' for those that are there
-Reply  {1, now, expired} more is overdue; {0, now, expired} nothing is; {2, now, expired, at_ms, account} a refill was
-       due at that instant: call again with its terms; {5, now, expired, account} the queues' terms are out of date:
-       call again with new ones.
-Writes per overdue hold, each read and then written whole: due, cells and windows of its takes, hold, ledger; for one
-       instant of grants: cells, grants, due, ledger (grants_change.lua); at the end cells.due and the index, whose
-       type is seen before the first write; when nothing is overdue any more, the turns of those who wait (queues.lua).
+       3 with terms of refills: a msgpack sequence, per balance that has marks: field, marks as a msgpack sequence
+Reply  {1, now, expired} more is overdue; {0, now, expired} nothing is; {2, now, expired, at_ms, account} a refill or
+       lapse was due at that instant: call again with its terms; {5, now, expired, account} the queues' terms are out of
+       date: call again with new ones.
+Writes per overdue hold, each read and then written whole: due, cells and windows of its takes, hold, ledger, notes;
+       for one instant of grants: cells, grants, due, ledger, notes (grants_change.lua); at the end cells.due and the
+       index, whose type is seen before the first write; when nothing is overdue any more, the turns of those who wait
+       (queues.lua).
 Example {0, 1773144000000, 3} ]]
 --@include clock
 --@include finish
@@ -26,6 +28,10 @@ local terms = {}
 for at = 6, #args, 6 do
   terms[args[at]] = { args[at + 1], args[at + 2], args[at + 3], args[at + 4], args[at + 5] }
 end
+local marks, marked = {}, { cmsgpack.unpack(ARGV[3]) }
+for at = 1, #marked, 2 do
+  marks[marked[at]] = { cmsgpack.unpack(marked[at + 1]) }
+end
 
 local version = account_version(redis.call('HMGET', KEYS[1], 'v', 'due')[1])
 redis.call('ZSCORE', KEYS[4], member)
@@ -35,7 +41,7 @@ queues.look(now, {}) -- finds what is corrupt before anything is written
 local expired = 0
 for _, id in ipairs(ids) do
   if id == GRANTS_DUE then
-    local wanted_ms = change_grants(now, version == args[5] and terms_ms or 0, terms)
+    local wanted_ms = change_grants(now, version == args[5] and terms_ms or 0, terms, marks)
     if wanted_ms then
       return { 2, now, expired, wanted_ms, redis.call('GET', KEYS[2]) or '' }
     end

@@ -21,6 +21,7 @@ Example {1, 1773144000000, <1,60000,0>} ]]
 --@include clock
 --@include hold_layout
 --@include checks
+--@include drawn
 
 local plan = { cmsgpack.unpack(ARGV[1]) }
 local gated, id, lease_ms, longest_ms, replay_ms, member, content = cmsgpack.unpack(ARGV[2])
@@ -83,7 +84,7 @@ if plan.draws then
   for take = takes_at + 1, #values, TAKE_SIZE do
     local draws = values[take] == BALANCE_KIND and values[take + 4] > 0 and plan.draws[values[take + 3]]
     if draws then
-      values[take + 8] = cmsgpack.pack(values[take + 8], unpack(draws))
+      values[take + 8] = drawn(values[take + 8], draws)
     end
   end
   content = cmsgpack.pack(unpack(values))

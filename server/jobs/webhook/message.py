@@ -21,6 +21,9 @@ LONGEST_SECRET_BYTES: Final = 64
 THRESHOLD_REACHED: Final = "quota.threshold_reached"
 """The type of a message about a quota's threshold."""
 
+BALANCE_LOW: Final = "balance.threshold_reached"
+"""The type of a message about a balance that has fallen to a threshold."""
+
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 
 
@@ -35,8 +38,14 @@ def message_of(ref: TenantRef, told: Notification) -> Message:
     """The message that tells a tenant's notification."""
     note = told.note
     identity = f"{ref.policy}\0{ref.tenant}\0{note.note_id}"
+    figures = {
+        "cycle_starts_at_ms": note.cycle_ms,
+        "percent": note.percent,
+        "limit": note.limit,
+        "used": note.used,
+    }
     content = {
-        "type": THRESHOLD_REACHED,
+        "type": THRESHOLD_REACHED if note.mark is None else BALANCE_LOW,
         "timestamp": (_EPOCH + timedelta(milliseconds=note.at_ms)).isoformat(timespec="milliseconds"),
         "data": {
             "policy": ref.policy,
@@ -44,10 +53,7 @@ def message_of(ref: TenantRef, told: Notification) -> Message:
             "id": note.note_id,
             "limit_id": told.limit_id,
             "scope": told.scope,
-            "cycle_starts_at_ms": note.cycle_ms,
-            "percent": note.percent,
-            "limit": note.limit,
-            "used": note.used,
+            **(figures if note.mark is None else {"threshold": note.mark, "left": note.left}),
         },
     }
     return Message(f"msg_{sha256(identity.encode()).hexdigest()[:32]}", orjson.dumps(content))

@@ -1,6 +1,7 @@
 """The YAML form of `balance`."""
 
-from typing import Final, Literal
+from itertools import pairwise
+from typing import Annotated, Final, Literal
 
 from pydantic import Field
 
@@ -16,6 +17,9 @@ from server.policy.model import Amount, Model, Name, PlanAmount
 SOURCES: Final = {source.name.lower(): source for source in GrantSource}
 """Where units may come from, as policies name it."""
 
+MOST_THRESHOLDS: Final = 8
+"""Marks of one balance: each hold remembers them."""
+
 
 class RefillModel(Model):
     """Each cycle begins with at least `to` units; `cycle` is a month from the account's day, or of the calendar."""
@@ -25,12 +29,12 @@ class RefillModel(Model):
 
     def compile(self, context: Context, path: Path, unit: Unit) -> Refilling:
         """The refill, in base units."""
-        ceiling = _given(context, (*path, "to"), context.plan_values((*path, "to"), self.to, unit))
-        return Refilling(ceiling, calendar=self.cycle == "calendar")
+        return Refilling(_given(context, (*path, "to"), self.to, unit), calendar=self.cycle == "calendar")
 
 
-def _given(context: Context, path: Path, values: PlanValues) -> PlanValues:
-    """The values; what is given must be an amount."""
+def _given(context: Context, path: Path, written: PlanAmount, unit: Unit) -> PlanValues:
+    """Values by plan that must be amounts."""
+    values = context.plan_values(path, written, unit)
     if None in ([values.constant] if values.by_plan is None else values.by_plan.values()):
         context.reject(path, "'unlimited' cannot be given; expected an amount")
     return values
@@ -41,7 +45,7 @@ class BalanceModel(StatefulModel):
 
     A new account is given `opening`; a settle above its hold may go `debt` below zero. `burn` keeps grants apart and
     names their sources in the order in which they are used up; `refill` tops up each cycle; `ledger` writes down each
-    movement of money.
+    movement of money. When what is left falls to one of `thresholds`, that is noted.
     """
 
     kind: Literal["balance"]
@@ -51,6 +55,7 @@ class BalanceModel(StatefulModel):
     burn: list[Literal["monthly", "bought", "promotional"]] = Field(default_factory=list)
     refill: RefillModel | None = None
     ledger: bool = False
+    thresholds: Annotated[list[PlanAmount], Field(max_length=MOST_THRESHOLDS)] = Field(default_factory=list)
 
     def compile(self, context: Context, path: Path) -> Balance:
         """The balance, in base units."""
@@ -62,16 +67,26 @@ class BalanceModel(StatefulModel):
             **self.rule(context, path),
             meter=meter.name,
             room=self.room_in(context, path, meter.unit),
-            opening=self._opening(context, (*path, "opening"), meter.unit),
+            opening=_given(context, (*path, "opening"), self.opening, meter.unit),
             debt=context.amount((*path, "debt"), self.debt, meter.unit),
             burn=self._burn(context, (*path, "burn")),
             refill=None if self.refill is None else self.refill.compile(context, (*path, "refill"), meter.unit),
             ledger=self.ledger,
+            thresholds=self._thresholds(context, (*path, "thresholds"), meter.unit),
             cell=cell_name(self.id, Kind.BALANCE, meter.name),
         )
 
-    def _opening(self, context: Context, path: Path, unit: Unit) -> PlanValues:
-        return _given(context, path, context.plan_values(path, self.opening, unit))
+    def _thresholds(self, context: Context, path: Path, unit: Unit) -> tuple[PlanValues, ...]:
+        before = context.document.problem_count
+        marks = [_given(context, (*path, place), mark, unit) for place, mark in enumerate(self.thresholds)]
+        if context.document.problem_count > before:
+            return ()
+        for higher, lower in pairwise(marks):
+            wrong = [plan for plan in context.plans if (higher.of(plan) or 0) <= (lower.of(plan) or 0)]
+            if wrong:
+                problem = f"on plan {wrong[0]} one is not below that before it; expected falling amounts"
+                context.reject(path, problem)
+        return tuple(marks)
 
     def _burn(self, context: Context, path: Path) -> tuple[GrantSource, ...]:
         if self.burn and sorted(self.burn) != sorted(SOURCES):

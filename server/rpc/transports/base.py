@@ -6,7 +6,7 @@ from typing import Any, Final, Protocol, TypeAlias
 from google.rpc.status_pb2 import Status
 from grpc import aio
 
-from server.domain.errors import BusyError
+from server.domain.errors import BusyError, InvalidRequestError
 from server.rpc import errors
 from server.rpc.load import Load
 
@@ -19,6 +19,12 @@ MAX_CONCURRENT_CALLS: Final = 4096
 
 BUSY: Final[Status] = errors.status_of(BusyError("the server has as many calls in work as it can answer in time"))
 """How a call ends that there is no room for."""
+
+
+UNREADABLE: Final[Status] = errors.status_of(
+    InvalidRequestError.of("request", "its bytes are no message of the type that the method takes")
+)
+"""How a call ends whose request cannot be read."""
 
 
 class ListenError(Exception):

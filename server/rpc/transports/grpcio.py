@@ -1,18 +1,15 @@
 """The reference transport: grpcio's asyncio server."""
 
-from collections.abc import Awaitable, Callable, Collection
-from typing import Any, Final, TypeAlias
+from collections.abc import Collection
+from typing import Final, cast
 
 import grpc
 from grpc import aio
 
-from server.rpc import errors
 from server.rpc.load import Load
-from server.rpc.transports.base import BUSY, MAX_CONCURRENT_CALLS, MAX_REQUEST_BYTES, ListenError, Route
+from server.rpc.transports.base import MAX_CONCURRENT_CALLS, MAX_REQUEST_BYTES, ListenError, Route
+from server.rpc.transports.grpcio_methods import Methods
 from server.rpc.transports.tls import TlsContent, TlsError, TlsFiles
-
-_Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
-_Found: TypeAlias = "grpc.RpcMethodHandler[Any, Any] | None"
 
 OPTIONS: Final = (
     ("grpc.max_receive_message_length", MAX_REQUEST_BYTES),
@@ -37,14 +34,16 @@ class GrpcioTransport:
         self._listen = listen
         self._tls = tls
         options = (*OPTIONS, ("grpc.so_reuseport", int(reuse_port)))
-        self._gatekeeper = _Gatekeeper()
-        self.server: Final = aio.server(
-            interceptors=(self._gatekeeper,), options=options, maximum_concurrent_rpcs=MAX_CONCURRENT_CALLS
+        self._methods = Methods()
+        # Generated code needs no more of a server than its two methods to add handlers.
+        self.server: Final = cast("aio.Server", self._methods)
+        self._grpcio = aio.server(
+            handlers=(self._methods,), options=options, maximum_concurrent_rpcs=MAX_CONCURRENT_CALLS
         )
 
     def bound(self, paths: Collection[str], load: Load) -> None:
-        """Turns away what the load has no room for; grpcio has read its request by then."""
-        self._gatekeeper.loads.update(dict.fromkeys(paths, load))
+        """Turns away what the load has no room for, before its request is read."""
+        self._methods.bound(paths, load)
 
     def add_route(self, path: str, route: Route) -> None:
         """Does nothing: grpcio serves gRPC alone."""
@@ -55,59 +54,20 @@ class GrpcioTransport:
             port = self._add_port()
         except RuntimeError as error:
             raise ListenError(f"cannot listen on {self._listen}: is another server using the port?") from error
-        await self.server.start()
+        await self._grpcio.start()
         return f"{self._listen.rpartition(':')[0]}:{port}"
 
     def _add_port(self) -> int:
         if self._tls is None:
-            return self.server.add_insecure_port(self._listen)
-        return self.server.add_secure_port(self._listen, _credentials(self._tls))
+            return self._grpcio.add_insecure_port(self._listen)
+        return self._grpcio.add_secure_port(self._listen, _credentials(self._tls))
 
     async def renew(self) -> None:
         """Nothing is to be done: each handshake asks for the certificate."""
 
     async def stop(self, grace_s: float) -> None:
         """Takes no more calls, lets those in work finish for up to `grace_s` seconds, and ends."""
-        await self.server.stop(grace_s)
-
-
-class _Gatekeeper(aio.ServerInterceptor):
-    """Turns away calls of unary methods, by their paths, that a load has no room for."""
-
-    def __init__(self) -> None:
-        self.loads: Final[dict[str, Load]] = {}
-        self._kept: dict[str, _Handler] = {}
-
-    async def intercept_service(
-        self,
-        continuation: Callable[[grpc.HandlerCallDetails], Awaitable[_Found]],
-        handler_call_details: grpc.HandlerCallDetails,
-    ) -> _Found:
-        """The method's handler, behind its load."""
-        path = handler_call_details.method
-        if (known := self._kept.get(path)) is not None:
-            return known
-        handler = await continuation(handler_call_details)
-        if (load := self.loads.get(path)) is not None and handler is not None:
-            handler = self._kept[path] = _behind(load, path, handler)
-        return handler
-
-
-def _behind(load: Load, path: str, handler: _Handler) -> _Handler:
-    behaviour: Any = handler.unary_unary
-
-    async def answer(request: Any, context: Any) -> Any:  # noqa: ANN401  # the method's own types
-        if load.is_full:
-            load.turn_away(path)
-            await errors.abort_with(context, BUSY)
-        load.active += 1
-        try:
-            return await behaviour(request, context)
-        finally:
-            load.active -= 1
-            load.done += 1
-
-    return grpc.unary_unary_rpc_method_handler(answer, handler.request_deserializer, handler.response_serializer)
+        await self._grpcio.stop(grace_s)
 
 
 def _credentials(tls: TlsFiles) -> grpc.ServerCredentials:

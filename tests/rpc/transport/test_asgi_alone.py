@@ -71,7 +71,7 @@ async def test_a_servicer_that_ends_as_cancelled_by_itself_leaves_no_caller_wait
 async def test_a_request_that_cannot_be_read_is_no_failure_of_the_server(raw: RawClient) -> None:
     with capture_logs() as logged:
         answer = await raw.call(f"{SERVICE}/Echo", frame(b"\xff\xff\xff"))
-    assert answer.grpc_status == StatusCode.INTERNAL.value[0]
+    assert answer.grpc_status == StatusCode.INVALID_ARGUMENT.value[0]
     assert logged == []
 
 

@@ -1,10 +1,13 @@
 """How a call ends: errors, deadlines, and callers who go away."""
 
 import asyncio
+from base64 import b64decode
 from collections.abc import Awaitable
 
 import pytest
 from google.protobuf.wrappers_pb2 import StringValue
+from google.rpc.error_details_pb2 import BadRequest, ErrorInfo
+from google.rpc.status_pb2 import Status
 from grpc import StatusCode, aio
 
 from server.rpc.transports.base import MAX_REQUEST_BYTES
@@ -73,10 +76,22 @@ async def test_what_is_not_served_is_unimplemented(channel: aio.Channel, method:
     assert (error.code(), error.details()) == (StatusCode.UNIMPLEMENTED, "Method not found!")
 
 
-async def test_a_request_that_is_no_message_of_the_method_is_an_error(raw: RawClient, stub: ProbeStub) -> None:
-    answer = await raw.call(f"{SERVICE}/Echo", frame(b"\xff\xff\xff"))
-    assert answer.grpc_status in {StatusCode.INTERNAL.value[0], StatusCode.UNKNOWN.value[0]}
+@pytest.mark.parametrize("method", ["Echo", "Count", "Write", "Join", "Chat"])
+async def test_a_request_that_is_no_message_of_the_method_is_the_callers_fault(
+    method: str, raw: RawClient, stub: ProbeStub, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Whether one message is taken or many, one given or many; a log is not to be filled by what strangers send."""
+    answer = await raw.call(f"{SERVICE}/{method}", frame(b"\xff\xff\xff"))
+    assert answer.grpc_status == StatusCode.INVALID_ARGUMENT.value[0]
+    info, bad = ErrorInfo(), BadRequest()
+    details = (answer.trailers or answer.headers)["grpc-status-details-bin"]
+    told = Status.FromString(b64decode(details + "=" * (-len(details) % 4))).details
+    assert told[0].Unpack(info)
+    assert told[1].Unpack(bad)
+    assert info.reason == "ERROR_REASON_INVALID_REQUEST"
+    assert [violation.field for violation in bad.field_violations] == ["request"]
     assert (await stub.Echo(StringValue(value="still here"))).value == "still here"
+    assert caplog.text == ""
 
 
 async def test_a_request_that_is_too_large_is_refused(stub: ProbeStub) -> None:

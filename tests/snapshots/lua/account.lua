@@ -7,16 +7,17 @@ Keys   1 cells (hash)  2 account (string)  3 due (sorted set)  4 index of tenant
 Args   1 msgpack sequence: now_ms (0: ask the store), tenant's member in the index, replaces the record (1 or 0),
          expected version, record, write id ('': the version alone guards), fingerprint, cause (domain/ledger.py),
          number of changes, per change: field, units (below 0: taken back), source, expires_ms, burn order ('': not
-         kept apart), ledgered (1 or 0), debt bound; then number of refills, per refill: field, ledgered, plan,
-         ceiling, cycle_ms, next_ms, raises (1: at once, once per plan and cycle); then number of uses, per use: field,
-         limit, terms, cycle (quota.lua), units; then number of allocations, per allocation: field, name, units
+         kept apart), ledgered (1 or 0), debt bound, marks ('': none; else a msgpack sequence); then number of refills,
+         per refill: field, ledgered, plan, ceiling, cycle_ms, next_ms, raises (1: at once, once per plan and cycle);
+         then number of uses, per use: field, limit, terms, cycle (quota.lua), units; then number of allocations, per
+         allocation: field, name, units
 Reply  {1, account, results, waits} written, waits: 1 when somebody waits in a queue, for whom reap must look whether
        the turn has come; {2, account, results, 0} this id was written before, with equal content;
        {3, account} the version is another one; {4, now} something is overdue: call reap, then ask again;
        {5, account} a balance would pass 2^53 - 1; {6, account} this id was written before with other content;
        {7, account} a balance would have too many grants; {8, account} a grant would be over already.
        results: msgpack array, units changed per change.
-Writes cells, account, ids, grants, due and index, ledger, allocations. Ids stay as long as the account.
+Writes cells, account, ids, grants, due and index, ledger, allocations, notes. Ids stay as long as the account.
 Example {1, '{"plan":"free",...}', <10>} ]]
 -- The one clock of a script: the store's own time in milliseconds, or what a test passes (0 asks the store).
 local function clock(given)
@@ -207,12 +208,59 @@ local function balance_open(raw)
   return b, available, grants_kept().read(string.sub(raw, BALANCE_SIZE + 1), available)
 end
 
+-- What is not spent: available and held.
+local function left_of(b)
+  return b[1] - b[2] - b[5] - b[3] + b[7]
+end
+
 local function balance_packed(b, grants)
   if math.min(unpack(b)) < 0 or math.max(unpack(b)) >= 9007199254740992 then
     error('CORRUPT a balance outside 0 to 2^53 - 1')
   end
   return struct.pack(BALANCE, b[1], b[2], b[3], b[4], b[5], b[6], b[7])
     .. (grants and grants_kept().packed(grants) or '')
+end
+-- Adds to `falls` (nil: none yet) the marks that a fall of what is left has reached, the highest first: field, mark,
+-- left of each. Whoever rises above a mark may fall to it again, so nothing needs to be remembered.
+local function marks_reached(falls, field, marks, first, before, after)
+  for index = first, #marks do
+    if before > marks[index] and after <= marks[index] then
+      falls = falls or {}
+      falls[#falls + 1] = { field, marks[index], after }
+    end
+  end
+  return falls
+end
+
+--[[ Notes for the tenant's people, in the stream hg:{p/t}:note: each a list of fields with values (engine/notes.py).
+The oldest leave when there are more than this. ]]
+local MOST_NOTES = '1000'
+local FALL_SIZE = 3
+
+-- That both keys have their types is seen before a step's first write.
+local function look_at_notes()
+  redis.call('XLEN', tenant_key('note'))
+  redis.call('ZCARD', noted_key())
+end
+
+-- Writes the thresholds that a step crossed: `crossings` has field, start, end, percent, limit, used of each, or for a
+-- balance field, mark, left. The tenant is listed for the webhook by its oldest note that was not told, and whoever
+-- watches is woken; a store user who may not PUBLISH only makes watchers slow.
+local function write_crossings(crossings, now)
+  for index = 1, #crossings do
+    local crossing = crossings[index]
+    local names = #crossing == FALL_SIZE and { 'mark', 'left' } or { 'cycle', 'ends', 'percent', 'limit', 'used' }
+    local fields = {}
+    for place = 1, #names do
+      fields[place * 2 - 1], fields[place * 2] = names[place], string.format('%.0f', crossing[place + 1])
+    end
+    redis.call(
+      'XADD', tenant_key('note'), 'MAXLEN', '=', MOST_NOTES, '*',
+      'kind', 'threshold', 'at', string.format('%.0f', now), 'cell', crossing[1], unpack(fields)
+    )
+  end
+  redis.call('ZADD', noted_key(), 'NX', string.format('%.0f', now), member_name())
+  redis.pcall('PUBLISH', NOTED_CHANNEL, member_name())
 end
 
 --[[ What time does to balances: grants lapse, and a refill tops up to its ceiling when a cycle begins.
@@ -267,9 +315,9 @@ local function lapse(grants, at_ms)
 end
 
 --[[ One step: everything that changes at the next instant, if that has come. `terms` are for refills at `terms_ms`:
-per field ledgered, plan, ceiling, cycle_ms, next_ms. Returns nil when done, or the instant for which terms are wanted.
-Reads all, then writes. ]]
-local function change_grants(now, terms_ms, terms)
+per field ledgered, plan, ceiling, cycle_ms, next_ms; `marks` are those of balances then, per field. Returns nil when
+done, or the instant for which terms are wanted. Reads all, then writes. ]]
+local function change_grants(now, terms_ms, terms, marks)
   local grants_key = tenant_key('grants')
   local stored = redis.call('HGETALL', grants_key)
   local fields, schedules = {}, {}
@@ -291,7 +339,7 @@ local function change_grants(now, terms_ms, terms)
   end
   redis.call('XLEN', tenant_key('ledger'))
 
-  local entries, cells, kept, gone, due = {}, {}, {}, {}, NEVER
+  local entries, cells, kept, gone, due, falls = {}, {}, {}, {}, NEVER, nil
   for _, field in ipairs(fields) do
     local schedule = schedules[field]
     local b, available, grants = balance_open(raws[field])
@@ -303,14 +351,18 @@ local function change_grants(now, terms_ms, terms)
       raws[field] = raw
     end
     if at_ms <= now then
+      local had = left_of(b)
       local left = grants and lapse(grants, at_ms) or 0
+      if left > 0 and terms_ms ~= at_ms then
+        return at_ms
+      end
       b[5], available = b[5] + left, available - left
       if left > 0 then
         moved(grants[2], LAPSE)
       end
       if schedule[2] <= at_ms then
-        local term = terms and terms_ms == at_ms and terms[field]
-        if not terms or terms_ms ~= at_ms then
+        local term = terms[field]
+        if terms_ms ~= at_ms then
           return at_ms
         end
         if not term then
@@ -325,6 +377,7 @@ local function change_grants(now, terms_ms, terms)
         end
       end
       cells[#cells + 1], cells[#cells + 2] = field, balance_packed(b, grants)
+      falls = marks_reached(falls, field, marks[field] or {}, 1, had, left_of(b))
     end
     local change_ms = next_change(schedule, grants)
     due = math.min(due, change_ms)
@@ -333,6 +386,9 @@ local function change_grants(now, terms_ms, terms)
     else
       gone[#gone + 1] = field
     end
+  end
+  if falls then
+    look_at_notes()
   end
 
   if #cells > 0 then
@@ -350,6 +406,9 @@ local function change_grants(now, terms_ms, terms)
     redis.call('ZREM', KEYS[3], GRANTS_DUE)
   end
   write_ledger(entries)
+  if falls then
+    write_crossings(falls, at_ms)
+  end
   return nil
 end
 --[[ quota: an allowance per cycle. Twin of server/domain/limits/quota.py.
@@ -562,7 +621,8 @@ windows' key behind the tag), field, amount, ms since created, base, last, param
 length in ms, negative where a release returns even the request; a quota's cycle and thresholds, packed)
 A balance's bound is -1 - bound where it has a ledger. With what was drawn from grants that are kept apart it is a
 msgpack sequence, so that what is not used returns where it came from: the bound, then in turn source, expires_ms,
-units. What is charged comes off their front.
+units. What is charged comes off their front. With marks, too, it is a sequence, whose bound is one itself: the bound,
+then the marks, the highest first.
 Of a hold that waits in a queue 3 is 0: until when stands in the due set alone, so that a ticket is renewed there. 4
 counts from its turn on, and its take of the pool has taken nothing yet (queues.lua).
 Once a hold is settled or released, 3, 4, 7 and 8 are 0: a tombstone is kept small. ]]
@@ -690,7 +750,8 @@ local function queues_kept()
     error('CORRUPT a hold that waits for no pool')
   end
 
-  -- What one turn writes: the hold gets its place, until it is claimed.
+  -- What one turn writes: the hold gets its place, until it is claimed. Whatever the clock has done, that never begins
+  -- before the request did.
   local function turn_of(id, field, now)
     local key = tenant_key('h:' .. id)
     local raw = redis.call('GET', key)
@@ -699,10 +760,11 @@ local function queues_kept()
     end
     local hold, at = hold_read(raw)
     local take = queued_take(hold, at)
-    local param, since = hold[take + 8], now - hold[2]
-    local deadline = now + struct.unpack('>I4', param, TICKET_AT)
-    hold[1], hold[3], hold[4], hold[take + 5] = PROMOTED, deadline - hold[2], hold[4] + since, since
-    return { id, field, key, cmsgpack.pack(unpack(hold)), deadline, string.sub(param, OWNER_AT) }
+    local param, since = hold[take + 8], math.max(now - hold[2], 0)
+    local lease_in = since + struct.unpack('>I4', param, TICKET_AT)
+    hold[1], hold[3], hold[4], hold[take + 5] = PROMOTED, lease_in, hold[4] + since, since
+    local record, began, owner = cmsgpack.pack(unpack(hold)), hold[2] + since, string.sub(param, OWNER_AT)
+    return { id, field, key, record, hold[2] + lease_in, owner, began }
   end
 
   --[[ Whose turn it is, reading everything and writing nothing. `changed` has cells as they are about to be (false:
@@ -713,7 +775,7 @@ local function queues_kept()
     if not packed then
       return nil, 0
     end
-    local terms, fields = { cmsgpack.unpack(packed) }, { 'v' }
+    local terms, fields = { cmsgpack.unpack(packed) }, { 'v', 'due' }
     local at = 5
     for _ = 1, terms[4] do
       for cell = 1, terms[at + 1] do
@@ -725,7 +787,7 @@ local function queues_kept()
     if terms[1] ~= account_version(read[1]) or now < terms[2] or now >= terms[3] then
       return nil, 2
     end
-    local turns, sets, more, waiting, before = {}, {}, 0, 0, 1
+    local turns, sets, more, waiting, before, first = {}, {}, 0, 0, 2, nil
     at = 5
     for _ = 1, terms[4] do
       local cap, count = terms[at], terms[at + 1]
@@ -758,20 +820,27 @@ local function queues_kept()
         local cell = heads[place][3]
         local turn = turn_of(heads[place][2], terms[at + 1 + cell], now)
         if turn[3] then
-          raws[cell] = pool_taken(raws[cell], now)
+          raws[cell] = pool_taken(raws[cell], turn[7])
           sets[terms[at + 1 + cell]] = raws[cell]
+          first = math.min(first or turn[5], turn[5])
         end
         turns[#turns + 1] = turn
       end
       at, before = at + 2 + count, before + count
     end
-    return { turns, sets, waiting - #turns - (leaving and 1 or 0) }, more
+    -- After a clock that stepped back, a place may have to be claimed before all else is due.
+    if first and read[2] and tonumber(read[2]) <= first then
+      first = nil
+    elseif first then
+      redis.call('ZSCORE', KEYS[4], member_name())
+    end
+    return { turns, sets, waiting - #turns - (leaving and 1 or 0), first }, more
   end
 
   -- Gives the turns their places, wakes who waits for them, and clears up behind the last one. A store user who may not
   -- PUBLISH only makes waiters slow: they look by themselves when they renew their tickets.
   local function promote_write(promoted)
-    local turns, sets, waiting = unpack(promoted)
+    local turns, sets, waiting, first = unpack(promoted, 1, 4)
     for number = 1, #turns do
       local id, field, key, record, deadline = unpack(turns[number], 1, 5)
       redis.call('ZREM', queue_key(field), id)
@@ -779,6 +848,11 @@ local function queues_kept()
         redis.call('SET', key, record)
         redis.call('ZADD', KEYS[3], 'XX', string.format('%.0f', deadline), id)
       end
+    end
+    if first then
+      local due = string.format('%.0f', first)
+      redis.call('ZADD', KEYS[4], due, member_name())
+      redis.call('HSET', KEYS[1], 'due', due)
     end
     if #turns > 0 and next(sets) then
       local cells = {}
@@ -802,7 +876,7 @@ local function queues_kept()
   return { take = queued_take, look = promote_look, write = promote_write }
 end
 
-local UPGRADE, CHANGE_SIZE, REFILL_SIZE, USE_SIZE, ALLOCATION_SIZE = 7, 7, 7, 5, 3
+local UPGRADE, CHANGE_SIZE, REFILL_SIZE, USE_SIZE, ALLOCATION_SIZE = 7, 8, 7, 5, 3
 local args = { cmsgpack.unpack(ARGV[1]) }
 local now, member, replaces, expected, record = clock(args[1]), args[2], args[3] == 1, args[4], args[5]
 local write_id, fingerprint, cause, changes = args[6], args[7], args[8], args[9]
@@ -849,7 +923,7 @@ if replaces and account_version(read[1]) ~= expected then
   return { 3, stored }
 end
 
-local raws, schedules, entries, results = {}, {}, {}, {}
+local raws, schedules, entries, results, falls = {}, {}, {}, {}, nil
 for index = 3, balances_last do
   raws[fields[index]] = read[index]
 end
@@ -871,8 +945,9 @@ end
 
 for change = 0, changes - 1 do
   local at = 10 + change * CHANGE_SIZE
-  local field, units, source, expires_ms, order, ledgered, bound = unpack(args, at, at + CHANGE_SIZE - 1)
+  local field, units, source, expires_ms, order, ledgered, bound, marks = unpack(args, at, at + CHANGE_SIZE - 1)
   local b, available, grants = balance_open(raws[field])
+  local had = left_of(b)
   if units >= 0 then
     local repaid = math.min(b[7], units) -- what comes in pays back what is owed
     b[1], b[7] = b[1] + units, b[7] - repaid
@@ -903,6 +978,9 @@ for change = 0, changes - 1 do
     if b[2] >= 9007199254740992 then
       return { 5, stored }
     end
+  end
+  if marks ~= '' then
+    falls = marks_reached(falls, field, { cmsgpack.unpack(marks) }, 1, had, left_of(b))
   end
   results[change + 1] = units
   if units > 0 then
@@ -971,6 +1049,9 @@ local waits = redis.call('EXISTS', tenant_key('pools'))
 queues_kept().look(now, {}) -- finds what is corrupt before anything is written
 local before = redis.call('ZSCORE', KEYS[3], GRANTS_DUE)
 redis.call('ZSCORE', KEYS[4], member)
+if falls then
+  look_at_notes()
+end
 
 if replaces then
   cells[#cells + 1], cells[#cells + 2] = 'v', string.format('%.0f', expected + 1)
@@ -997,4 +1078,7 @@ if write_id ~= '' then
   redis.call('HSET', KEYS[6], write_id, fingerprint .. packed_results)
 end
 write_ledger(entries)
+if falls then
+  write_crossings(falls, now)
+end
 return { 1, stored, packed_results, waits }

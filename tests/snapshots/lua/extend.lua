@@ -53,7 +53,8 @@ windows' key behind the tag), field, amount, ms since created, base, last, param
 length in ms, negative where a release returns even the request; a quota's cycle and thresholds, packed)
 A balance's bound is -1 - bound where it has a ledger. With what was drawn from grants that are kept apart it is a
 msgpack sequence, so that what is not used returns where it came from: the bound, then in turn source, expires_ms,
-units. What is charged comes off their front.
+units. What is charged comes off their front. With marks, too, it is a sequence, whose bound is one itself: the bound,
+then the marks, the highest first.
 Of a hold that waits in a queue 3 is 0: until when stands in the due set alone, so that a ticket is renewed there. 4
 counts from its turn on, and its take of the pool has taken nothing yet (queues.lua).
 Once a hold is settled or released, 3, 4, 7 and 8 are 0: a tombstone is kept small. ]]
@@ -248,7 +249,8 @@ local function queues_kept()
     error('CORRUPT a hold that waits for no pool')
   end
 
-  -- What one turn writes: the hold gets its place, until it is claimed.
+  -- What one turn writes: the hold gets its place, until it is claimed. Whatever the clock has done, that never begins
+  -- before the request did.
   local function turn_of(id, field, now)
     local key = tenant_key('h:' .. id)
     local raw = redis.call('GET', key)
@@ -257,10 +259,11 @@ local function queues_kept()
     end
     local hold, at = hold_read(raw)
     local take = queued_take(hold, at)
-    local param, since = hold[take + 8], now - hold[2]
-    local deadline = now + struct.unpack('>I4', param, TICKET_AT)
-    hold[1], hold[3], hold[4], hold[take + 5] = PROMOTED, deadline - hold[2], hold[4] + since, since
-    return { id, field, key, cmsgpack.pack(unpack(hold)), deadline, string.sub(param, OWNER_AT) }
+    local param, since = hold[take + 8], math.max(now - hold[2], 0)
+    local lease_in = since + struct.unpack('>I4', param, TICKET_AT)
+    hold[1], hold[3], hold[4], hold[take + 5] = PROMOTED, lease_in, hold[4] + since, since
+    local record, began, owner = cmsgpack.pack(unpack(hold)), hold[2] + since, string.sub(param, OWNER_AT)
+    return { id, field, key, record, hold[2] + lease_in, owner, began }
   end
 
   --[[ Whose turn it is, reading everything and writing nothing. `changed` has cells as they are about to be (false:
@@ -271,7 +274,7 @@ local function queues_kept()
     if not packed then
       return nil, 0
     end
-    local terms, fields = { cmsgpack.unpack(packed) }, { 'v' }
+    local terms, fields = { cmsgpack.unpack(packed) }, { 'v', 'due' }
     local at = 5
     for _ = 1, terms[4] do
       for cell = 1, terms[at + 1] do
@@ -283,7 +286,7 @@ local function queues_kept()
     if terms[1] ~= account_version(read[1]) or now < terms[2] or now >= terms[3] then
       return nil, 2
     end
-    local turns, sets, more, waiting, before = {}, {}, 0, 0, 1
+    local turns, sets, more, waiting, before, first = {}, {}, 0, 0, 2, nil
     at = 5
     for _ = 1, terms[4] do
       local cap, count = terms[at], terms[at + 1]
@@ -316,20 +319,27 @@ local function queues_kept()
         local cell = heads[place][3]
         local turn = turn_of(heads[place][2], terms[at + 1 + cell], now)
         if turn[3] then
-          raws[cell] = pool_taken(raws[cell], now)
+          raws[cell] = pool_taken(raws[cell], turn[7])
           sets[terms[at + 1 + cell]] = raws[cell]
+          first = math.min(first or turn[5], turn[5])
         end
         turns[#turns + 1] = turn
       end
       at, before = at + 2 + count, before + count
     end
-    return { turns, sets, waiting - #turns - (leaving and 1 or 0) }, more
+    -- After a clock that stepped back, a place may have to be claimed before all else is due.
+    if first and read[2] and tonumber(read[2]) <= first then
+      first = nil
+    elseif first then
+      redis.call('ZSCORE', KEYS[4], member_name())
+    end
+    return { turns, sets, waiting - #turns - (leaving and 1 or 0), first }, more
   end
 
   -- Gives the turns their places, wakes who waits for them, and clears up behind the last one. A store user who may not
   -- PUBLISH only makes waiters slow: they look by themselves when they renew their tickets.
   local function promote_write(promoted)
-    local turns, sets, waiting = unpack(promoted)
+    local turns, sets, waiting, first = unpack(promoted, 1, 4)
     for number = 1, #turns do
       local id, field, key, record, deadline = unpack(turns[number], 1, 5)
       redis.call('ZREM', queue_key(field), id)
@@ -337,6 +347,11 @@ local function queues_kept()
         redis.call('SET', key, record)
         redis.call('ZADD', KEYS[3], 'XX', string.format('%.0f', deadline), id)
       end
+    end
+    if first then
+      local due = string.format('%.0f', first)
+      redis.call('ZADD', KEYS[4], due, member_name())
+      redis.call('HSET', KEYS[1], 'due', due)
     end
     if #turns > 0 and next(sets) then
       local cells = {}
@@ -489,15 +504,35 @@ local function grants_kept()
     give_back = grants_return,
   }
 end
+-- Adds to `falls` (nil: none yet) the marks that a fall of what is left has reached, the highest first: field, mark,
+-- left of each. Whoever rises above a mark may fall to it again, so nothing needs to be remembered.
+local function marks_reached(falls, field, marks, first, before, after)
+  for index = first, #marks do
+    if before > marks[index] and after <= marks[index] then
+      falls = falls or {}
+      falls[#falls + 1] = { field, marks[index], after }
+    end
+  end
+  return falls
+end
 
---[[ New raw value, uncollected, whether the ledger wants an entry. Charges the hold's own units, then unreserved ones,
-then debt up to the bound. `param` is the bound, -1 - bound where movements go to the ledger, or with draws
-(hold_layout.lua). What a hold does not use goes back to the grant that it came from, or is expired with it. ]]
-local function balance_finish(raw, ending, live, amount, param, before, after)
-  local bound, draws = param, nil
+-- Behind the bound, in the param of a balance with marks.
+local FIRST_MARK = 2
+
+--[[ New raw value, uncollected, whether the ledger wants an entry, which marks were reached (nil: none). Charges the
+hold's own units, then unreserved ones, then debt up to the bound. `param` is the bound, -1 - bound where movements go
+to the ledger, or with marks and draws (hold_layout.lua). What a hold does not use goes back to the grant that it came
+from, or is expired with it. ]]
+local function balance_finish(raw, ending, live, amount, param, before, after, field)
+  local bound, draws, marks = param, nil, nil
   if type(param) == 'string' then
     draws = { cmsgpack.unpack(param) }
     bound = draws[1]
+    if type(bound) == 'string' then
+      marks = { cmsgpack.unpack(bound) }
+      bound = marks[1]
+    end
+    draws = draws[2] and draws
   end
   local ledgered = bound < 0
   if ledgered then
@@ -510,6 +545,7 @@ local function balance_finish(raw, ending, live, amount, param, before, after)
     end
     granted, reversed, charged, held, expired, uncollected, debt = struct.unpack(BALANCE, raw)
   end
+  local had = granted - reversed - expired - charged + debt
   local kept, grants
   if raw and #raw > BALANCE_SIZE then
     kept = grants_kept()
@@ -548,7 +584,12 @@ local function balance_finish(raw, ending, live, amount, param, before, after)
   if grants then
     new = new .. kept.packed(grants)
   end
-  return new, lost, ledgered and (after > before or over > 0)
+  local falls
+  if marks then
+    local left = granted - reversed - expired - charged + debt
+    falls = marks_reached(nil, field, marks, FIRST_MARK, had, left)
+  end
+  return new, lost, ledgered and (after > before or over > 0), falls
 end
 --[[ quota: an allowance per cycle. Twin of server/domain/limits/quota.py.
 
@@ -712,6 +753,7 @@ end
 --[[ Notes for the tenant's people, in the stream hg:{p/t}:note: each a list of fields with values (engine/notes.py).
 The oldest leave when there are more than this. ]]
 local MOST_NOTES = '1000'
+local FALL_SIZE = 3
 
 -- That both keys have their types is seen before a step's first write.
 local function look_at_notes()
@@ -719,18 +761,20 @@ local function look_at_notes()
   redis.call('ZCARD', noted_key())
 end
 
--- Writes the thresholds that a step crossed: `crossings` has field, start, end, percent, limit, used of each. The
--- tenant is listed for the webhook by its oldest note that was not told, and whoever watches is woken; a store user who
--- may not PUBLISH only makes watchers slow.
+-- Writes the thresholds that a step crossed: `crossings` has field, start, end, percent, limit, used of each, or for a
+-- balance field, mark, left. The tenant is listed for the webhook by its oldest note that was not told, and whoever
+-- watches is woken; a store user who may not PUBLISH only makes watchers slow.
 local function write_crossings(crossings, now)
   for index = 1, #crossings do
-    local field, start, stop, percent, limit, used = unpack(crossings[index])
+    local crossing = crossings[index]
+    local names = #crossing == FALL_SIZE and { 'mark', 'left' } or { 'cycle', 'ends', 'percent', 'limit', 'used' }
+    local fields = {}
+    for place = 1, #names do
+      fields[place * 2 - 1], fields[place * 2] = names[place], string.format('%.0f', crossing[place + 1])
+    end
     redis.call(
       'XADD', tenant_key('note'), 'MAXLEN', '=', MOST_NOTES, '*',
-      'kind', 'threshold', 'at', string.format('%.0f', now), 'cell', field, 'cycle', string.format('%.0f', start),
-      'ends', string.format('%.0f', stop),
-      'percent', string.format('%.0f', percent), 'limit', string.format('%.0f', limit),
-      'used', string.format('%.0f', used)
+      'kind', 'threshold', 'at', string.format('%.0f', now), 'cell', crossing[1], unpack(fields)
     )
   end
   redis.call('ZADD', noted_key(), 'NX', string.format('%.0f', now), member_name())
@@ -810,13 +854,14 @@ local function finish(key, id, hold, at, ending, state, after, now, name, reaps)
         new = window_finish(raw, ending, amount, created + hold[take + 5], param, before, total, now)
       elseif kind == 4 then
         new = raw
-        if was == QUEUED then
+        local has_queue = param ~= 0 and #param >= OWNER_AT - 1
+        if was == QUEUED and has_queue then
           leaves = field -- it has taken no place yet
         elseif live and ending ~= REPORT and raw then
           -- Places are freed when the hold ends, however it ends.
           if param ~= 0 then
             new = pool_finish(raw, was == ACTIVE and ending, amount, created + hold[take + 5], param, now)
-            if #param >= OWNER_AT - 1 then
+            if has_queue then
               freed = freed or {}
               freed[field] = new or false
             end
@@ -826,11 +871,15 @@ local function finish(key, id, hold, at, ending, state, after, now, name, reaps)
           end
         end
       elseif kind == 5 then
-        local moved
-        new, uncollected, moved = balance_finish(raw, ending, live, amount, param, before, total)
+        local moved, falls
+        new, uncollected, moved, falls = balance_finish(raw, ending, live, amount, param, before, total, field)
         if moved then
           entries = entries or {}
           entries[#entries + 1] = { now, ending, id, field, raw, new }
+        end
+        for number = 1, falls and #falls or 0 do
+          crossings = crossings or {}
+          crossings[#crossings + 1] = falls[number]
         end
       elseif kind == 6 then
         local crossed
@@ -841,7 +890,7 @@ local function finish(key, id, hold, at, ending, state, after, now, name, reaps)
         end
       elseif kind == 7 then
         local more = 0
-        if ending == SETTLE then
+        if ending == SETTLE and amount > 0 then -- no units are no allocation, and keep no name
           known, stands = known or allocations_kept().read(name), stands or {}
           more = known[field] and 0 or amount -- who settles under a name that stands, adds nothing to it
           stands[field] = (stands[field] or 0) + amount
@@ -1316,8 +1365,14 @@ local function params_joined(param, amount, new, more)
   if type(param) ~= 'string' and type(new) ~= 'string' then
     return param
   end
-  local function draws_of(packed, units)
-    local draws = type(packed) == 'string' and { cmsgpack.unpack(packed) } or { packed }
+  local function values_of(packed)
+    return type(packed) == 'string' and { cmsgpack.unpack(packed) } or { packed }
+  end
+  local joined, added = values_of(param), values_of(new)
+  if not (joined[2] or added[2]) then
+    return param -- marks, and no draws
+  end
+  local function explain(draws, units)
     for at = 4, #draws, 3 do
       units = units - draws[at]
     end
@@ -1326,13 +1381,17 @@ local function params_joined(param, amount, new, more)
       local n = #draws
       draws[n + 1], draws[n + 2], draws[n + 3] = MONTHLY, NEVER, units
     end
-    return draws
   end
-  local joined, added = draws_of(param, amount), draws_of(new, more)
+  explain(joined, amount)
+  explain(added, more)
   for at = 2, #added do
     joined[#joined + 1] = added[at]
   end
   return cmsgpack.pack(unpack(joined))
+end
+-- A balance's param (hold_layout.lua) with what was drawn behind it: a sequence, whether the param was one or a number.
+local function drawn(param, draws)
+  return (type(param) == 'string' and param or cmsgpack.pack(param)) .. cmsgpack.pack(unpack(draws))
 end
 
 local plan = { cmsgpack.unpack(ARGV[1]) }
@@ -1520,7 +1579,7 @@ if higher and fits then
       takes[n + 1], takes[n + 2], takes[n + 3], takes[n + 4] = plan[check], meter, asked[memo + 1], field
       takes[n + 5], takes[n + 6], takes[n + 7] = plan[check + 2], now - hold[2], floor_of(meter)
       local draws = plan.draws and plan.draws[field]
-      takes[n + 8], takes[n + 9] = 1, draws and cmsgpack.pack(asked[memo + 2], unpack(draws)) or asked[memo + 2]
+      takes[n + 8], takes[n + 9] = 1, draws and drawn(asked[memo + 2], draws) or asked[memo + 2]
     end
     taken[number] = plan[check + 2] or 0
     check, memo = check + CHECK_SIZE, memo + 3

@@ -196,6 +196,11 @@ local function balance_open(raw)
   return b, available, grants_kept().read(string.sub(raw, BALANCE_SIZE + 1), available)
 end
 
+-- What is not spent: available and held.
+local function left_of(b)
+  return b[1] - b[2] - b[5] - b[3] + b[7]
+end
+
 local function balance_packed(b, grants)
   if math.min(unpack(b)) < 0 or math.max(unpack(b)) >= 9007199254740992 then
     error('CORRUPT a balance outside 0 to 2^53 - 1')

@@ -35,7 +35,8 @@ windows' key behind the tag), field, amount, ms since created, base, last, param
 length in ms, negative where a release returns even the request; a quota's cycle and thresholds, packed)
 A balance's bound is -1 - bound where it has a ledger. With what was drawn from grants that are kept apart it is a
 msgpack sequence, so that what is not used returns where it came from: the bound, then in turn source, expires_ms,
-units. What is charged comes off their front.
+units. What is charged comes off their front. With marks, too, it is a sequence, whose bound is one itself: the bound,
+then the marks, the highest first.
 Of a hold that waits in a queue 3 is 0: until when stands in the due set alone, so that a ticket is renewed there. 4
 counts from its turn on, and its take of the pool has taken nothing yet (queues.lua).
 Once a hold is settled or released, 3, 4, 7 and 8 are 0: a tombstone is kept small. ]]
@@ -673,6 +674,10 @@ local function write_all(plan, sets, renews, moves)
     end
   end
 end
+-- A balance's param (hold_layout.lua) with what was drawn behind it: a sequence, whether the param was one or a number.
+local function drawn(param, draws)
+  return (type(param) == 'string' and param or cmsgpack.pack(param)) .. cmsgpack.pack(unpack(draws))
+end
 
 local plan = { cmsgpack.unpack(ARGV[1]) }
 local gated, id, lease_ms, longest_ms, replay_ms, member, content = cmsgpack.unpack(ARGV[2])
@@ -735,7 +740,7 @@ if plan.draws then
   for take = takes_at + 1, #values, TAKE_SIZE do
     local draws = values[take] == BALANCE_KIND and values[take + 4] > 0 and plan.draws[values[take + 3]]
     if draws then
-      values[take + 8] = cmsgpack.pack(values[take + 8], unpack(draws))
+      values[take + 8] = drawn(values[take + 8], draws)
     end
   end
   content = cmsgpack.pack(unpack(values))

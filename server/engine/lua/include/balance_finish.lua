@@ -1,15 +1,25 @@
 --@include endings
 --@include balance_layout
 --@include balance_grants
+--@include balance_marks
 
---[[ New raw value, uncollected, whether the ledger wants an entry. Charges the hold's own units, then unreserved ones,
-then debt up to the bound. `param` is the bound, -1 - bound where movements go to the ledger, or with draws
-(hold_layout.lua). What a hold does not use goes back to the grant that it came from, or is expired with it. ]]
-local function balance_finish(raw, ending, live, amount, param, before, after)
-  local bound, draws = param, nil
+-- Behind the bound, in the param of a balance with marks.
+local FIRST_MARK = 2
+
+--[[ New raw value, uncollected, whether the ledger wants an entry, which marks were reached (nil: none). Charges the
+hold's own units, then unreserved ones, then debt up to the bound. `param` is the bound, -1 - bound where movements go
+to the ledger, or with marks and draws (hold_layout.lua). What a hold does not use goes back to the grant that it came
+from, or is expired with it. ]]
+local function balance_finish(raw, ending, live, amount, param, before, after, field)
+  local bound, draws, marks = param, nil, nil
   if type(param) == 'string' then
     draws = { cmsgpack.unpack(param) }
     bound = draws[1]
+    if type(bound) == 'string' then
+      marks = { cmsgpack.unpack(bound) }
+      bound = marks[1]
+    end
+    draws = draws[2] and draws
   end
   local ledgered = bound < 0
   if ledgered then
@@ -22,6 +32,7 @@ local function balance_finish(raw, ending, live, amount, param, before, after)
     end
     granted, reversed, charged, held, expired, uncollected, debt = struct.unpack(BALANCE, raw)
   end
+  local had = granted - reversed - expired - charged + debt
   local kept, grants
   if raw and #raw > BALANCE_SIZE then
     kept = grants_kept()
@@ -60,5 +71,10 @@ local function balance_finish(raw, ending, live, amount, param, before, after)
   if grants then
     new = new .. kept.packed(grants)
   end
-  return new, lost, ledgered and (after > before or over > 0)
+  local falls
+  if marks then
+    local left = granted - reversed - expired - charged + debt
+    falls = marks_reached(nil, field, marks, FIRST_MARK, had, left)
+  end
+  return new, lost, ledgered and (after > before or over > 0), falls
 end

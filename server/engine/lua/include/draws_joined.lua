@@ -5,8 +5,14 @@ local function params_joined(param, amount, new, more)
   if type(param) ~= 'string' and type(new) ~= 'string' then
     return param
   end
-  local function draws_of(packed, units)
-    local draws = type(packed) == 'string' and { cmsgpack.unpack(packed) } or { packed }
+  local function values_of(packed)
+    return type(packed) == 'string' and { cmsgpack.unpack(packed) } or { packed }
+  end
+  local joined, added = values_of(param), values_of(new)
+  if not (joined[2] or added[2]) then
+    return param -- marks, and no draws
+  end
+  local function explain(draws, units)
     for at = 4, #draws, 3 do
       units = units - draws[at]
     end
@@ -15,9 +21,9 @@ local function params_joined(param, amount, new, more)
       local n = #draws
       draws[n + 1], draws[n + 2], draws[n + 3] = MONTHLY, NEVER, units
     end
-    return draws
   end
-  local joined, added = draws_of(param, amount), draws_of(new, more)
+  explain(joined, amount)
+  explain(added, more)
   for at = 2, #added do
     joined[#joined + 1] = added[at]
   end

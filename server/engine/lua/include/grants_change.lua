@@ -1,5 +1,7 @@
 --@include ledger
 --@include balance_change
+--@include balance_marks
+--@include notes
 
 --[[ What time does to balances: grants lapse, and a refill tops up to its ceiling when a cycle begins.
 
@@ -53,9 +55,9 @@ local function lapse(grants, at_ms)
 end
 
 --[[ One step: everything that changes at the next instant, if that has come. `terms` are for refills at `terms_ms`:
-per field ledgered, plan, ceiling, cycle_ms, next_ms. Returns nil when done, or the instant for which terms are wanted.
-Reads all, then writes. ]]
-local function change_grants(now, terms_ms, terms)
+per field ledgered, plan, ceiling, cycle_ms, next_ms; `marks` are those of balances then, per field. Returns nil when
+done, or the instant for which terms are wanted. Reads all, then writes. ]]
+local function change_grants(now, terms_ms, terms, marks)
   local grants_key = tenant_key('grants')
   local stored = redis.call('HGETALL', grants_key)
   local fields, schedules = {}, {}
@@ -77,7 +79,7 @@ local function change_grants(now, terms_ms, terms)
   end
   redis.call('XLEN', tenant_key('ledger'))
 
-  local entries, cells, kept, gone, due = {}, {}, {}, {}, NEVER
+  local entries, cells, kept, gone, due, falls = {}, {}, {}, {}, NEVER, nil
   for _, field in ipairs(fields) do
     local schedule = schedules[field]
     local b, available, grants = balance_open(raws[field])
@@ -89,14 +91,18 @@ local function change_grants(now, terms_ms, terms)
       raws[field] = raw
     end
     if at_ms <= now then
+      local had = left_of(b)
       local left = grants and lapse(grants, at_ms) or 0
+      if left > 0 and terms_ms ~= at_ms then
+        return at_ms
+      end
       b[5], available = b[5] + left, available - left
       if left > 0 then
         moved(grants[2], LAPSE)
       end
       if schedule[2] <= at_ms then
-        local term = terms and terms_ms == at_ms and terms[field]
-        if not terms or terms_ms ~= at_ms then
+        local term = terms[field]
+        if terms_ms ~= at_ms then
           return at_ms
         end
         if not term then
@@ -111,6 +117,7 @@ local function change_grants(now, terms_ms, terms)
         end
       end
       cells[#cells + 1], cells[#cells + 2] = field, balance_packed(b, grants)
+      falls = marks_reached(falls, field, marks[field] or {}, 1, had, left_of(b))
     end
     local change_ms = next_change(schedule, grants)
     due = math.min(due, change_ms)
@@ -119,6 +126,9 @@ local function change_grants(now, terms_ms, terms)
     else
       gone[#gone + 1] = field
     end
+  end
+  if falls then
+    look_at_notes()
   end
 
   if #cells > 0 then
@@ -136,5 +146,8 @@ local function change_grants(now, terms_ms, terms)
     redis.call('ZREM', KEYS[3], GRANTS_DUE)
   end
   write_ledger(entries)
+  if falls then
+    write_crossings(falls, at_ms)
+  end
   return nil
 end

@@ -7,7 +7,8 @@ windows' key behind the tag), field, amount, ms since created, base, last, param
 length in ms, negative where a release returns even the request; a quota's cycle and thresholds, packed)
 A balance's bound is -1 - bound where it has a ledger. With what was drawn from grants that are kept apart it is a
 msgpack sequence, so that what is not used returns where it came from: the bound, then in turn source, expires_ms,
-units. What is charged comes off their front.
+units. What is charged comes off their front. With marks, too, it is a sequence, whose bound is one itself: the bound,
+then the marks, the highest first.
 Of a hold that waits in a queue 3 is 0: until when stands in the due set alone, so that a ticket is renewed there. 4
 counts from its turn on, and its take of the pool has taken nothing yet (queues.lua).
 Once a hold is settled or released, 3, 4, 7 and 8 are 0: a tombstone is kept small. ]]

@@ -3,6 +3,7 @@
 --[[ Notes for the tenant's people, in the stream hg:{p/t}:note: each a list of fields with values (engine/notes.py).
 The oldest leave when there are more than this. ]]
 local MOST_NOTES = '1000'
+local FALL_SIZE = 3
 
 -- That both keys have their types is seen before a step's first write.
 local function look_at_notes()
@@ -10,18 +11,20 @@ local function look_at_notes()
   redis.call('ZCARD', noted_key())
 end
 
--- Writes the thresholds that a step crossed: `crossings` has field, start, end, percent, limit, used of each. The
--- tenant is listed for the webhook by its oldest note that was not told, and whoever watches is woken; a store user who
--- may not PUBLISH only makes watchers slow.
+-- Writes the thresholds that a step crossed: `crossings` has field, start, end, percent, limit, used of each, or for a
+-- balance field, mark, left. The tenant is listed for the webhook by its oldest note that was not told, and whoever
+-- watches is woken; a store user who may not PUBLISH only makes watchers slow.
 local function write_crossings(crossings, now)
   for index = 1, #crossings do
-    local field, start, stop, percent, limit, used = unpack(crossings[index])
+    local crossing = crossings[index]
+    local names = #crossing == FALL_SIZE and { 'mark', 'left' } or { 'cycle', 'ends', 'percent', 'limit', 'used' }
+    local fields = {}
+    for place = 1, #names do
+      fields[place * 2 - 1], fields[place * 2] = names[place], string.format('%.0f', crossing[place + 1])
+    end
     redis.call(
       'XADD', tenant_key('note'), 'MAXLEN', '=', MOST_NOTES, '*',
-      'kind', 'threshold', 'at', string.format('%.0f', now), 'cell', field, 'cycle', string.format('%.0f', start),
-      'ends', string.format('%.0f', stop),
-      'percent', string.format('%.0f', percent), 'limit', string.format('%.0f', limit),
-      'used', string.format('%.0f', used)
+      'kind', 'threshold', 'at', string.format('%.0f', now), 'cell', crossing[1], unpack(fields)
     )
   end
   redis.call('ZADD', noted_key(), 'NX', string.format('%.0f', now), member_name())

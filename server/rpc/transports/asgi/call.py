@@ -11,14 +11,18 @@ import grpc
 from google.protobuf.message import DecodeError
 from grpc import StatusCode, aio
 
+from server.rpc import errors
 from server.rpc.transports.asgi import metadata
 from server.rpc.transports.asgi.framing import Event, Receive, Requests
 from server.rpc.transports.asgi.metadata import Metadata
 from server.rpc.transports.asgi.reply import Reply
 from server.rpc.transports.asgi.status import CallFailed
+from server.rpc.transports.base import UNREADABLE
 
 _HEARING_S: Final = 0.2
 """How long a stream that is to end with an error is listened to."""
+
+_UNREADABLE: Final = metadata.encoded([(errors.DETAILS_KEY, UNREADABLE.SerializeToString())])
 
 Outgoing: TypeAlias = Iterable[tuple[str, str | bytes]]
 
@@ -185,8 +189,8 @@ class Call:
         try:
             return self._method.deserialize(message)
         except DecodeError as error:
-            text = "a request cannot be read as the message that the method takes"
-            raise CallFailed(StatusCode.INTERNAL, text) from error
+            self._reply.trailing = _UNREADABLE
+            raise CallFailed(StatusCode.INVALID_ARGUMENT, UNREADABLE.message) from error
 
     async def _write_all(self, outcome: Any) -> None:  # noqa: ANN401  # a generator, or a coroutine that calls write
         if not hasattr(outcome, "__aiter__"):

@@ -1,0 +1,135 @@
+"""What grpcio's server asks for each call: the method's handler, or one that turns the call away."""
+
+from collections.abc import AsyncIterator, Callable, Collection, Iterable, Mapping
+from contextlib import aclosing
+from inspect import isasyncgenfunction
+from typing import Any, Final, TypeAlias
+
+import grpc
+from google.protobuf.message import DecodeError
+
+from server.rpc import errors
+from server.rpc.load import Load
+from server.rpc.registrar import KINDS, behaviour_of
+from server.rpc.transports.base import BUSY, UNREADABLE
+
+_Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
+
+_NO_MESSAGE: Final = object()
+"""Stands for bytes that are no message of the method. grpcio would log what its reader raises, and call it UNKNOWN."""
+
+
+class Methods(grpc.GenericRpcHandler):
+    """All methods that are served, by their paths. Servicers register themselves as with `grpc.aio.Server`.
+
+    That they are not registered with grpcio itself spares it to look at as many futures as there are methods, for each
+    call. A servicer reads a stream by iterating over it.
+    """
+
+    def __init__(self) -> None:
+        self._handlers: Final[dict[str, _Handler]] = {}
+        self._bounds: Final[dict[str, tuple[Load, _Handler]]] = {}
+
+    def add_registered_method_handlers(self, service_name: str, method_handlers: Mapping[str, _Handler]) -> None:
+        """Serves these methods, by their names within the service."""
+        for name, handler in method_handlers.items():
+            self._handlers[f"/{service_name}/{name}"] = _readable(handler)
+
+    def add_generic_rpc_handlers(self, generic_rpc_handlers: Iterable[grpc.GenericRpcHandler]) -> None:
+        """Does nothing: generated code registers the same methods by name as well."""
+
+    def bound(self, paths: Collection[str], load: Load) -> None:
+        """Turns away what the load has no room for, of these paths."""
+        for path in paths:
+            self._handlers[path] = _behind(load, path, self._handlers[path])
+            self._bounds[path] = load, _turning_away(load, path)
+
+    def service(self, handler_call_details: grpc.HandlerCallDetails) -> "grpc.RpcMethodHandler[Any, Any] | None":
+        """The handler of a call, of which nothing is read yet."""
+        path = handler_call_details.method
+        if (bound := self._bounds.get(path)) is not None and bound[0].is_full:
+            return bound[1]
+        return self._handlers.get(path)
+
+
+def _turning_away(load: Load, path: str) -> _Handler:
+    """What answers before the request is read: to grpcio, a method that would read it later, as a stream."""
+
+    async def turned_away(_requests: Any, context: Any) -> None:  # noqa: ANN401  # of any method
+        load.turn_away(path)
+        await errors.abort_with(context, BUSY)
+
+    return grpc.stream_unary_rpc_method_handler(turned_away)
+
+
+def _behind(load: Load, path: str, handler: _Handler) -> _Handler:
+    """The unary method, counted among the work; a call may have come in while another's request was read."""
+    behaviour: Any = handler.unary_unary
+
+    async def answer(request: Any, context: Any) -> Any:  # noqa: ANN401  # the method's own types
+        if load.is_full:
+            load.turn_away(path)
+            await errors.abort_with(context, BUSY)
+        load.active += 1
+        try:
+            return await behaviour(request, context)
+        finally:
+            load.active -= 1
+            load.done += 1
+
+    return grpc.unary_unary_rpc_method_handler(answer, handler.request_deserializer, handler.response_serializer)
+
+
+def _readable(handler: _Handler) -> _Handler:
+    """The method, for requests that can be read; others end its calls."""
+    behaviour, streamed = behaviour_of(handler), bool(handler.request_streaming)
+    answer: Any
+    if isasyncgenfunction(behaviour):
+
+        async def generated(request: Any, context: Any) -> AsyncIterator[Any]:  # noqa: ANN401  # as above
+            read = _each_read(request, context) if streamed else await _read(request, context)
+            async with aclosing(behaviour(read, context)) as responses:
+                async for response in responses:
+                    yield response
+
+        answer = generated
+    elif streamed:
+
+        async def answered(requests: Any, context: Any) -> Any:  # noqa: ANN401  # as above
+            return await behaviour(_each_read(requests, context), context)
+
+        answer = answered
+    else:
+
+        async def answered_once(request: Any, context: Any) -> Any:  # noqa: ANN401  # as above
+            if request is _NO_MESSAGE:
+                await errors.abort_with(context, UNREADABLE)
+            return await behaviour(request, context)
+
+        answer = answered_once
+    reader = _reader(handler.request_deserializer)
+    return KINDS[streamed, bool(handler.response_streaming)](answer, reader, handler.response_serializer)
+
+
+def _reader(deserialize: Callable[[bytes], Any] | None) -> Callable[[bytes], Any]:
+    if deserialize is None:
+        raise TypeError("a method lacks how to read its messages")
+
+    def read(message: bytes) -> Any:  # noqa: ANN401  # as above
+        try:
+            return deserialize(message)
+        except DecodeError:
+            return _NO_MESSAGE
+
+    return read
+
+
+async def _read(request: Any, context: errors.Abortable) -> Any:  # noqa: ANN401  # as above
+    if request is _NO_MESSAGE:
+        await errors.abort_with(context, UNREADABLE)
+    return request
+
+
+async def _each_read(requests: AsyncIterator[Any], context: errors.Abortable) -> AsyncIterator[Any]:
+    async for request in requests:
+        yield await _read(request, context)
