@@ -42,7 +42,7 @@ Snapshot = dict[bytes, tuple[bytes, object, bool]]
 """Per key: type, content in an order that does not depend on its encoding, whether it has a TTL."""
 
 LASTS: Final = frozenset(
-    {b"acct", b"ids", b"ledger", b"trimmed", b"grants", b"note", b"noted", b"told", b"since", b"alloc"}
+    {b"acct", b"ids", b"ledger", b"trimmed", b"grants", b"note", b"noted", b"told", b"since", b"alloc", b"acts"}
 )
 """What of a tenant or of the webhook is kept for ever."""
 
@@ -235,12 +235,14 @@ def _broken_cells(prefix: bytes, cells: dict[bytes, bytes], live: Iterable[Store
 
 
 def _broken_counts(prefix: bytes, cells: dict[bytes, bytes], allocations: dict[bytes, bytes]) -> Iterator[str]:
-    """What stands in each count is the sum over the allocations."""
+    """What stands in each count is the sum over the allocations, and each of these has units."""
     expected: Counter[bytes] = Counter()
-    for raw in allocations.values():
+    for name, raw in allocations.items():
         unpacker = msgpack.Unpacker(raw=True)
         unpacker.feed(raw)
         values = list(unpacker)
+        if not values or min(values[1::2]) <= 0:
+            yield f"{prefix!r}: the allocation {name!r} has no units: {values}"
         expected.update(dict(zip(values[::2], values[1::2], strict=True)))
     counts = {field: standing_in(raw) for field, raw in cells.items() if kind_of(raw) == COUNT}
     for field in expected.keys() | counts.keys():

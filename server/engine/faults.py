@@ -66,6 +66,12 @@ def left_queue(hold: HoldView) -> HoldStateError:
     return HoldStateError(message, _state_details(hold.state, hold.meters))
 
 
+def no_queue(hold: HoldView) -> HoldStateError:
+    """The error for a request that waits for a pool whose queue the policy has taken away."""
+    message = f"request {hold.hold_id!r} waits for a pool that has no queue any more; ask again with a new id"
+    return HoldStateError(message, _state_details(hold.state, hold.meters))
+
+
 def raised_too_often(hold: HoldView) -> HoldStateError:
     """The error for a raise that the hold's record has no room for."""
     message = f"hold {hold.hold_id!r} has been raised too often within its windows; settle it and reserve anew"
@@ -115,3 +121,8 @@ def too_many_grants() -> InvalidRequestError:
 def balance_too_large() -> InvalidRequestError:
     """The error for units that a balance cannot count exactly."""
     return InvalidRequestError.of("amounts", "would bring a balance above 2^53 - 1")
+
+
+def adjusted_too_far() -> InvalidRequestError:
+    """The error for an adjustment beyond what can be counted exactly."""
+    return InvalidRequestError.of("change", "would bring the limit above 2^53 - 1")

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import NamedTuple
 
-from server.domain.hold import State
+from server.domain.hold import WAITING, State
 from server.domain.ledger import Cause, Totals
 from server.domain.limits import Kind
 from server.domain.limits.balance import BalanceCell
@@ -34,7 +34,7 @@ def finish(tenant: Tenant, hold: Hold, step: Step, now_ms: int) -> None:
             before = hold.meters[take.meter].reported or 0
             after = totals.get(take.meter, before)
         cell = tenant.cells[take.name]
-        unclaimed = was is State.PROMOTED and isinstance(cell, SlotsCell)  # nobody ran, so nothing is measured
+        unclaimed = was in WAITING and isinstance(cell, SlotsCell)  # nobody ran, so nothing is measured
         change = Change(Ending.EXPIRE if unclaimed else ending, before, after, live, now_ms)
         totals_before = cell.totals if isinstance(cell, BalanceCell) else Totals()
         uncollected = cell.finish(take.taken, change, take.limit)

@@ -10,7 +10,7 @@ from server.domain.operation import TenantRef
 from server.domain.plan import Plan
 from server.domain.queue import QueueTerms, Ticket, ahead
 from server.engine.base import Queued, Stale
-from server.engine.faults import no_such_hold
+from server.engine.faults import no_queue, no_such_hold
 from server.engine.memory_checks import look_all, name_of, places_taken
 from server.engine.memory_tenant import Hold, Take, Tenant
 from server.engine.queues import Claimed, Renewed
@@ -39,11 +39,12 @@ def _take_place(tenant: Tenant, hold: Hold, now_ms: int) -> None:
     assert hold.ticket is not None and isinstance(take.limit, Slots)  # noqa: S101, PT018  # as every hold that waits
     cell = tenant.cells.setdefault(take.name, SlotsCell())
     assert isinstance(cell, SlotsCell)  # noqa: S101  # a pool's
-    cell.begin(take.taken.amount, take.limit, now_ms)
-    take.taken = take.taken._replace(at_ms=now_ms)
+    begins_ms = max(now_ms, hold.created_at_ms)  # after a clock that stepped back, too
+    cell.begin(take.taken.amount, take.limit, begins_ms)
+    take.taken = take.taken._replace(at_ms=begins_ms)
     hold.state = State.PROMOTED
-    hold.lease_ends_at_ms = now_ms + hold.ticket.lasts_ms
-    hold.terms = replace(hold.terms, longest_ms=hold.terms.longest_ms + now_ms - hold.created_at_ms)
+    hold.lease_ends_at_ms = begins_ms + hold.ticket.lasts_ms
+    hold.terms = replace(hold.terms, longest_ms=hold.terms.longest_ms + begins_ms - hold.created_at_ms)
 
 
 def join_queue(tenant: Tenant, hold: Hold, pool: Check, ticket: Ticket, now_ms: int) -> int:
@@ -103,8 +104,10 @@ class MemoryQueues:
             ends_ms = hold.created_at_ms + hold.terms.longest_ms
             hold.state, hold.lease_ends_at_ms = State.ACTIVE, min(started_ms + hold.terms.lease_ms, ends_ms)
             return Claimed(now_ms, hold.view(), looks)
+        if plan.shape.queue is None:
+            raise no_queue(hold.view())
         kept = hold.ticket = ticket or hold.ticket
-        assert kept is not None and plan.shape.queue is not None  # noqa: S101, PT018  # as every hold that waits
+        assert kept is not None  # noqa: S101  # as every hold that waits
         hold.lease_ends_at_ms = now_ms + kept.lasts_ms
         return Queued(now_ms, looks, ahead(tenant.queue, plan.shape.queue.cells, hold_id), kept.lasts_ms)
 

@@ -46,10 +46,10 @@ class Reaping:
         self._refills = refills
         self._queues = queues
 
-    async def reap(self, tenant: keys.TenantKeys, within_s: float, by: str = BY_CALL) -> int:
-        """Does all that is due; how many holds ended."""
+    async def reap(self, tenant: keys.TenantKeys, within_s: float, by: str = BY_CALL, *, queues: bytes = b"") -> int:
+        """Does all that is due; how many holds ended. `queues` are terms that are put in force, packed."""
         expired = 0
-        terms, queues = wire_money.TermsAt(), b""
+        terms = wire_money.TermsAt()
         ends_at_s = monotonic() + within_s
         for _ in range(REAP_ROUNDS):
             now = wire_money.pack_reap(self._clock(), REAPED_AT_ONCE, tenant.member, terms)

@@ -1,18 +1,28 @@
 """Queues in Redis: tickets, turns, and the renewal of what open calls have."""
 
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
 
 from server.domain.operation import TenantRef
 from server.domain.plan import Plan
-from server.domain.queue import Ticket
-from server.engine import keys, records, sequences, wire
+from server.domain.queue import Ticket, queue_terms
+from server.engine import keys, records, sequences, wire, wire_queues
 from server.engine.base import Queued, Stale
-from server.engine.faults import no_such_hold
+from server.engine.faults import no_queue, no_such_hold
 from server.engine.queues import Claimed, Renewed
 from server.engine.replies import unreadable
 from server.engine.store_calls import ScriptCall
 from server.engine.turns import Turns
+
+NO_QUEUE: Final = 7
+"""The reply of the ticket's script where the plan knows of no queue: its policy was changed."""
+
+
+class Reap(Protocol):
+    """Does all that is due at a tenant, and makes turns."""
+
+    def __call__(self, tenant: keys.TenantKeys, within_s: float, *, queues: bytes = b"") -> Awaitable[int]:
+        """How many holds ended; `queues` are terms that are put in force, packed."""
 
 
 class RunScript(Protocol):
@@ -28,7 +38,7 @@ class RedisQueues:
     def __init__(
         self,
         run: RunScript,
-        reap: Callable[[keys.TenantKeys, float], Awaitable[int]],
+        reap: Reap,
         clock: Callable[[], int],
         turns: Turns,
         most_cells: int,
@@ -47,9 +57,14 @@ class RedisQueues:
         tenant = keys.tenant_keys(ref)
         packed = wire.pack_plan(plan, tenant, self._clock(), self._most_cells)
         args = (packed.argument, wire.pack_ticket(plan, hold_id, ticket))
-        reply = await self._run(ScriptCall("ticket", tenant, hold_id, args, packed.window_keys), within_s)
+        call = ScriptCall("ticket", tenant, hold_id, args, packed.window_keys)
+        reply = await self._run(call, within_s)
+        if reply[0] == NO_QUEUE or (reply[0] == 1 and reply[-1]):  # what is stored says less than this plan
+            terms = queue_terms(plan.policy, ref, plan.account, reply[1])
+            await self._reap(tenant, within_s, queues=wire_queues.pack_terms(terms))
+            reply = await self._run(call, within_s)
         match reply:
-            case [1, now_ms, _, rows, position, lasts_ms]:
+            case [1, now_ms, _, rows, position, lasts_ms, _]:
                 return Queued(now_ms, packed.looks(rows, now_ms), position, lasts_ms)
             case [2, now_ms, record, rows]:
                 return Claimed(now_ms, records.hold_of(hold_id, record), packed.looks(rows, now_ms))
@@ -59,6 +74,8 @@ class RedisQueues:
                 return Stale(now_ms, records.account_of(record))
             case [6, _]:
                 raise no_such_hold(ref, hold_id)
+            case [7, _, record]:
+                raise no_queue(records.hold_of(hold_id, record))
         raise unreadable("ticket", reply)
 
     async def leave(self, ref: TenantRef, hold_id: str, owner: str, within_s: float) -> None:
@@ -68,8 +85,6 @@ class RedisQueues:
         match await self._run(ScriptCall("release", tenant, hold_id, args), within_s):
             case [1, _, _, more] if more:
                 await self._reap(tenant, within_s)
-            case [3, _]:
-                raise no_such_hold(ref, hold_id)
 
     async def renew(
         self, ref: TenantRef, cells: Sequence[str], hold_ids: Sequence[str], lasts_ms: int, within_s: float

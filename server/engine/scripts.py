@@ -33,6 +33,8 @@ SCRIPT_NAMES: Final = (
     "record",
     "lease",
     "tell",
+    "reset",
+    "adjust",
 )
 
 

@@ -232,6 +232,7 @@ MOST_PER_HASH: Final = {
     "release": (2, 2),
     "release, with a turn": (2, 3),  # the cells, then those of the queues' pools
     "release, from the queue": (3, 2),
+    "release, an act": (2, 2),
     "renew": (2, 1),
     "extend": (4, 2),  # looks, reports, looks again, raises
     "write account": (2, 1),  # the cells, then those of the queues' pools

@@ -3,12 +3,14 @@
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from random import Random
+from types import MappingProxyType
 from typing import Any, ClassVar, Final, NamedTuple, Protocol, Self
 
 from server.domain.account import Account
 from server.domain.operation import Operation, TenantRef
 from server.domain.plan import Plan, make_plan
 from server.domain.policy import Policy
+from server.domain.queue import Ticket
 from server.engine.base import Engine
 
 Ask = Callable[[Engine], Awaitable[Any]]
@@ -39,6 +41,9 @@ class Named(NamedTuple):
     hold_id: str
     meters: Sequence[str]
     scope: int
+    action: str = "work"
+    amounts: Mapping[str, int] = MappingProxyType({})
+    ticket: Ticket = Ticket(30_000)
 
 
 @dataclass
@@ -59,6 +64,12 @@ class Drawn:
         back = min(int(self.random.expovariate(0.25)), len(self.holds) - 1)
         known = self.holds[-1 - back]
         return known if self.random.random() < 0.98 else known._replace(tenant=self.tenant())
+
+    def ticket(self) -> Ticket:
+        """How a place in a queue would be kept: by whoever repeats the request, or by an open call of a process."""
+        if self.random.random() < 0.5:
+            return Ticket(30_000)
+        return Ticket(5000, f"{self.random.choice(('ab', 'cd'))}.{self.random.randrange(3)}")
 
     def write_id(self, kind: str) -> str:
         """A new one, or sometimes one that was used before."""
@@ -103,9 +114,16 @@ class Asked:
         """An answer as all engines must give it."""
         return answer
 
-    def plan(  # what a request is made of
-        self, facts: Facts, scope: Mapping[str, str], amounts: Mapping[str, int], behind: int, hold_id: str = ""
+    def plan(  # noqa: PLR0913  # what a request is made of
+        self,
+        facts: Facts,
+        scope: int,
+        amounts: Mapping[str, int],
+        behind: int,
+        *,
+        action: str = "work",
+        hold_id: str = "",
     ) -> Plan:
         """The plan of a request, by the account as it was so many versions ago."""
-        operation = Operation(ref=self.ref, action="work", scope=scope, amounts=amounts, request_id=hold_id)
+        operation = Operation(ref=self.ref, action=action, scope=SCOPES[scope], amounts=amounts, request_id=hold_id)
         return make_plan(facts.policy, operation, facts.account(self.tenant, behind), facts.now_ms())

@@ -8,24 +8,31 @@ whole store is held against `tests.store_state` at the end of each episode.
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Final
 
-from server.domain.hold import TRANSITIONS, State
+from server.domain.hold import LIVE, TRANSITIONS, State
+from tests.simulation.samples import Moved, RecordName, check_samples
 from tests.simulation.store import Change
-from tests.store_state import BALANCE, BALANCE_FIELDS, StoredHold, balance_of, held_in, kind_of
+from tests.store_state import BALANCE, BALANCE_FIELDS, QUOTA, StoredHold, balance_of, held_in, kind_of
 
 MOVES: Final = {(state, to) for (state, _), to in TRANSITIONS.items() if isinstance(to, State)}
 """The moves of a hold from state to state."""
 
 APPLIES: Final[Mapping[str, Callable[[Sequence[Any]], bool]]] = {
-    "reserve": lambda reply: reply[0] == 1,
+    "reserve": lambda reply: reply[0] in {1, 6},
     "settle": lambda reply: reply[0] == 1,
     "release": lambda reply: reply[0] == 1,
     "extend": lambda reply: reply[0] in {0, 1},
     "account": lambda reply: reply[0] == 1,
     "deallocate": lambda reply: reply[0] == 1,
+    "reset": lambda reply: reply[0] == 1,
+    "adjust": lambda reply: reply[0] == 1,
     "trim": lambda reply: reply[1] > 0,
     "reap": lambda _: True,
+    "ticket": lambda reply: reply[0] in {1, 2},
+    "renew": lambda reply: reply[0] == 1,
+    "record": lambda reply: reply[0] == 1,
 }
 """Per script, whether a reply says that something was changed; what is not named here changes nothing."""
 
@@ -101,7 +108,7 @@ class Books:
         self._values[key, b""] = None
         prefix, _, rest = key.partition(b"}:")
         hold = self._tenants[prefix].holds.pop(rest.removeprefix(b"h:"), None)
-        if hold is not None and hold.record.state == State.ACTIVE:
+        if hold is not None and hold.record.state in LIVE:
             raise Violation(f"{key!r} was open, and is gone")
 
     def _book(
@@ -116,8 +123,11 @@ class Books:
         charged: dict[bytes, int] = defaultdict(int)
         ended_or_moved: set[bytes] = set()
         cells: dict[bytes, bytes | None] = {}
+        samples: dict[RecordName, Moved] = {}
         for kind, rest, name, was in net:
             value = self._values[prefix + b"}:" + rest, name]
+            if rest[:2] == b"u:":
+                samples[rest[2:], name] = was, value  # type: ignore[assignment]  # a hash's values
             if rest == b"cells":
                 cells[name] = was  # type: ignore[assignment]  # a hash's value
                 touched.add(name)
@@ -133,10 +143,16 @@ class Books:
                 self._book_hold(tenant, hold_id, value, touched, charged)  # type: ignore[arg-type]  # a string
         for hold_id in ended_or_moved:
             hold = tenant.holds.get(hold_id)
-            lease_end = hold.record.lease_end if hold is not None and hold.record.state == State.ACTIVE else None
-            if hold_id and tenant.due.get(hold_id) != lease_end:
+            lease_end = hold.record.lease_end if hold is not None and hold.record.state in LIVE else None
+            waits = hold is not None and hold.record.state == State.QUEUED and hold_id in tenant.due
+            if hold_id and tenant.due.get(hold_id) != lease_end and not waits:
                 raise Violation(f"{hold_id!r} is due at {tenant.due.get(hold_id)}, and its lease ends at {lease_end}")
         self._check_cells(tenant, prefix, touched)
+        after = [(was, self._values[prefix + b"}:cells", name]) for name, was in cells.items() if name not in _HEADS]
+        quotas = [(was, raw) for was, raw in after if isinstance(raw, bytes) and kind_of(raw) == QUOTA]
+        stored = partial(self._stored_samples, prefix)
+        if wrong := check_samples(script, samples, quotas, stored):
+            raise Violation(wrong)
         _check_money(script, cells, {name: self._values[prefix + b"}:cells", name] for name in cells}, charged, units)
 
     def _book_hold(
@@ -145,7 +161,7 @@ class Books:
         """Notes a hold's step: whether it may be made, what it takes and gives back, what it charges."""
         old = tenant.holds.pop(hold_id, None)
         before = old.charged() if old is not None else {}
-        if old is not None and old.record.state == State.ACTIVE:
+        if old is not None and old.record.state in LIVE:
             for kind, cell, units in old.record.kept():
                 tenant.held[kind, cell] -= units
                 touched.add(cell)
@@ -154,18 +170,21 @@ class Books:
         record = StoredHold.parse(raw)
         state = State(record.state)
         if old is None:
-            if state not in {State.ACTIVE, State.DONE}:
+            if state not in {State.ACTIVE, State.QUEUED, State.DONE}:
                 raise Violation(f"hold {hold_id!r} begins as {state.name}")
         elif record.created != old.record.created or (State(old.record.state), state) not in MOVES:
             raise Violation(f"hold {hold_id!r} went from {State(old.record.state).name} to {state.name}")
         hold = _Hold(record, record.takes or (old.takes if old is not None else []))
         tenant.holds[hold_id] = hold
-        if state is State.ACTIVE:
+        if state in LIVE:
             for kind, cell, units in record.kept():
                 tenant.held[kind, cell] += units
                 touched.add(cell)
         for cell, total in hold.charged().items():
             charged[cell] += total - before.get(cell, 0)
+
+    def _stored_samples(self, prefix: bytes, name: RecordName) -> bytes | None:
+        return self._values.get((prefix + b"}:u:" + name[0], name[1]))  # type: ignore[return-value]  # a hash's value
 
     def _check_cells(self, tenant: _Tenant, prefix: bytes, touched: set[bytes]) -> None:
         """What the touched cells hold is what live holds have taken from them."""
@@ -214,5 +233,5 @@ def _check_money(
             wanted = units.get(name.decode(), 0)
             if change["granted"] != max(wanted, 0) or not 0 <= change["reversed"] <= max(-wanted, 0):
                 raise Violation(f"{wanted} came to {name!r}, and {change} was booked")
-        elif script not in {"account", "reap"} and (change["granted"] or change["reversed"]):
+        elif script not in {"account", "reap", "adjust"} and (change["granted"] or change["reversed"]):
             raise Violation(f"{script} made money in {name!r}: {change}")

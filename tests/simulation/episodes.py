@@ -7,8 +7,9 @@ from random import Random
 from typing import Final, NamedTuple, TypeAlias
 
 from server.domain.limits import Limit
+from server.domain.limits.slots import Queue
 from server.domain.policy import Policy
-from tests.policies_for_tests import HOUR_MS, MINUTE_MS, PLANS, balance, count, policy, quota, slots, window
+from tests.policies_for_tests import HOUR_MS, MINUTE_MS, PLANS, balance, count, only_for, policy, quota, slots, window
 from tests.policies_for_tests import TERMS as LONG_KEPT
 from tests.simulation.asked import MOST_UNITS, Asked, Drawn
 from tests.simulation.operations import OPERATIONS
@@ -112,7 +113,8 @@ def draw_episode(seed: int, number: int) -> Episode:
     random = Random(name)  # noqa: S311  # the same for ever
     judged = random.random() < JUDGED_PART
     terms = FOREVER if judged else BRIEF
-    policies = [policy(*_limits(random), terms=terms) for _ in range(random.randint(1, 3))]
+    lines = _lines(random)
+    policies = [policy(*_limits(random), *lines, terms=terms) for _ in range(random.randint(1, 3))]
     return Episode(name, policies, judged, _steps(random, JUDGED_STEPS if judged else FREE_STEPS, judged=judged))
 
 
@@ -188,7 +190,33 @@ def _window(random: Random) -> Limit:
 def _pool(random: Random) -> Limit:
     meter = random.choice(("", "frames"))
     scope: tuple[str, ...] = random.choice(((), ("model",)))
-    return slots(f"s-{meter}-{'-'.join(scope)}", _cap(random), meter, scope=scope, shadow=_is_shadow(random))
+    typical_ms, measured = random.choice(((0, False), (0, False), (9000, False), (MINUTE_MS, True)))
+    return slots(
+        f"s-{meter}-{'-'.join(scope)}-{typical_ms}-{measured:d}",
+        _cap(random),
+        meter,
+        scope=scope,
+        typical_ms=typical_ms,
+        measured=measured,
+        shadow=_is_shadow(random),
+    )
+
+
+def _lines(random: Random) -> list[Limit]:
+    """Pools with queues, the same in all policies of an episode; two of them may share their places on a plan."""
+    if random.random() < 0.6:
+        return []
+    names = ("work", "rest") if random.random() < 0.6 else ("work",)
+    joined = {"pro": tuple(f"line-{name}~s" for name in names)} if random.random() < 0.6 else {}
+    pools: list[Limit] = []
+    for name in names:
+        waits = Queue(times=random.randint(1, 3), ticket_ms=30_000, joined=joined)
+        places: int | dict[str, int | None] = random.randint(0, 4)
+        if random.random() < 0.6:
+            places = {"free": random.randint(0, 3), "pro": random.randint(1, 6)}
+        pool = slots(f"line-{name}", places, typical_ms=9000, measured=random.random() < 0.5, queue=waits)
+        pools.append(only_for(pool, name))
+    return pools
 
 
 def _balance(random: Random) -> Limit:
@@ -211,8 +239,9 @@ def _quota(random: Random) -> Limit:
 
 
 def _count(random: Random) -> Limit:
+    meter = random.choice(("", "frames"))
     scope: tuple[str, ...] = random.choice(((), ("model",)))
-    return count(f"n-{'-'.join(scope)}", _cap(random), scope=scope, shadow=_is_shadow(random))
+    return count(f"n-{meter}-{'-'.join(scope)}", _cap(random), meter, scope=scope, shadow=_is_shadow(random))
 
 
 def _purse(random: Random) -> Limit:

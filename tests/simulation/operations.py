@@ -10,17 +10,22 @@ from dataclasses import dataclass
 from typing import Any, Final, Self
 
 from server.domain.account import Account, Override
+from server.domain.act import Act, Deed
 from server.domain.hold import Delivered, Fraction
 from server.domain.ledger import Cause
 from server.domain.limits import Balance, Limit
 from server.domain.limits.balance import GrantSource
 from server.domain.operation import Operation, TenantRef
 from server.domain.plan import Plan, usage_plan
+from server.domain.queue import Ticket
 from server.domain.refill import marks_of, refills_of
 from server.domain.units import FOREVER_MS
 from server.engine.base import AccountWrite, Engine
 from tests.policies_for_tests import HOUR_MS, MINUTE_MS
 from tests.simulation.asked import MOST_READ, MOST_UNITS, SCOPES, Ask, Asked, Drawn, Facts, Named
+from tests.simulation.by_hand import AdjustByHand, ReadTrail, ResetByHand
+from tests.simulation.lines import Leave, Renew, SeeTo, TakeTurn
+from tests.simulation.samples import RecordUse
 from tests.tenants import WITHIN_S
 
 
@@ -31,6 +36,8 @@ class Reserve(Asked):
     amounts: Mapping[str, int]
     named: bool
     behind: int
+    action: str
+    ticket: Ticket
     script = "reserve"
 
     @classmethod
@@ -39,16 +46,19 @@ class Reserve(Asked):
         amounts, scope = drawn.amounts(), random.randrange(3)
         meters = [meter for meter in amounts if meter != "requests"]
         if random.random() < 0.85:
-            drawn.holds.append(Named(drawn.tenant(), f"h{len(drawn.holds)}", meters, scope))
-            tenant, hold_id, *_ = drawn.holds[-1]
+            action = random.choice(("work", "work", "work", "rest"))
+            hold = Named(drawn.tenant(), f"h{len(drawn.holds)}", meters, scope, action, amounts, drawn.ticket())
+            drawn.holds.append(hold)
         else:
-            tenant, hold_id, *_ = drawn.some_hold()
-        return cls(tenant, hold_id, scope, amounts, random.random() < 0.9, int(random.random() < 0.1))
+            hold = drawn.some_hold()
+        named, behind = random.random() < 0.9, int(random.random() < 0.1)
+        return cls(hold.tenant, hold.hold_id, scope, amounts, named, behind, hold.action, hold.ticket)
 
     def question(self, facts: Facts) -> Ask:
-        plan = self.plan(facts, SCOPES[self.scope], self.amounts, self.behind, self.hold_id)
+        plan = self.plan(facts, self.scope, self.amounts, self.behind, action=self.action, hold_id=self.hold_id)
         hold_id = self.hold_id if self.named or plan.leaves_hold else ""
-        return Question(lambda engine: engine.reserve(plan, hold_id, WITHIN_S), plan)
+        ticket = None if plan.shape.queue is None else self.ticket
+        return Question(lambda engine: engine.reserve(plan, hold_id, WITHIN_S, ticket), plan)
 
 
 @dataclass(frozen=True)
@@ -91,16 +101,20 @@ class Settle(Asked):
 
 @dataclass(frozen=True)
 class Release(Asked):
+    """By the caller or, sometimes, by hand."""
+
     hold_id: str
+    by_hand: bool
     script = "release"
 
     @classmethod
     def draw(cls, drawn: Drawn) -> Self:
         hold = drawn.some_hold()
-        return cls(hold.tenant, hold.hold_id)
+        return cls(hold.tenant, hold.hold_id, drawn.random.random() < 0.3)
 
     def question(self, facts: Facts) -> Ask:
-        return lambda engine: engine.release(self.ref, self.hold_id, WITHIN_S)
+        act = Act(Deed.RELEASE, "ops", "drawn", self.hold_id) if self.by_hand else None
+        return lambda engine: engine.release(self.ref, self.hold_id, WITHIN_S, act)
 
 
 @dataclass(frozen=True)
@@ -128,6 +142,7 @@ class Extend(Asked):
     raised: Mapping[str, int] | None
     scope: int
     behind: int
+    action: str
     script = "extend"
 
     @classmethod
@@ -135,12 +150,13 @@ class Extend(Asked):
         random, hold = drawn.random, drawn.some_hold()
         used = drawn.amounts(hold.meters, 2 * MOST_UNITS) if random.random() < 0.6 else {}
         raised = drawn.amounts(hold.meters, 2 * MOST_UNITS) if random.random() < 0.5 else None
-        return cls(hold.tenant, hold.hold_id, used, raised, hold.scope, int(random.random() < 0.1))
+        behind = int(random.random() < 0.1)
+        return cls(hold.tenant, hold.hold_id, used, raised, hold.scope, behind, hold.action)
 
     def question(self, facts: Facts) -> Ask:
         plan = None
         if self.raised is not None:
-            plan = self.plan(facts, SCOPES[self.scope], self.raised, self.behind)
+            plan = self.plan(facts, self.scope, self.raised, self.behind, action=self.action)
         return lambda engine: engine.extend(self.ref, self.hold_id, self.used, plan, WITHIN_S)
 
 
@@ -155,7 +171,7 @@ class Look(Asked):
         return cls(drawn.tenant(), drawn.random.randrange(3), drawn.amounts())
 
     def question(self, facts: Facts) -> Ask:
-        plan = self.plan(facts, SCOPES[self.scope], self.amounts, 0)
+        plan = self.plan(facts, self.scope, self.amounts, 0)
         return lambda engine: engine.look(plan, WITHIN_S)
 
 
@@ -214,6 +230,7 @@ class PutAccount(Asked):
             balances=balances_in(limits),
             refills=refills_of(facts.policy, account, facts.now_ms()),
             raises=self.raises,
+            act=Act(Deed.ACCOUNT, "ops", "drawn", before="{}", after=self.plan_name),
         )
         return Writing(self.ref, write)
 
@@ -371,9 +388,17 @@ OPERATIONS: Final[Mapping[type[Asked], int]] = {
     MoveMoney: 6,
     Audit: 1,
     Trim: 1,
+    ResetByHand: 2,
+    AdjustByHand: 3,
+    ReadTrail: 1,
     ListHolds: 1,
     Find: 1,
     Sweep: 2,
+    TakeTurn: 10,
+    Leave: 2,
+    Renew: 3,
+    SeeTo: 1,
+    RecordUse: 4,
 }
 """Every operation, and how often it is drawn among a hundred or so."""
 

@@ -200,26 +200,33 @@ local function spelled(score)
   return string.format('%.17g', score)
 end
 
-function command.ZADD(key, ...)
-  local words = { ... }
-  local option = (words[1] == 'NX' or words[1] == 'XX') and table.remove(words, 1)
-  local score, member = tonumber(text(words[1])), words[2]
-  assert(score and member and not words[3], 'ZADD: words that are not simulated')
-  if option == 'XX' and not find(key, 'zset') then
-    return 0
-  end
-  local entry = find_or_make(key, 'zset', { scores = {}, order = {} })
+local function put(entry, key, member, score)
   local before = entry.scores[member]
-  if (option == 'NX' and before) or (option == 'XX' and not before) then
-    return 0
-  end
   if before then
     table.remove(entry.order, place_of(entry, member, before))
   end
   table.insert(entry.order, place_of(entry, member, score), member)
   entry.scores[member] = score
   note('z', key, member, score)
-  return before and 0 or 1
+end
+
+function command.ZADD(key, ...)
+  local words = { ... }
+  local option = (words[1] == 'NX' or words[1] == 'XX') and table.remove(words, 1)
+  assert(#words > 0 and #words % 2 == 0, 'ZADD: a score without a member')
+  if option == 'XX' and not find(key, 'zset') then
+    return 0
+  end
+  local entry, added = find_or_make(key, 'zset', { scores = {}, order = {} }), 0
+  for index = 1, #words, 2 do
+    local score, member = assert(tonumber(text(words[index]))), text(words[index + 1])
+    local known = entry.scores[member]
+    if (option == 'NX' and not known) or (option == 'XX' and known) or not option then
+      put(entry, key, member, score)
+      added = added + (known and 0 or 1)
+    end
+  end
+  return added
 end
 
 function command.ZREM(key, member)
@@ -242,10 +249,19 @@ function command.ZSCORE(key, member)
   return entry and entry.scores[member] and spelled(entry.scores[member]) or false
 end
 
+function command.ZMSCORE(key, ...)
+  local found = { ... }
+  for index, member in ipairs(found) do
+    found[index] = command.ZSCORE(key, member)
+  end
+  return found
+end
+
 function command.ZRANGE(key, first, last, with_scores)
   local entry, found = find(key, 'zset'), {}
   local order = entry and entry.order or {}
   first, last = tonumber(first), tonumber(last)
+  first = first < 0 and math.max(#order + first, 0) or first
   for index = first + 1, last < 0 and #order + 1 + last or math.min(last + 1, #order) do
     found[#found + 1] = order[index]
     if with_scores then
@@ -283,6 +299,13 @@ function command.ZRANGEBYSCORE(key, lowest, highest, ...)
     end
   end
   return found
+end
+
+-- What is below a score, as the scripts ask.
+function command.ZCOUNT(key, lowest, below)
+  assert(lowest == '-inf' and string.sub(below, 1, 1) == '(', 'ZCOUNT: words that are not simulated')
+  local entry = find(key, 'zset')
+  return entry and place_of(entry, '', tonumber(string.sub(below, 2))) - 1 or 0
 end
 
 add_streams(command, { find = find, find_or_make = find_or_make, text = text, note = note, now = now })

@@ -60,7 +60,8 @@ class SimulatedStore:
     def run(self, name: str, keys: Sequence[bytes], args: Sequence[Word]) -> list[Any]:
         """A script's reply."""
         reply = self._run(name.encode(), len(keys), *keys, *args)
-        return list(reply) if isinstance(reply, tuple) else [reply]
+        values = reply if isinstance(reply, tuple) else (reply,)
+        return [value if isinstance(value, int | bytes) else _python(value) for value in values]
 
     def command(self, *words: Word) -> Reply:
         """A plain command's reply."""

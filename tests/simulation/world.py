@@ -9,7 +9,9 @@ from typing import Any, Final, Protocol
 from server.domain.account import Account
 from server.domain.errors import CorruptStateError, StoreUnavailableError
 from server.domain.limits import Balance, Quota, Window
+from server.domain.operation import TenantRef
 from server.domain.plan import Plan
+from server.domain.queue import QueueTerms, queue_terms
 from server.engine.base import Granted
 from server.engine.keys import tenant_of
 from server.engine.memory_engine import MemoryEngine
@@ -21,7 +23,9 @@ from tests.engine_answers import Fault, answer_of
 from tests.policies_for_tests import HOUR_MS
 from tests.simulation.asked import SCOPES, TENANTS, Ask, Asked
 from tests.simulation.books import Books, Violation
+from tests.simulation.by_hand import ReadTrail, ResetByHand
 from tests.simulation.episodes import SERVERS, Again, Begin, Clock, Crash, Episode, Fate, GoOn, Reload, Step
+from tests.simulation.lines import SeeTo
 from tests.simulation.loop import StillLoop
 from tests.simulation.operations import (
     Audit,
@@ -35,6 +39,7 @@ from tests.simulation.operations import (
     Writing,
 )
 from tests.simulation.store import Change
+from tests.simulation.turns import Lines
 from tests.store_state import broken_rules, leaks, snapshot
 from tests.tenants import START_MS, WITHIN_S, Refills
 
@@ -140,9 +145,12 @@ class World:
         self._windows: dict[tuple[str, str, tuple[str, ...]], deque[tuple[int, int]]] = {}
         self._half_reaped: set[str] = set()
         clock = (lambda: 0) if store.takes_time else self.now_ms
-        self._servers = [RedisEngine(_Line(self), clock=clock, refills=self._refills) for _ in range(SERVERS)]
+        refills, queues = self._refills, self._refills.queues
+        self._servers = [RedisEngine(_Line(self), clock=clock, refills=refills, queues=queues) for _ in range(SERVERS)]
         judged = episode.judged and store.takes_time
-        self._model = MemoryEngine(self.now_ms, refills=self._refills) if judged else None
+        self._model = MemoryEngine(self.now_ms, refills=refills, queues=queues) if judged else None
+        cells = self.policy.queue_cells
+        self._lines = Lines(store, cells, self._queues, self.now_ms) if cells else None
         store.flush()
         self._tell_time()
 
@@ -154,6 +162,9 @@ class World:
     def account(self, tenant: str, behind: int) -> Account:
         known = self._accounts[tenant]
         return known[max(len(known) - 1 - behind, 0)]
+
+    def _queues(self, tenant: str) -> QueueTerms:
+        return queue_terms(self.policy, TenantRef("lab", tenant), self.account(tenant, 0), self._now_ms)
 
     # the steps
 
@@ -174,7 +185,10 @@ class World:
 
     def _look_at_everything(self) -> None:
         for name in TENANTS:
-            last_looks = [Audit(name), *(Usage(name, scope) for scope in range(len(SCOPES))), ReadLedger(name)]
+            last_looks = [
+                *(Audit(name), ReadLedger(name), ReadTrail(name)),
+                *(Usage(name, scope) for scope in range(len(SCOPES))),
+            ]
             reserves = [step.asked for step in self.episode.steps if isinstance(step, Begin)]
             holds = {asked.hold_id for asked in reserves if isinstance(asked, Reserve) and asked.tenant == name}
             for asked in [*last_looks, *(Find(name, hold_id) for hold_id in sorted(holds))]:
@@ -302,8 +316,11 @@ class World:
             reply = self.store.command(*call.words)
             self._books.check("", (), self.store.changes(), None)  # keys whose time is over leave when they are read
             return reply
-        if call.script == talk.asked.script and call.script in {"trim", "find", "deallocate"}:
+        if call.script == talk.asked.script and call.script in {"trim", "find", "deallocate", "record"}:
             self._catch_up()  # they alone decide while something is overdue
+        tenant = tenant_of(call.keys[0].removeprefix(b"hg:{").partition(b"}:")[0]).tenant
+        if self._model is not None and self._lines is not None and call.script != "reap":
+            self._make_turns(tenant)
         reply = self.store.run(call.script, call.keys, call.words)
         writing = talk.ask.write if isinstance(talk.ask, Writing) else None
         units = writing.grants if writing is not None and not writing.refills else None
@@ -312,7 +329,15 @@ class World:
             self._reaped(call.keys[0], reply)
         elif call.script == talk.asked.script and reply[0] != OVERDUE:
             self._decided(talk, reply)
+        if self._lines is not None:
+            self._lines.check(tenant)
         return reply
+
+    def _make_turns(self, tenant: str) -> None:
+        """The model makes turns at any call; a script only where the terms of the queues are those of now."""
+        assert self._lines is not None
+        if self._lines.owes_turns(tenant):
+            self.ask_plainly(SeeTo(tenant))
 
     def _reaped(self, key: bytes, reply: Sequence[Any]) -> None:
         if self._model is None:
@@ -326,14 +351,16 @@ class World:
 
     def _decided(self, talk: _Talk, reply: Sequence[Any]) -> None:
         """The one script that decides an operation has run."""
-        if talk.decided and talk.asked.script != "trim":
+        if talk.decided and talk.asked.script not in {"trim", "ticket"}:
             raise Violation(f"{talk.asked} was decided twice")
         talk.decided = True
         if self._model is not None:
             talk.verdict = _answer(talk.ask(self._model))
         if isinstance(talk.ask, Writing) and reply[0] == 1 and talk.ask.write.account is not None:
             self._accounts[talk.asked.tenant].append(talk.ask.write.account)
-        if isinstance(talk.ask, Question) and reply[0] == 1:
+        if isinstance(talk.asked, ResetByHand) and reply[0] == 1:
+            self._windows.clear()  # what was forgotten counts no more
+        if isinstance(talk.ask, Question) and reply[0] in {1, 6}:
             self._count_windows(talk.asked.tenant, talk.ask.plan, reply[1])
 
     def _count_windows(self, tenant: str, plan: Plan, now_ms: int) -> None:

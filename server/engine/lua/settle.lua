@@ -28,12 +28,16 @@ local state, meters = hold[1], hold[METERS]
 if state == DONE then
   return { 2, now, raw }
 end
-if state == RELEASED or state >= QUEUED then
+if state == RELEASED or state == LEFT then
   return { 5, now, raw }
 end
 -- Where it is missing from the due set, no reap ends it.
-if state == ACTIVE and hold[2] + hold[3] <= now and redis.call('ZSCORE', KEYS[3], id) then
+local waits = state == QUEUED or state == PROMOTED
+local due = (waits or (state == ACTIVE and hold[2] + hold[3] <= now)) and redis.call('ZSCORE', KEYS[3], id)
+if due and (not waits or tonumber(due) <= now) then
   return { 4, now }
+elseif waits then
+  return { 5, now, raw }
 end
 
 local named = {}

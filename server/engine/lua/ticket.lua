@@ -1,16 +1,17 @@
 #!lua
 --[[ Renews a place in a queue, or claims the place that its turn has brought: what a repeat of its request does.
 
-Keys   1 cells (hash)  2 account (string)  3 due (sorted set)  4 unused  5 hold (string)  6.. windows (hash), one per
-       scope, in the plan's order
+Keys   1 cells (hash)  2 account (string)  3 due (sorted set)  4 index of tenants by due (sorted set)
+       5 hold (string)  6.. windows (hash), one per scope, in the plan's order
 Args   1 plan (checks.lua)
        2 msgpack sequence: hold id, the pool's part of the hold as the caller keeps it (queues.lua; '': as it was)
-Reply  {1, now, hold, rows, position, lasts_ms} it waits, its ticket for so long; {2, now, hold, rows} it has its place;
-       {0, now, hold} it waits no more;
+Reply  {1, now, hold, rows, position, lasts_ms, free} it waits, its ticket for so long; free: 1 when its turn may come
+       with new terms of the queues; {2, now, hold, rows} it has its place; {0, now, hold} it waits no more;
+       {7, now, hold} the plan's pool has no queue (any more), nothing is renewed;
        {3, now, account} planned for another version or time; {4, now} holds are overdue: call reap, then ask again;
        {6, now} no such hold. rows: as in reserve.lua.
-Writes due, hold.
-Example {1, 1773144000000, <7,...>, <3,5,-2>, 3, 30000} ]]
+Writes due, hold; for a ticket that ends before all else does, also cells.due and the index.
+Example {1, 1773144000000, <7,...>, <3,5,-2>, 3, 30000, 0} ]]
 --@include clock
 --@include checks
 --@include queues
@@ -57,8 +58,10 @@ for check = 1, plan[STANDING] do
     own, joined = first_field + check - 1, string.byte(param, #param)
   end
 end
-if not own or not arrival then
+if not arrival then
   error('CORRUPT a hold that waits in no queue')
+elseif not own then
+  return { 7, now, raw }
 end
 for other = 0, joined do
   local queue = queue_key(plan[own - other])
@@ -67,10 +70,21 @@ end
 if kept == '' then
   kept = hold[take + 8]
 end
-redis.call('ZADD', KEYS[3], 'XX', string.format('%.0f', now + struct.unpack('>I4', kept, TICKET_AT)), id)
+-- A call that takes over from a client who only looked by now and then has a shorter ticket.
+local due = now + struct.unpack('>I4', kept, TICKET_AT)
+local first_due = not standing[2] or due < tonumber(standing[2])
+if first_due then
+  redis.call('ZSCORE', KEYS[4], member_name())
+end
+local ends = string.format('%.0f', due)
+redis.call('ZADD', KEYS[3], 'XX', ends, id)
+if first_due then
+  redis.call('ZADD', KEYS[4], ends, member_name())
+  redis.call('HSET', KEYS[1], 'due', ends)
+end
 if hold[take + 8] ~= kept then
   hold[take + 8] = kept
   raw = cmsgpack.pack(unpack(hold))
   redis.call('SET', KEYS[5], raw)
 end
-return { 1, now, raw, figures, position, (struct.unpack('>I4', kept, TICKET_AT)) }
+return { 1, now, raw, figures, position, (struct.unpack('>I4', kept, TICKET_AT)), plan.free and 1 or 0 }

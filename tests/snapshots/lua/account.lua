@@ -11,13 +11,14 @@ Args   1 msgpack sequence: now_ms (0: ask the store), tenant's member in the ind
          per refill: field, ledgered, plan, ceiling, cycle_ms, next_ms, raises (1: at once, once per plan and cycle);
          then number of uses, per use: field, limit, terms, cycle (quota.lua), units; then number of allocations, per
          allocation: field, name, units
+       2 when an operator's act is to be told: the act, with what it was and is (acts.lua)
 Reply  {1, account, results, waits} written, waits: 1 when somebody waits in a queue, for whom reap must look whether
        the turn has come; {2, account, results, 0} this id was written before, with equal content;
        {3, account} the version is another one; {4, now} something is overdue: call reap, then ask again;
        {5, account} a balance would pass 2^53 - 1; {6, account} this id was written before with other content;
        {7, account} a balance would have too many grants; {8, account} a grant would be over already.
        results: msgpack array, units changed per change.
-Writes cells, account, ids, grants, due and index, ledger, allocations, notes. Ids stay as long as the account.
+Writes cells, account, ids, grants, due and index, ledger, allocations, notes, acts. Ids stay as long as the account.
 Example {1, '{"plan":"free",...}', <10>} ]]
 -- The one clock of a script: the store's own time in milliseconds, or what a test passes (0 asks the store).
 local function clock(given)
@@ -128,7 +129,7 @@ local function grants_kept()
         end
       end
       if source == MONTHLY then
-        drawn(source, NEVER, free)
+        free = free - drawn(source, NEVER, free)
       end
     end
     return draws
@@ -410,6 +411,18 @@ local function change_grants(now, terms_ms, terms, marks)
     write_crossings(falls, at_ms)
   end
   return nil
+end
+
+-- Takes units back from a balance: what is available, of the grants in this order, then debt up to its bound. Returns
+-- how many.
+local function take_back(b, available, grants, order, units, bound)
+  local taken = math.min(units, math.max(available, 0))
+  local owed = math.min(units - taken, math.max(bound - b[7], 0))
+  if grants then
+    grants_kept().draw(grants, order, available, taken)
+  end
+  b[2], b[7] = b[2] + taken + owed, b[7] + owed
+  return taken + owed
 end
 --[[ quota: an allowance per cycle. Twin of server/domain/limits/quota.py.
 
@@ -750,7 +763,8 @@ local function queues_kept()
     error('CORRUPT a hold that waits for no pool')
   end
 
-  -- What one turn writes: the hold gets its place, until it is claimed.
+  -- What one turn writes: the hold gets its place, until it is claimed. Whatever the clock has done, that never begins
+  -- before the request did.
   local function turn_of(id, field, now)
     local key = tenant_key('h:' .. id)
     local raw = redis.call('GET', key)
@@ -759,10 +773,11 @@ local function queues_kept()
     end
     local hold, at = hold_read(raw)
     local take = queued_take(hold, at)
-    local param, since = hold[take + 8], now - hold[2]
-    local deadline = now + struct.unpack('>I4', param, TICKET_AT)
-    hold[1], hold[3], hold[4], hold[take + 5] = PROMOTED, deadline - hold[2], hold[4] + since, since
-    return { id, field, key, cmsgpack.pack(unpack(hold)), deadline, string.sub(param, OWNER_AT) }
+    local param, since = hold[take + 8], math.max(now - hold[2], 0)
+    local lease_in = since + struct.unpack('>I4', param, TICKET_AT)
+    hold[1], hold[3], hold[4], hold[take + 5] = PROMOTED, lease_in, hold[4] + since, since
+    local record, began, owner = cmsgpack.pack(unpack(hold)), hold[2] + since, string.sub(param, OWNER_AT)
+    return { id, field, key, record, hold[2] + lease_in, owner, began }
   end
 
   --[[ Whose turn it is, reading everything and writing nothing. `changed` has cells as they are about to be (false:
@@ -773,7 +788,7 @@ local function queues_kept()
     if not packed then
       return nil, 0
     end
-    local terms, fields = { cmsgpack.unpack(packed) }, { 'v' }
+    local terms, fields = { cmsgpack.unpack(packed) }, { 'v', 'due' }
     local at = 5
     for _ = 1, terms[4] do
       for cell = 1, terms[at + 1] do
@@ -785,7 +800,7 @@ local function queues_kept()
     if terms[1] ~= account_version(read[1]) or now < terms[2] or now >= terms[3] then
       return nil, 2
     end
-    local turns, sets, more, waiting, before = {}, {}, 0, 0, 1
+    local turns, sets, more, waiting, before, first = {}, {}, 0, 0, 2, nil
     at = 5
     for _ = 1, terms[4] do
       local cap, count = terms[at], terms[at + 1]
@@ -818,20 +833,27 @@ local function queues_kept()
         local cell = heads[place][3]
         local turn = turn_of(heads[place][2], terms[at + 1 + cell], now)
         if turn[3] then
-          raws[cell] = pool_taken(raws[cell], now)
+          raws[cell] = pool_taken(raws[cell], turn[7])
           sets[terms[at + 1 + cell]] = raws[cell]
+          first = math.min(first or turn[5], turn[5])
         end
         turns[#turns + 1] = turn
       end
       at, before = at + 2 + count, before + count
     end
-    return { turns, sets, waiting - #turns - (leaving and 1 or 0) }, more
+    -- After a clock that stepped back, a place may have to be claimed before all else is due.
+    if first and read[2] and tonumber(read[2]) <= first then
+      first = nil
+    elseif first then
+      redis.call('ZSCORE', KEYS[4], member_name())
+    end
+    return { turns, sets, waiting - #turns - (leaving and 1 or 0), first }, more
   end
 
   -- Gives the turns their places, wakes who waits for them, and clears up behind the last one. A store user who may not
   -- PUBLISH only makes waiters slow: they look by themselves when they renew their tickets.
   local function promote_write(promoted)
-    local turns, sets, waiting = unpack(promoted)
+    local turns, sets, waiting, first = unpack(promoted, 1, 4)
     for number = 1, #turns do
       local id, field, key, record, deadline = unpack(turns[number], 1, 5)
       redis.call('ZREM', queue_key(field), id)
@@ -839,6 +861,11 @@ local function queues_kept()
         redis.call('SET', key, record)
         redis.call('ZADD', KEYS[3], 'XX', string.format('%.0f', deadline), id)
       end
+    end
+    if first then
+      local due = string.format('%.0f', first)
+      redis.call('ZADD', KEYS[4], due, member_name())
+      redis.call('HSET', KEYS[1], 'due', due)
     end
     if #turns > 0 and next(sets) then
       local cells = {}
@@ -860,6 +887,32 @@ local function queues_kept()
   end
 
   return { take = queued_take, look = promote_look, write = promote_write }
+end
+
+--[[ What operators did: the stream hg:{n}:acts of the tenant's hash slot, beside the index by due, so that the line is
+written by the step that it tells of and outlives the tenant. An entry is two msgpack sequences: `a`, the act as the
+server put it (engine/acts.py), opaque here, and `e`, at_ms, the tenant's name, before, after. Its id begins with when
+it was made, or, where the clock stepped back, with that of the entry before.
+Entries leave when they are too old or too many; the whole stream leaves when nothing was added for as long. ]]
+local MOST_ACTS, ACTS_KEPT_MS = '10000', 34560000000
+
+local function acts_key()
+  return string.sub(KEYS[4], 1, -4) .. 'acts'
+end
+
+-- When the last act was, seen before a step's first write. (In capitals the word would be a constant's name.)
+local function last_act()
+  local last = redis.call('XREVRANGE', acts_key(), '+', '-', 'count', 1)[1]
+  return last and tonumber(string.match(last[1], '^%d+')) or 0
+end
+
+local function write_act(act, last_ms, now, before, after)
+  redis.call(
+    'XADD', acts_key(), 'MAXLEN', '=', MOST_ACTS, string.format('%.0f-*', math.max(last_ms, now)),
+    'a', act, 'e', cmsgpack.pack(now, member_name(), before, after)
+  )
+  redis.call('XTRIM', acts_key(), 'MINID', string.format('%.0f', math.max(now - ACTS_KEPT_MS, 0)))
+  redis.call('PEXPIRE', acts_key(), string.format('%.0f', ACTS_KEPT_MS))
 end
 
 local UPGRADE, CHANGE_SIZE, REFILL_SIZE, USE_SIZE, ALLOCATION_SIZE = 7, 8, 7, 5, 3
@@ -954,13 +1007,7 @@ for change = 0, changes - 1 do
       end
     end
   else
-    local taken = math.min(-units, math.max(available, 0))
-    local owed = math.min(-units - taken, math.max(bound - b[7], 0))
-    if grants then
-      grants_kept().draw(grants, source .. grants[1], available, taken)
-    end
-    units = taken + owed
-    b[2], b[7] = b[2] + units, b[7] + owed
+    units = take_back(b, available, grants, grants and source .. grants[1], -units, bound)
     if b[2] >= 9007199254740992 then
       return { 5, stored }
     end
@@ -1033,6 +1080,7 @@ end
 local packed_results = cmsgpack.pack(results)
 local waits = redis.call('EXISTS', tenant_key('pools'))
 queues_kept().look(now, {}) -- finds what is corrupt before anything is written
+local acted_ms = ARGV[2] and last_act()
 local before = redis.call('ZSCORE', KEYS[3], GRANTS_DUE)
 redis.call('ZSCORE', KEYS[4], member)
 if falls then
@@ -1066,5 +1114,8 @@ end
 write_ledger(entries)
 if falls then
   write_crossings(falls, now)
+end
+if acted_ms then
+  write_act(ARGV[2], acted_ms, now, '', '')
 end
 return { 1, stored, packed_results, waits }

@@ -247,7 +247,8 @@ local function queues_kept()
     error('CORRUPT a hold that waits for no pool')
   end
 
-  -- What one turn writes: the hold gets its place, until it is claimed.
+  -- What one turn writes: the hold gets its place, until it is claimed. Whatever the clock has done, that never begins
+  -- before the request did.
   local function turn_of(id, field, now)
     local key = tenant_key('h:' .. id)
     local raw = redis.call('GET', key)
@@ -256,10 +257,11 @@ local function queues_kept()
     end
     local hold, at = hold_read(raw)
     local take = queued_take(hold, at)
-    local param, since = hold[take + 8], now - hold[2]
-    local deadline = now + struct.unpack('>I4', param, TICKET_AT)
-    hold[1], hold[3], hold[4], hold[take + 5] = PROMOTED, deadline - hold[2], hold[4] + since, since
-    return { id, field, key, cmsgpack.pack(unpack(hold)), deadline, string.sub(param, OWNER_AT) }
+    local param, since = hold[take + 8], math.max(now - hold[2], 0)
+    local lease_in = since + struct.unpack('>I4', param, TICKET_AT)
+    hold[1], hold[3], hold[4], hold[take + 5] = PROMOTED, lease_in, hold[4] + since, since
+    local record, began, owner = cmsgpack.pack(unpack(hold)), hold[2] + since, string.sub(param, OWNER_AT)
+    return { id, field, key, record, hold[2] + lease_in, owner, began }
   end
 
   --[[ Whose turn it is, reading everything and writing nothing. `changed` has cells as they are about to be (false:
@@ -270,7 +272,7 @@ local function queues_kept()
     if not packed then
       return nil, 0
     end
-    local terms, fields = { cmsgpack.unpack(packed) }, { 'v' }
+    local terms, fields = { cmsgpack.unpack(packed) }, { 'v', 'due' }
     local at = 5
     for _ = 1, terms[4] do
       for cell = 1, terms[at + 1] do
@@ -282,7 +284,7 @@ local function queues_kept()
     if terms[1] ~= account_version(read[1]) or now < terms[2] or now >= terms[3] then
       return nil, 2
     end
-    local turns, sets, more, waiting, before = {}, {}, 0, 0, 1
+    local turns, sets, more, waiting, before, first = {}, {}, 0, 0, 2, nil
     at = 5
     for _ = 1, terms[4] do
       local cap, count = terms[at], terms[at + 1]
@@ -315,20 +317,27 @@ local function queues_kept()
         local cell = heads[place][3]
         local turn = turn_of(heads[place][2], terms[at + 1 + cell], now)
         if turn[3] then
-          raws[cell] = pool_taken(raws[cell], now)
+          raws[cell] = pool_taken(raws[cell], turn[7])
           sets[terms[at + 1 + cell]] = raws[cell]
+          first = math.min(first or turn[5], turn[5])
         end
         turns[#turns + 1] = turn
       end
       at, before = at + 2 + count, before + count
     end
-    return { turns, sets, waiting - #turns - (leaving and 1 or 0) }, more
+    -- After a clock that stepped back, a place may have to be claimed before all else is due.
+    if first and read[2] and tonumber(read[2]) <= first then
+      first = nil
+    elseif first then
+      redis.call('ZSCORE', KEYS[4], member_name())
+    end
+    return { turns, sets, waiting - #turns - (leaving and 1 or 0), first }, more
   end
 
   -- Gives the turns their places, wakes who waits for them, and clears up behind the last one. A store user who may not
   -- PUBLISH only makes waiters slow: they look by themselves when they renew their tickets.
   local function promote_write(promoted)
-    local turns, sets, waiting = unpack(promoted)
+    local turns, sets, waiting, first = unpack(promoted, 1, 4)
     for number = 1, #turns do
       local id, field, key, record, deadline = unpack(turns[number], 1, 5)
       redis.call('ZREM', queue_key(field), id)
@@ -336,6 +345,11 @@ local function queues_kept()
         redis.call('SET', key, record)
         redis.call('ZADD', KEYS[3], 'XX', string.format('%.0f', deadline), id)
       end
+    end
+    if first then
+      local due = string.format('%.0f', first)
+      redis.call('ZADD', KEYS[4], due, member_name())
+      redis.call('HSET', KEYS[1], 'due', due)
     end
     if #turns > 0 and next(sets) then
       local cells = {}
@@ -426,7 +440,7 @@ local function grants_kept()
         end
       end
       if source == MONTHLY then
-        drawn(source, NEVER, free)
+        free = free - drawn(source, NEVER, free)
       end
     end
     return draws
@@ -838,13 +852,14 @@ local function finish(key, id, hold, at, ending, state, after, now, name, reaps)
         new = window_finish(raw, ending, amount, created + hold[take + 5], param, before, total, now)
       elseif kind == 4 then
         new = raw
-        if was == QUEUED then
+        local has_queue = param ~= 0 and #param >= OWNER_AT - 1
+        if was == QUEUED and has_queue then
           leaves = field -- it has taken no place yet
         elseif live and ending ~= REPORT and raw then
           -- Places are freed when the hold ends, however it ends.
           if param ~= 0 then
             new = pool_finish(raw, was == ACTIVE and ending, amount, created + hold[take + 5], param, now)
-            if #param >= OWNER_AT - 1 then
+            if has_queue then
               freed = freed or {}
               freed[field] = new or false
             end
@@ -873,7 +888,7 @@ local function finish(key, id, hold, at, ending, state, after, now, name, reaps)
         end
       elseif kind == 7 then
         local more = 0
-        if ending == SETTLE then
+        if ending == SETTLE and amount > 0 then -- no units are no allocation, and keep no name
           known, stands = known or allocations_kept().read(name), stands or {}
           more = known[field] and 0 or amount -- who settles under a name that stands, adds nothing to it
           stands[field] = (stands[field] or 0) + amount

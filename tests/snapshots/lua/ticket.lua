@@ -1,16 +1,17 @@
 #!lua
 --[[ Renews a place in a queue, or claims the place that its turn has brought: what a repeat of its request does.
 
-Keys   1 cells (hash)  2 account (string)  3 due (sorted set)  4 unused  5 hold (string)  6.. windows (hash), one per
-       scope, in the plan's order
+Keys   1 cells (hash)  2 account (string)  3 due (sorted set)  4 index of tenants by due (sorted set)
+       5 hold (string)  6.. windows (hash), one per scope, in the plan's order
 Args   1 plan (checks.lua)
        2 msgpack sequence: hold id, the pool's part of the hold as the caller keeps it (queues.lua; '': as it was)
-Reply  {1, now, hold, rows, position, lasts_ms} it waits, its ticket for so long; {2, now, hold, rows} it has its place;
-       {0, now, hold} it waits no more;
+Reply  {1, now, hold, rows, position, lasts_ms, free} it waits, its ticket for so long; free: 1 when its turn may come
+       with new terms of the queues; {2, now, hold, rows} it has its place; {0, now, hold} it waits no more;
+       {7, now, hold} the plan's pool has no queue (any more), nothing is renewed;
        {3, now, account} planned for another version or time; {4, now} holds are overdue: call reap, then ask again;
        {6, now} no such hold. rows: as in reserve.lua.
-Writes due, hold.
-Example {1, 1773144000000, <7,...>, <3,5,-2>, 3, 30000} ]]
+Writes due, hold; for a ticket that ends before all else does, also cells.due and the index.
+Example {1, 1773144000000, <7,...>, <3,5,-2>, 3, 30000, 0} ]]
 -- The one clock of a script: the store's own time in milliseconds, or what a test passes (0 asks the store).
 local function clock(given)
   if given > 0 then
@@ -314,7 +315,7 @@ local function grants_kept()
         end
       end
       if source == MONTHLY then
-        drawn(source, NEVER, free)
+        free = free - drawn(source, NEVER, free)
       end
     end
     return draws
@@ -718,7 +719,8 @@ local function queues_kept()
     error('CORRUPT a hold that waits for no pool')
   end
 
-  -- What one turn writes: the hold gets its place, until it is claimed.
+  -- What one turn writes: the hold gets its place, until it is claimed. Whatever the clock has done, that never begins
+  -- before the request did.
   local function turn_of(id, field, now)
     local key = tenant_key('h:' .. id)
     local raw = redis.call('GET', key)
@@ -727,10 +729,11 @@ local function queues_kept()
     end
     local hold, at = hold_read(raw)
     local take = queued_take(hold, at)
-    local param, since = hold[take + 8], now - hold[2]
-    local deadline = now + struct.unpack('>I4', param, TICKET_AT)
-    hold[1], hold[3], hold[4], hold[take + 5] = PROMOTED, deadline - hold[2], hold[4] + since, since
-    return { id, field, key, cmsgpack.pack(unpack(hold)), deadline, string.sub(param, OWNER_AT) }
+    local param, since = hold[take + 8], math.max(now - hold[2], 0)
+    local lease_in = since + struct.unpack('>I4', param, TICKET_AT)
+    hold[1], hold[3], hold[4], hold[take + 5] = PROMOTED, lease_in, hold[4] + since, since
+    local record, began, owner = cmsgpack.pack(unpack(hold)), hold[2] + since, string.sub(param, OWNER_AT)
+    return { id, field, key, record, hold[2] + lease_in, owner, began }
   end
 
   --[[ Whose turn it is, reading everything and writing nothing. `changed` has cells as they are about to be (false:
@@ -741,7 +744,7 @@ local function queues_kept()
     if not packed then
       return nil, 0
     end
-    local terms, fields = { cmsgpack.unpack(packed) }, { 'v' }
+    local terms, fields = { cmsgpack.unpack(packed) }, { 'v', 'due' }
     local at = 5
     for _ = 1, terms[4] do
       for cell = 1, terms[at + 1] do
@@ -753,7 +756,7 @@ local function queues_kept()
     if terms[1] ~= account_version(read[1]) or now < terms[2] or now >= terms[3] then
       return nil, 2
     end
-    local turns, sets, more, waiting, before = {}, {}, 0, 0, 1
+    local turns, sets, more, waiting, before, first = {}, {}, 0, 0, 2, nil
     at = 5
     for _ = 1, terms[4] do
       local cap, count = terms[at], terms[at + 1]
@@ -786,20 +789,27 @@ local function queues_kept()
         local cell = heads[place][3]
         local turn = turn_of(heads[place][2], terms[at + 1 + cell], now)
         if turn[3] then
-          raws[cell] = pool_taken(raws[cell], now)
+          raws[cell] = pool_taken(raws[cell], turn[7])
           sets[terms[at + 1 + cell]] = raws[cell]
+          first = math.min(first or turn[5], turn[5])
         end
         turns[#turns + 1] = turn
       end
       at, before = at + 2 + count, before + count
     end
-    return { turns, sets, waiting - #turns - (leaving and 1 or 0) }, more
+    -- After a clock that stepped back, a place may have to be claimed before all else is due.
+    if first and read[2] and tonumber(read[2]) <= first then
+      first = nil
+    elseif first then
+      redis.call('ZSCORE', KEYS[4], member_name())
+    end
+    return { turns, sets, waiting - #turns - (leaving and 1 or 0), first }, more
   end
 
   -- Gives the turns their places, wakes who waits for them, and clears up behind the last one. A store user who may not
   -- PUBLISH only makes waiters slow: they look by themselves when they renew their tickets.
   local function promote_write(promoted)
-    local turns, sets, waiting = unpack(promoted)
+    local turns, sets, waiting, first = unpack(promoted, 1, 4)
     for number = 1, #turns do
       local id, field, key, record, deadline = unpack(turns[number], 1, 5)
       redis.call('ZREM', queue_key(field), id)
@@ -807,6 +817,11 @@ local function queues_kept()
         redis.call('SET', key, record)
         redis.call('ZADD', KEYS[3], 'XX', string.format('%.0f', deadline), id)
       end
+    end
+    if first then
+      local due = string.format('%.0f', first)
+      redis.call('ZADD', KEYS[4], due, member_name())
+      redis.call('HSET', KEYS[1], 'due', due)
     end
     if #turns > 0 and next(sets) then
       local cells = {}
@@ -872,8 +887,10 @@ for check = 1, plan[STANDING] do
     own, joined = first_field + check - 1, string.byte(param, #param)
   end
 end
-if not own or not arrival then
+if not arrival then
   error('CORRUPT a hold that waits in no queue')
+elseif not own then
+  return { 7, now, raw }
 end
 for other = 0, joined do
   local queue = queue_key(plan[own - other])
@@ -882,10 +899,21 @@ end
 if kept == '' then
   kept = hold[take + 8]
 end
-redis.call('ZADD', KEYS[3], 'XX', string.format('%.0f', now + struct.unpack('>I4', kept, TICKET_AT)), id)
+-- A call that takes over from a client who only looked by now and then has a shorter ticket.
+local due = now + struct.unpack('>I4', kept, TICKET_AT)
+local first_due = not standing[2] or due < tonumber(standing[2])
+if first_due then
+  redis.call('ZSCORE', KEYS[4], member_name())
+end
+local ends = string.format('%.0f', due)
+redis.call('ZADD', KEYS[3], 'XX', ends, id)
+if first_due then
+  redis.call('ZADD', KEYS[4], ends, member_name())
+  redis.call('HSET', KEYS[1], 'due', ends)
+end
 if hold[take + 8] ~= kept then
   hold[take + 8] = kept
   raw = cmsgpack.pack(unpack(hold))
   redis.call('SET', KEYS[5], raw)
 end
-return { 1, now, raw, figures, position, (struct.unpack('>I4', kept, TICKET_AT)) }
+return { 1, now, raw, figures, position, (struct.unpack('>I4', kept, TICKET_AT)), plan.free and 1 or 0 }

@@ -69,13 +69,14 @@ local function finish(key, id, hold, at, ending, state, after, now, name, reaps)
         new = window_finish(raw, ending, amount, created + hold[take + 5], param, before, total, now)
       elseif kind == 4 then
         new = raw
-        if was == QUEUED then
+        local has_queue = param ~= 0 and #param >= OWNER_AT - 1
+        if was == QUEUED and has_queue then
           leaves = field -- it has taken no place yet
         elseif live and ending ~= REPORT and raw then
           -- Places are freed when the hold ends, however it ends.
           if param ~= 0 then
             new = pool_finish(raw, was == ACTIVE and ending, amount, created + hold[take + 5], param, now)
-            if #param >= OWNER_AT - 1 then
+            if has_queue then
               freed = freed or {}
               freed[field] = new or false
             end
@@ -104,7 +105,7 @@ local function finish(key, id, hold, at, ending, state, after, now, name, reaps)
         end
       elseif kind == 7 then
         local more = 0
-        if ending == SETTLE then
+        if ending == SETTLE and amount > 0 then -- no units are no allocation, and keep no name
           known, stands = known or allocations_kept().read(name), stands or {}
           more = known[field] and 0 or amount -- who settles under a name that stands, adds nothing to it
           stands[field] = (stands[field] or 0) + amount
