@@ -25,7 +25,7 @@ LOOK_S: Final = 0.1
 FEWEST_BEATS: Final = 3
 """So often they are counted at least: on a busy event loop, beats are far between."""
 
-TARGET_S: Final = 0.01
+TARGET_S: Final = 0.02
 """How much longer than without a line a call may take."""
 
 FEWEST: Final = 64
