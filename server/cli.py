@@ -140,6 +140,11 @@ def _adjust(chosen: argparse.Namespace) -> int:
     return operator_commands.adjust(_target(chosen), _asked(chosen), change)
 
 
+def _delete(chosen: argparse.Namespace) -> int:
+    whose = operator_commands.Whose(chosen.policy, chosen.tenant, chosen.reason)
+    return operator_commands.delete(_target(chosen), whose, force=chosen.force, yes=chosen.yes)
+
+
 def _audit(chosen: argparse.Namespace) -> int:
     return operator_commands.audit(_target(chosen), chosen.policy, chosen.tenant)
 
@@ -176,6 +181,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_release(commands.add_parser("release", help="end a hold whose owner is gone, and give back what it keeps"))
     _add_reset(commands.add_parser("reset", help="forget what a window has counted, or a quota in its current cycle"))
     _add_adjust(commands.add_parser("adjust", help="change what is used of a quota, or a balance, by an amount"))
+    _add_delete(commands.add_parser("delete", help="delete everything of a tenant"))
     _add_audit(commands.add_parser("audit", help="list what operators did by hand: when, who, what, and why"))
     _add_health(commands.add_parser("health", help="ask a server whether it is serving: exit status 0 if it is"))
     load_parser = commands.add_parser(
@@ -286,6 +292,20 @@ def _add_adjust(parser: argparse.ArgumentParser) -> None:
         "off it is taken as far as it is available, and then as far as it may owe."
     )
     parser.set_defaults(run=_adjust)
+
+
+def _add_delete(parser: argparse.ArgumentParser) -> None:
+    _add_tenant(parser, "who is deleted")
+    parser.add_argument("--reason", required=True, metavar="TEXT", help="why, for the audit trail")
+    parser.add_argument(
+        "--force", action="store_true", help="also with open holds, which end as if they had never been"
+    )
+    parser.add_argument("--yes", action="store_true", help="do not ask")
+    parser.description = (
+        "Deletes everything of a tenant: account, balances, ledger, holds, use, notes. What operators did to it "
+        "stays in the audit trail. Meanwhile it takes nothing new; what was stopped half-way is done by deleting again."
+    )
+    parser.set_defaults(run=_delete)
 
 
 def _add_audit(parser: argparse.ArgumentParser) -> None:

@@ -1,4 +1,4 @@
-"""What `holdgate reset`, `adjust` and `audit` do: operators' hands, and what they have done."""
+"""What `holdgate reset`, `adjust`, `delete` and `audit` do: operators' hands, and what they have done."""
 
 import sys
 from collections.abc import Iterator, Mapping
@@ -32,6 +32,14 @@ class Asked(NamedTuple):
     def what(self) -> str:
         """The limit with its dimensions, for people."""
         return " ".join([self.limit, *(f"{name}={value}" for name, value in sorted(self.scope.items()))])
+
+
+class Whose(NamedTuple):
+    """Who is to be deleted, and on what grounds."""
+
+    policy: str
+    tenant: str
+    reason: str
 
 
 def reset(target: Target, asked: Asked, *, yes: bool) -> int:
@@ -80,6 +88,33 @@ def adjust(target: Target, asked: Asked, change: Mapping[str, int]) -> int:
     return OK
 
 
+def delete(target: Target, whose: Whose, *, force: bool, yes: bool) -> int:
+    """Deletes a tenant, once told yes, and says how far it is; 1 when the server fails, 2 when nobody said yes."""
+    policy, tenant, reason = whose
+    if not confirmed(f"Delete everything of {tenant}? It cannot be brought back.", yes=yes):
+        return UNUSABLE
+    done = operators_pb2.DeleteTenantResponse()
+    begun = holds = keys = 0
+    with target.channel() as channel:
+        while True:
+            request = operators_pb2.DeleteTenantRequest(
+                policy=policy, tenant=tenant, force=force, reason=reason, page_token=done.next_page_token
+            )
+            try:
+                done = unary(channel, "DeleteTenant", request, operators_pb2.DeleteTenantResponse)
+            except grpc.RpcError as error:
+                status = complain(target, error)
+                if begun or keys:
+                    _warn(f"{tenant} is deleted in part, and takes nothing new: delete it again")
+                return status
+            begun, holds, keys = begun + done.applied, holds + done.holds_ended, keys + done.keys_removed
+            if not done.next_page_token:
+                break
+            _warn(f"{tenant}: {keys:,} keys removed so far")
+    _say(f"{tenant}: deleted, with {holds:,} open holds" if begun or keys else f"{tenant}: there is nothing to delete")
+    return OK
+
+
 def audit(target: Target, policy: str, tenant: str) -> int:
     """Prints what was done to a tenant, or with an empty name to all of them, the first first; 1 when it fails."""
     with target.channel() as channel:
@@ -97,9 +132,7 @@ def confirmed(question: str, *, yes: bool) -> bool:
     if yes:
         return True
     if not sys.stdin.isatty():
-        Console(stderr=True, highlight=False, markup=False, soft_wrap=True).print(
-            f"holdgate: {question} There is no terminal to ask at: say --yes"
-        )
+        _warn(f"{question} There is no terminal to ask at: say --yes")
         return False
     return input(f"{question} [y/N] ").strip().lower() in {"y", "yes"}
 
@@ -128,10 +161,12 @@ def _complain(target: Target, error: grpc.RpcError, act_id: str) -> int:
     """Says how an act failed; where nobody knows whether it was done, with which id it is done once."""
     status = complain(target, error)
     if error.code() in {grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED}:
-        Console(stderr=True, highlight=False, markup=False, soft_wrap=True).print(
-            f"holdgate: it may have been done or not; repeat it with --id {act_id}, and it is done once"
-        )
+        _warn(f"it may have been done or not; repeat it with --id {act_id}, and it is done once")
     return status
+
+
+def _warn(text: str) -> None:
+    Console(stderr=True, highlight=False, markup=False, soft_wrap=True).print(f"holdgate: {text}")
 
 
 def _say(text: str) -> None:

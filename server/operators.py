@@ -17,7 +17,7 @@ from server.domain.policy import Policy
 from server.domain.units import MAX_AMOUNT
 from server.engine.base import Engine
 from server.engine.books import Outdated
-from server.engine.hands import Adjusted, Adjustment, Reset, WasReset
+from server.engine.hands import Adjusted, Adjustment, Deletion, Reset, WasReset
 from server.gate import QuotaGate
 from server.imports import cell_violations
 
@@ -28,6 +28,9 @@ MAX_REASON_BYTES: Final = 500
 
 PLACE: Final = re.compile(r"(?:[0-9]{1,5}/)?(?:[0-9]{1,15}(?:-[0-9]{1,15})?)?", re.ASCII)
 """How tokens of the audit trail are written: a slot, where all tenants are listed, and the id of a line."""
+
+DELETING: Final = re.compile(r"again|\??[0-9]{1,20}|", re.ASCII)
+"""How tokens of a deletion are written: as the engine's places."""
 
 INSTEAD: Final[Mapping[Kind, str]] = {
     Kind.SLOTS: "its places are those of open holds: end these with ForceRelease (`holdgate release`)",
@@ -113,6 +116,20 @@ class Operators:
             return await self._engine.hands.adjust(ref, Adjustment(form, account.version, *change), act, mark, left_s)
 
         return await self._done(policy, ref, attempt, within_s)
+
+    async def delete(self, ref: TenantRef, word: Word, *, force: bool, page_token: str, within_s: float) -> Deletion:
+        """Deletes a tenant, or goes on with that: as far as this call comes."""
+        _, ref = self._gate.resolve(ref)
+        bad = reason_violations(word.why, required=True)
+        if not DELETING.fullmatch(page_token):
+            bad.append(FieldViolation("page_token", "is not a token that DeleteTenant gave; start without one"))
+        if bad:
+            raise InvalidRequestError(bad)
+        self._gate.must_trust()
+        act = Act(Deed.DELETE, word.who, word.why)
+        deletion = await self._engine.hands.delete(ref, act, forced=force, place=page_token, within_s=within_s)
+        self._gate.forget(ref)
+        return deletion
 
     async def audit(
         self, ref: TenantRef, page_size: int, page_token: str, *, within_s: float

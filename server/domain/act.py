@@ -13,6 +13,7 @@ class Deed(IntEnum):
     ADJUST = 2
     RELEASE = 3
     ACCOUNT = 4
+    DELETE = 5
 
 
 class Act(NamedTuple):

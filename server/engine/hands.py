@@ -47,6 +47,17 @@ class Adjusted(NamedTuple):
     after: int
 
 
+class Deletion(NamedTuple):
+    """How far the deletion of a tenant has come: whether this call began it, the holds that it ended, the keys that it
+    removed, and the place to go on from; empty when the tenant is gone.
+    """
+
+    applied: bool
+    holds: int
+    keys: int
+    place: str
+
+
 class Hands(Protocol):
     """`within_s` bounds each call: past it StoreUnavailableError. An act's `request_id` makes it idempotent; where it
     was used for something else (`fingerprint` tells), IdReusedError.
@@ -65,4 +76,9 @@ class Hands(Protocol):
     async def acts(self, ref: TenantRef, after: str, count: int, within_s: float) -> tuple[Sequence[AuditLine], str]:
         """At most `count` lines about the tenant, the first first, or with an empty name about all of the policy's; and
         the place to go on from (empty: there are no more), which is where the walk has come to, be it without a line.
+        """
+
+    async def delete(self, ref: TenantRef, act: Act, *, forced: bool, place: str, within_s: float) -> Deletion:
+        """Deletes a tenant, or goes on with that from the place that was answered before. Open holds are ended if it is
+        `forced`; else TenantInUseError, and nothing is deleted. Until it is done the tenant takes nothing new.
         """

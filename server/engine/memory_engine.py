@@ -90,7 +90,7 @@ class MemoryEngine:
         self.books = MemoryBooks(self._enter, most_cells)
         self.queues = MemoryQueues(self._enter, self._release, is_current)
         self.feed = MemoryFeed(self._tenants, clock)
-        self.hands = MemoryHands(self._enter)
+        self.hands = MemoryHands(self._enter, self._tenants)
         self.wakes = Wakes()
 
     def _enter(self, ref: TenantRef) -> tuple[Tenant, int]:

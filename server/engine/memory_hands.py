@@ -1,6 +1,6 @@
 """What operators do, in the memory engine: the judge of `lua/reset.lua` and `lua/adjust.lua`."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, MutableMapping, Sequence
 from typing import Final
 
 from server.domain.act import Act, AuditLine
@@ -13,8 +13,8 @@ from server.domain.operation import TenantRef
 from server.domain.plan import CheckForm
 from server.domain.units import MAX_AMOUNT
 from server.engine.books import Outdated
-from server.engine.faults import adjusted_too_far, id_reused
-from server.engine.hands import Adjusted, Adjustment, Reset, WasReset
+from server.engine.faults import adjusted_too_far, id_reused, tenant_in_use
+from server.engine.hands import Adjusted, Adjustment, Deletion, Reset, WasReset
 from server.engine.memory_checks import cell_for
 from server.engine.memory_notes import note_crossings, note_fall
 from server.engine.memory_tenant import Hold, Tenant, balance_of
@@ -24,10 +24,13 @@ MOST_ACTS: Final = 10_000
 
 
 class MemoryHands:
-    """`enter` gives a tenant and the time, with all done that time has made due."""
+    """`enter` gives a tenant and the time, with all done that time has made due; `tenants` are all that there are."""
 
-    def __init__(self, enter: Callable[[TenantRef], tuple[Tenant, int]]) -> None:
+    def __init__(
+        self, enter: Callable[[TenantRef], tuple[Tenant, int]], tenants: MutableMapping[TenantRef, Tenant]
+    ) -> None:
         self._enter = enter
+        self._tenants = tenants
         self._lines: list[AuditLine] = []
         self._told = 0
 
@@ -85,6 +88,26 @@ class MemoryHands:
         tenant.writes[act.request_id] = fingerprint, {"before": before, "after": after}
         self.tell(ref, act, now_ms, str(before), str(after))
         return Adjusted(applied=True, before=before, after=after)
+
+    async def delete(
+        self,
+        ref: TenantRef,
+        act: Act,
+        *,
+        forced: bool,
+        place: str,  # noqa: ARG002  # it is done at once
+        within_s: float,  # noqa: ARG002  # nothing waits here
+    ) -> Deletion:
+        """Deletes a tenant."""
+        tenant, now_ms = self._enter(ref)
+        known = not tenant.is_blank(now_ms)
+        holds = sum(hold.is_live for hold in tenant.holds.values())
+        if holds and not forced:
+            raise tenant_in_use(ref, holds)
+        del self._tenants[ref]
+        if known:
+            self.tell(ref, act, now_ms, f"holds={holds}")
+        return Deletion(applied=known, holds=holds, keys=int(known), place="")
 
     async def acts(
         self,

@@ -43,6 +43,7 @@ from server.engine.base import (
 from server.engine.census import figures, tenants_due
 from server.engine.faults import (
     balance_too_large,
+    being_deleted,
     grant_is_over,
     id_reused,
     item_totals,
@@ -290,6 +291,8 @@ class RedisEngine:
                 raise too_many_grants()
             case [8, _]:
                 raise grant_is_over()
+            case [9, _]:
+                raise being_deleted(ref)
         raise unreadable("account", reply)
 
     async def open_holds(

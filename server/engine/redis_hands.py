@@ -1,9 +1,12 @@
 """What operators do, in Redis."""
 
 import asyncio
+import re
 from collections.abc import Awaitable, Callable, Sequence
 from time import monotonic
 from typing import Any, Final
+
+import msgpack
 
 from server.domain.act import Act, AuditLine
 from server.domain.ledger import Cause
@@ -12,8 +15,9 @@ from server.domain.operation import TenantRef
 from server.engine import keys, quota_cells, records, sequences
 from server.engine.acts import line_of, packed_act
 from server.engine.books import Outdated
-from server.engine.faults import adjusted_too_far, id_reused
-from server.engine.hands import Adjusted, Adjustment, Reset, WasReset
+from server.engine.faults import adjusted_too_far, id_reused, tenant_in_use
+from server.engine.hands import Adjusted, Adjustment, Deletion, Reset, WasReset
+from server.engine.pipeline import Word
 from server.engine.replies import unreadable
 from server.engine.store_calls import ScriptCall
 
@@ -28,6 +32,25 @@ READ_AT_ONCE: Final = 1000
 
 BATCH: Final = 512
 """Slots that are looked at in one write."""
+
+
+SCANNED_AT_ONCE: Final = 1000
+"""Keys that one step of a deletion looks at: less than a millisecond of the store's time."""
+
+SCANS_AT_ONCE: Final = 20
+"""Such steps in one call."""
+
+RELEASED_AT_ONCE: Final = 100
+"""Holds that are released between two attempts to begin a deletion."""
+
+BEGIN, SWEEP, END = 0, 1, 2
+"""The phases of a deletion."""
+
+NOTHING, BEGUN, OPEN = 0, 1, 5
+"""How far a deletion has begun: there is nothing, it has, or more holds are open than there was time for."""
+
+AGAIN: Final = "again"
+"""The place of a deletion that has not begun yet."""
 
 
 class RedisHands:
@@ -83,6 +106,66 @@ class RedisHands:
             case reply:
                 raise unreadable("adjust", reply)
 
+    async def delete(self, ref: TenantRef, act: Act, *, forced: bool, place: str, within_s: float) -> Deletion:
+        """Deletes a tenant. A place is a cursor over all keys; behind a ? while nothing of the tenant was found yet."""
+        tenant, slow_at_s = keys.tenant_keys(ref), monotonic() + within_s / 2
+        begun, holds, removed = False, 0, 0
+        if not place or place == AGAIN:
+            state, holds = await self._begin(tenant, act, forced=forced, found=False, slow_at_s=slow_at_s)
+            if state == OPEN:
+                return Deletion(applied=False, holds=holds, keys=0, place=AGAIN)
+            begun, place = state == BEGUN, "?" if state == NOTHING else ""
+        seeks, cursor = place.startswith("?"), place.removeprefix("?") or "0"
+        for _ in range(SCANS_AT_ONCE):
+            cursor_read, found = await self._plain(within_s, "SCAN", cursor, *_of(tenant), "COUNT", SCANNED_AT_ONCE)
+            cursor = cursor_read.decode()
+            if found and seeks:
+                state, holds = await self._begin(tenant, act, forced=forced, found=True, slow_at_s=slow_at_s)
+                return Deletion(state == BEGUN, holds, 0, AGAIN if state == OPEN else "0")
+            if names := [key.removeprefix(tenant.prefix) for key in found if key != tenant.cells]:
+                removed += await self._in_deletion(tenant, SWEEP, within_s, msgpack.packb(names, use_bin_type=False))
+            if cursor == "0" or monotonic() > slow_at_s:
+                break
+        if cursor != "0":
+            return Deletion(begun, holds, removed, f"?{cursor}" if seeks else cursor)
+        if not seeks:
+            await self._in_deletion(tenant, END, within_s)
+        return Deletion(begun, holds, removed, "")
+
+    async def _in_deletion(self, tenant: keys.TenantKeys, phase: int, within_s: float, *names: bytes) -> int:
+        """A step of a deletion that has begun; the keys that it removed, none where there is no such deletion."""
+        match await self._run(_deleting(tenant, [self._clock(), phase, 0, 0, 0], *names), within_s):
+            case [1, _, int(count)]:
+                return count
+            case [0, _]:
+                return 0
+            case reply:
+                raise unreadable("delete", reply)
+
+    async def _begin(
+        self, tenant: keys.TenantKeys, act: Act, *, forced: bool, found: bool, slow_at_s: float
+    ) -> tuple[int, int]:
+        """What the script answers, and how many holds have ended. More than one call ends are released before."""
+        ended = 0
+        while (left_s := slow_at_s - monotonic()) > 0:
+            values = [self._clock(), BEGIN, int(forced), int(found), ended]
+            match await self._run(_deleting(tenant, values, packed_act(act)), left_s):
+                case [1, _, holds]:
+                    return BEGUN, ended + holds
+                case [0 | 2 as state, _]:
+                    return state, ended
+                case [5, _, holds] if not forced:
+                    raise tenant_in_use(keys.tenant_of(tenant.member), holds)
+                case [5, _, _]:
+                    for raw in await self._plain(left_s, "ZRANGE", tenant.due, 0, RELEASED_AT_ONCE):
+                        hold_id = raw.decode()
+                        args = (sequences.pack([self._clock(), hold_id]),)
+                        reply = await self._run(ScriptCall("release", tenant, hold_id, args), left_s)
+                        ended += reply[0] == 1
+                case reply:
+                    raise unreadable("delete", reply)
+        return OPEN, ended
+
     async def acts(self, ref: TenantRef, after: str, count: int, within_s: float) -> tuple[Sequence[AuditLine], str]:
         """Lines of the audit trail. A place is an id, or, where all tenants are asked for, slot/id."""
         if ref.tenant:
@@ -115,6 +198,15 @@ class RedisHands:
         if len(found) > count:
             return found[:count], found[count - 1].line_id
         return found, read[-1].line_id if len(read) == READ_AT_ONCE else ""
+
+
+def _deleting(tenant: keys.TenantKeys, values: Sequence[int], *act: bytes) -> ScriptCall:
+    return ScriptCall("delete", tenant, "", (sequences.pack(values), *act))
+
+
+def _of(tenant: keys.TenantKeys) -> tuple[Word, ...]:
+    """Which keys are the tenant's, as SCAN wants it."""
+    return "MATCH", re.sub(rb"([*?\[\]\\^-])", rb"\\\1", tenant.prefix) + b"*"
 
 
 def _terms(adjustment: Adjustment) -> list[object]:

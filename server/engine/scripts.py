@@ -35,6 +35,7 @@ SCRIPT_NAMES: Final = (
     "tell",
     "reset",
     "adjust",
+    "delete",
 )
 
 

@@ -20,6 +20,7 @@ _WithReason: TypeAlias = (
     | admin_service_pb2.ForceReleaseRequest
     | operators_pb2.ResetLimitRequest
     | operators_pb2.AdjustLimitRequest
+    | operators_pb2.DeleteTenantRequest
 )
 
 NAME: Final = admin_service_pb2.DESCRIPTOR.services_by_name["AdminService"].full_name
@@ -226,6 +227,19 @@ class AdminService(admin_service_pb2_grpc.AdminServiceServicer):
             within_s=within_s,
         )
         return operators_pb2.AdjustLimitResponse(applied=done.applied, before=done.before, after=done.after)
+
+    @answering
+    async def DeleteTenant(
+        self, request: operators_pb2.DeleteTenantRequest, within_s: float
+    ) -> operators_pb2.DeleteTenantResponse:
+        """Deletes a tenant, as far as this call comes."""
+        ref = TenantRef(request.policy, request.tenant)
+        done = await self._administration.operators.delete(
+            ref, _word(request), force=request.force, page_token=request.page_token, within_s=within_s
+        )
+        return operators_pb2.DeleteTenantResponse(
+            applied=done.applied, holds_ended=done.holds, keys_removed=done.keys, next_page_token=done.place
+        )
 
     @answering
     async def ListAudit(

@@ -11,7 +11,7 @@ from typing import Final
 import pytest
 
 from server.domain.act import Act, Deed
-from server.domain.errors import IdReusedError
+from server.domain.errors import IdReusedError, TenantInUseError
 from server.engine.books import Booking
 from server.engine.client import StoreConnection
 from server.engine.hands import Adjustment, Reset
@@ -172,6 +172,7 @@ FLAGS: Final = {
     "tell": " flags=allow-oom",
     "renew": " flags=allow-oom",
     "reset": " flags=allow-oom",
+    "delete": " flags=allow-oom",
     "usage": " flags=no-writes",
     "audit": " flags=no-writes",
     "find": " flags=no-writes",
@@ -299,6 +300,11 @@ async def play(tenant: Tenant) -> None:
                 await tenant.engine.hands.reset(tenant.ref, reset, act, b"%d" % version, WITHIN_S)
     await tenant.grant("last", tokens=1, credits=1)
     await tenant.engine.release(tenant.ref, "last", WITHIN_S, act)
+    await tenant.grant("kept", tokens=1, credits=1)
+    for forced in (False, True, True):
+        with suppress(TenantInUseError):
+            await tenant.engine.hands.delete(tenant.ref, act, forced=forced, place="", within_s=WITHIN_S)
+    await tenant.engine.hands.delete(tenant.ref, act, forced=True, place="0", within_s=WITHIN_S)
 
 
 async def test_headers_tell_the_keys_arguments_and_replies_that_pass(

@@ -280,6 +280,9 @@ OPERATIONS: Final[dict[str, Operation]] = {
     "reset, a quota": lambda tenant: _reset(tenant, quota_of(tenant.plan())),
     "adjust": lambda tenant: _adjust(tenant, bare_form(PURSE, (), None, None), -60),
     "adjust, a quota": lambda tenant: _adjust(tenant, quota_of(tenant.plan()), 5),
+    "delete": lambda tenant: tenant.engine.hands.delete(
+        REF, _act(Deed.DELETE), forced=True, place="", within_s=WITHIN_S
+    ),
     "release, an act": lambda tenant: tenant.engine.release(REF, "h", WITHIN_S, _act(Deed.RELEASE)),
 }
 REAP: Final = "reap"

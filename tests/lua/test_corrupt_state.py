@@ -58,6 +58,7 @@ TOUCHES: Final = {
     "adjust": {"cells", "ids", "ledger", "acts"},
     "adjust, a quota": {"cells", "ids", "notes", "noted", "acts"},
     "release, an act": {"cells", "due", "hold", "project's windows", "acts"},
+    "delete": {"cells", "due", "due_index", "noted", "acts"},
     REAP: {"cells", "due", "due_index", "hold", "pools", "queue", "project's windows"},
 }
 """The keys that each operation looks at, so that a wrong type in them cannot pass unnoticed."""

@@ -75,7 +75,7 @@ ALLOWED: Final[dict[str, dict[str, tuple[str, ...]]]] = {
         "limitador": ("team-7",),
     },
     "reader": {"usage": TENANTS, **dict.fromkeys(("reserve", "batch", "stream", "json"), ("acme",))},
-    "operator": dict.fromkeys(("account", "reset", "adjust", "audit", "audit of all"), TENANTS),
+    "operator": dict.fromkeys(("account", "reset", "adjust", "delete", "audit", "audit of all"), TENANTS),
     "support": dict.fromkeys(("reset", "audit"), ("team-7",)),
 }
 """What of each method each caller may ask about; nothing else."""
@@ -148,6 +148,11 @@ async def adjust(_app: App, channel: aio.Channel, tenant: str, metadata: Metadat
     return await ended(AdminServiceStub(channel).AdjustLimit(request, metadata=metadata))
 
 
+async def delete(_app: App, channel: aio.Channel, tenant: str, metadata: Metadata) -> str:
+    request = operators.DeleteTenantRequest(tenant=tenant, reason="why", force=True)
+    return await ended(AdminServiceStub(channel).DeleteTenant(request, metadata=metadata))
+
+
 async def audit(_app: App, channel: aio.Channel, tenant: str, metadata: Metadata) -> str:
     return await ended(
         AdminServiceStub(channel).ListAudit(operators.ListAuditRequest(tenant=tenant), metadata=metadata)
@@ -206,6 +211,7 @@ OVER_GRPC: Final[dict[str, Ask]] = {
     "account": account,
     "reset": reset,
     "adjust": adjust,
+    "delete": delete,
     "audit": audit,
     "audit of all": audit_of_all,
     "envoy": envoy,

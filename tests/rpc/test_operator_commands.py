@@ -66,6 +66,21 @@ async def test_a_balance_is_adjusted(
     assert [(entry.target, entry.reason) for entry in listed.entries][-1] == ("credits", "goodwill")
 
 
+async def test_a_tenant_is_deleted(
+    app: App, quota: QuotaServiceStub, tenant: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ask = CheckAndReserveRequest(
+        tenant=tenant, request_id="r-1", action="work", scope={"project": "p1"}, amounts={"credits": 40}
+    )
+    await quota.CheckAndReserve(ask)
+    words = ("delete", tenant, "--reason", "asked for", "--address", app.address)
+    assert await ran(*words) == cli.UNUSABLE
+    assert await ran(*words, "--yes") == 1
+    assert "FAILED_PRECONDITION: tenant 'acme' has 1 open holds" in capsys.readouterr().err
+    assert [await ran(*words, "--yes", "--force") for _ in range(2)] == [0, 0]
+    assert printed(capsys) == ["acme: deleted, with 1 open holds", "acme: there is nothing to delete"]
+
+
 async def test_a_call_whose_end_is_not_known_is_repeated_by_its_id(capsys: pytest.CaptureFixture[str]) -> None:
     address = f"127.0.0.1:{free_port()}"
     for words in (("reset", "a1", "rpm", "--yes"), ("adjust", "a1", "q", "--add", "1")):

@@ -64,6 +64,7 @@ VERBS: Final[Mapping[str, Verb]] = {
     "force_release": Verb(ADMIN, "ForceRelease", admin.ForceReleaseRequest, "hold_id"),
     "reset": Verb(ADMIN, "ResetLimit", operators.ResetLimitRequest, "reset_id"),
     "adjust": Verb(ADMIN, "AdjustLimit", operators.AdjustLimitRequest, "adjustment_id"),
+    "delete": Verb(ADMIN, "DeleteTenant", operators.DeleteTenantRequest),
     "audit": Verb(ADMIN, "ListAudit", operators.ListAuditRequest),
     "reload": Verb(ADMIN, "ReloadPolicy", admin.ReloadPolicyRequest),
 }

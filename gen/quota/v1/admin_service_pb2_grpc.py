@@ -117,6 +117,11 @@ class AdminServiceStub:
                 request_serializer=quota_dot_v1_dot_operators__pb2.AdjustLimitRequest.SerializeToString,
                 response_deserializer=quota_dot_v1_dot_operators__pb2.AdjustLimitResponse.FromString,
                 _registered_method=True)
+        self.DeleteTenant = channel.unary_unary(
+                '/quota.v1.AdminService/DeleteTenant',
+                request_serializer=quota_dot_v1_dot_operators__pb2.DeleteTenantRequest.SerializeToString,
+                response_deserializer=quota_dot_v1_dot_operators__pb2.DeleteTenantResponse.FromString,
+                _registered_method=True)
         self.ListAudit = channel.unary_unary(
                 '/quota.v1.AdminService/ListAudit',
                 request_serializer=quota_dot_v1_dot_operators__pb2.ListAuditRequest.SerializeToString,
@@ -270,6 +275,15 @@ class AdminServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def DeleteTenant(self, request, context):
+        """Deletes everything of a tenant, some of it in each call: call again with next_page_token until that is empty. From
+        the first call to the last the tenant takes nothing new (ABORTED); a call that never comes is made good by beginning
+        again. A repeat finds nothing and leaves no second line in the audit trail; but it deletes what was made since.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def ListAudit(self, request, context):
         """Lists what operators did, the first first: each act once, told by the step that did it.
         """
@@ -396,6 +410,11 @@ def add_AdminServiceServicer_to_server(servicer, server):
                     servicer.AdjustLimit,
                     request_deserializer=quota_dot_v1_dot_operators__pb2.AdjustLimitRequest.FromString,
                     response_serializer=quota_dot_v1_dot_operators__pb2.AdjustLimitResponse.SerializeToString,
+            ),
+            'DeleteTenant': grpc.unary_unary_rpc_method_handler(
+                    servicer.DeleteTenant,
+                    request_deserializer=quota_dot_v1_dot_operators__pb2.DeleteTenantRequest.FromString,
+                    response_serializer=quota_dot_v1_dot_operators__pb2.DeleteTenantResponse.SerializeToString,
             ),
             'ListAudit': grpc.unary_unary_rpc_method_handler(
                     servicer.ListAudit,
@@ -862,6 +881,33 @@ class AdminService:
             '/quota.v1.AdminService/AdjustLimit',
             quota_dot_v1_dot_operators__pb2.AdjustLimitRequest.SerializeToString,
             quota_dot_v1_dot_operators__pb2.AdjustLimitResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DeleteTenant(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/quota.v1.AdminService/DeleteTenant',
+            quota_dot_v1_dot_operators__pb2.DeleteTenantRequest.SerializeToString,
+            quota_dot_v1_dot_operators__pb2.DeleteTenantResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -58,6 +58,11 @@ class AdminServiceStub:
     """
     AdjustLimit: aio.UnaryUnaryMultiCallable[operators_pb2.AdjustLimitRequest, operators_pb2.AdjustLimitResponse]
     """Changes a quota's use, or a balance, by an amount, or a quota's use to one. Idempotent by id."""
+    DeleteTenant: aio.UnaryUnaryMultiCallable[operators_pb2.DeleteTenantRequest, operators_pb2.DeleteTenantResponse]
+    """Deletes everything of a tenant, some of it in each call: call again with next_page_token until that is empty. From
+    the first call to the last the tenant takes nothing new (ABORTED); a call that never comes is made good by beginning
+    again. A repeat finds nothing and leaves no second line in the audit trail; but it deletes what was made since.
+    """
     ListAudit: aio.UnaryUnaryMultiCallable[operators_pb2.ListAuditRequest, operators_pb2.ListAuditResponse]
     """Lists what operators did, the first first: each act once, told by the step that did it."""
     ListNotifications: aio.UnaryUnaryMultiCallable[admin_service_pb2.ListNotificationsRequest, admin_service_pb2.ListNotificationsResponse]
@@ -213,6 +218,17 @@ class AdminServiceServicer(metaclass=abc_1.ABCMeta):
         context: aio.ServicerContext[operators_pb2.AdjustLimitRequest, abc.Awaitable[operators_pb2.AdjustLimitResponse]],
     ) -> abc.Awaitable[operators_pb2.AdjustLimitResponse]:
         """Changes a quota's use, or a balance, by an amount, or a quota's use to one. Idempotent by id."""
+
+    @abc_1.abstractmethod
+    def DeleteTenant(
+        self,
+        request: operators_pb2.DeleteTenantRequest,
+        context: aio.ServicerContext[operators_pb2.DeleteTenantRequest, abc.Awaitable[operators_pb2.DeleteTenantResponse]],
+    ) -> abc.Awaitable[operators_pb2.DeleteTenantResponse]:
+        """Deletes everything of a tenant, some of it in each call: call again with next_page_token until that is empty. From
+        the first call to the last the tenant takes nothing new (ABORTED); a call that never comes is made good by beginning
+        again. A repeat finds nothing and leaves no second line in the audit trail; but it deletes what was made since.
+        """
 
     @abc_1.abstractmethod
     def ListAudit(

@@ -35,6 +35,8 @@ class _AuditActionEnumTypeWrapper(enum_type_wrapper._EnumTypeWrapper[_AuditActio
     """ForceRelease."""
     AUDIT_ACTION_ACCOUNT: _AuditAction.ValueType  # 4
     """PutAccount: of an account that existed, or with a reason."""
+    AUDIT_ACTION_DELETE: _AuditAction.ValueType  # 5
+    """DeleteTenant, told when it begins."""
 
 class AuditAction(_AuditAction, metaclass=_AuditActionEnumTypeWrapper):
     """What an operator did."""
@@ -49,6 +51,8 @@ AUDIT_ACTION_RELEASE: AuditAction.ValueType  # 3
 """ForceRelease."""
 AUDIT_ACTION_ACCOUNT: AuditAction.ValueType  # 4
 """PutAccount: of an account that existed, or with a reason."""
+AUDIT_ACTION_DELETE: AuditAction.ValueType  # 5
+"""DeleteTenant, told when it begins."""
 
 @typing.final
 class ResetLimitRequest(message.Message):
@@ -360,5 +364,73 @@ class ListAuditResponse(message.Message):
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
     _ClearFieldArgType: _TypeAlias = typing.Literal["entries", b"entries", "next_page_token", b"next_page_token"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+@typing.final
+class DeleteTenantRequest(message.Message):
+    """Deletes everything of a tenant."""
+
+    DESCRIPTOR: descriptor.Descriptor
+
+    POLICY_FIELD_NUMBER: builtins.int
+    TENANT_FIELD_NUMBER: builtins.int
+    FORCE_FIELD_NUMBER: builtins.int
+    REASON_FIELD_NUMBER: builtins.int
+    PAGE_TOKEN_FIELD_NUMBER: builtins.int
+    policy: builtins.str
+    """As in PutAccountRequest."""
+    tenant: builtins.str
+    """The tenant. Required."""
+    force: builtins.bool
+    """Whether open holds are ended with it, as if they had never been; else FAILED_PRECONDITION while there are any."""
+    reason: builtins.str
+    """Why. Required; at most 500 bytes."""
+    page_token: builtins.str
+    """next_page_token of the call before; empty for the first call."""
+    def __init__(
+        self,
+        *,
+        policy: builtins.str = ...,
+        tenant: builtins.str = ...,
+        force: builtins.bool = ...,
+        reason: builtins.str = ...,
+        page_token: builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["force", b"force", "page_token", b"page_token", "policy", b"policy", "reason", b"reason", "tenant", b"tenant"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+@typing.final
+class DeleteTenantResponse(message.Message):
+    """The answer to DeleteTenantRequest."""
+
+    DESCRIPTOR: descriptor.Descriptor
+
+    APPLIED_FIELD_NUMBER: builtins.int
+    HOLDS_ENDED_FIELD_NUMBER: builtins.int
+    KEYS_REMOVED_FIELD_NUMBER: builtins.int
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: builtins.int
+    applied: builtins.bool
+    """Whether this call began the deletion. False where there was nothing to delete, or another call has begun it."""
+    holds_ended: builtins.int
+    """Open holds that this call ended."""
+    keys_removed: builtins.int
+    """Keys that this call removed from the store."""
+    next_page_token: builtins.str
+    """Call again with this until it is empty: then nothing of the tenant is left."""
+    def __init__(
+        self,
+        *,
+        applied: builtins.bool = ...,
+        holds_ended: builtins.int = ...,
+        keys_removed: builtins.int = ...,
+        next_page_token: builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["applied", b"applied", "holds_ended", b"holds_ended", "keys_removed", b"keys_removed", "next_page_token", b"next_page_token"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...

@@ -16,7 +16,8 @@ Reply  {1, account, results, waits} written, waits: 1 when somebody waits in a q
        the turn has come; {2, account, results, 0} this id was written before, with equal content;
        {3, account} the version is another one; {4, now} something is overdue: call reap, then ask again;
        {5, account} a balance would pass 2^53 - 1; {6, account} this id was written before with other content;
-       {7, account} a balance would have too many grants; {8, account} a grant would be over already.
+       {7, account} a balance would have too many grants; {8, account} a grant would be over already;
+       {9, account} the tenant is being deleted.
        results: msgpack array, units changed per change.
 Writes cells, account, ids, grants, due and index, ledger, allocations, notes, acts. Ids stay as long as the account.
 Example {1, '{"plan":"free",...}', <10>} ]]
@@ -957,6 +958,9 @@ end
 if known and write_id ~= '' then
   local same = string.sub(known, 1, #fingerprint) == fingerprint
   return { same and 2 or 6, stored, string.sub(known, #fingerprint + 1), 0 }
+end
+if account_version(read[1]) < 0 then
+  return { 9, stored }
 end
 if replaces and account_version(read[1]) ~= expected then
   return { 3, stored }
