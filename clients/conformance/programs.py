@@ -71,10 +71,10 @@ def with_clients(more: Mapping[str, str] | None = None) -> dict[str, str]:
 
 
 @contextmanager
-def golden_server(folder: Path, *flags: str) -> Iterator[ServerProcess]:
-    """A server with the transcripts' policy."""
+def golden_server(folder: Path, *flags: str, policy: Path = POLICY) -> Iterator[ServerProcess]:
+    """A server with the transcripts' policy, or another one of its name."""
     folder.mkdir(parents=True, exist_ok=True)
-    words = ("--policies", str(POLICY), "--drain-seconds", "0", "--store-timeout-ms", "10000", *flags)
+    words = ("--policies", str(policy), "--drain-seconds", "0", "--store-timeout-ms", "10000", *flags)
     with server_process(folder, *words) as server:
         yield server
 

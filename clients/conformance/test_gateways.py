@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import count
+from pathlib import Path
 
 import grpc
 import pytest
@@ -18,7 +19,7 @@ from quota.v1.admin_service_pb2_grpc import AdminServiceStub
 from quota.v1.decision_pb2 import LimitStatus
 from quota.v1.quota_service_pb2_grpc import QuotaServiceStub
 
-from clients.conformance.programs import PROGRAMS, Certificates, gateway, golden_server
+from clients.conformance.programs import POLICY, PROGRAMS, Certificates, gateway, golden_server
 from tests.waiting import wait_until
 
 PAST_THE_LEASE_MS = 4500
@@ -147,6 +148,28 @@ def test_a_repeat_is_charged_once(address: str, operator: Operator) -> None:
 
 def test_a_request_that_cannot_be_checked_is_nobodys_to_repeat(address: str) -> None:
     assert work(address, "").status >= 500
+
+
+@pytest.mark.parametrize("language", PROGRAMS)
+def test_who_would_have_to_wait_is_sent_away_and_leaves_the_line(language: str, tmp_path: Path) -> None:
+    queued = tmp_path / "queued.yaml"
+    pool = "typical: 5s, refuse: too_many_jobs"
+    queued.write_text(POLICY.read_text().replace(pool, f"{pool}, queue: {{depth: 2, ticket: 3s}}"))
+    with (
+        golden_server(tmp_path / "server", policy=queued) as server,
+        grpc.insecure_channel(server.address) as channel,
+        gateway(language, server.address) as address,
+        ThreadPoolExecutor(2) as busy,
+    ):
+        operator = Operator(channel)
+        organization = operator.organization()
+        jobs = [busy.submit(work, address, organization, "ms=2000") for _ in range(2)]
+        wait_until(lambda: operator.limit(organization, "jobs").used == 2)
+        answer = work(address, organization)
+        assert (answer.status, answer.headers["retry-after"]) == (429, "1")
+        assert operator.limit(organization, "jobs").queued == 0
+        assert [job.result().status for job in jobs] == [200, 200]
+        assert operator.limit(organization, "credits").remaining == 98
 
 
 @pytest.mark.parametrize("language", PROGRAMS)

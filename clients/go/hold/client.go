@@ -76,10 +76,18 @@ type Ask struct {
 	Amounts                   map[string]int64
 }
 
-// Refused says which limits blocked; nothing was taken.
+// Refused says which limits blocked, or that the request would have had to wait in a queue, which it has left. Nothing
+// was taken.
 type Refused struct{ Decision *quota.Decision }
 
-func (r *Refused) Error() string { return r.Decision.GetRefusal().GetMessage() }
+func (r *Refused) Error() string {
+	if r.queued() {
+		return "all places are taken"
+	}
+	return r.Decision.GetRefusal().GetMessage()
+}
+
+func (r *Refused) queued() bool { return r.Decision.Outcome == quota.Outcome_OUTCOME_QUEUED }
 
 // Reserve takes everything that was asked for, or returns *Refused. The caller ends the hold, with Settle or Release.
 func (c *Client) Reserve(ctx context.Context, ask Ask) (*Hold, error) {
@@ -93,10 +101,13 @@ func (c *Client) Reserve(ctx context.Context, ask Ask) (*Hold, error) {
 	if err != nil {
 		return nil, err
 	}
-	if answer.Decision.Outcome == quota.Outcome_OUTCOME_REFUSED {
-		return nil, &Refused{answer.Decision}
+	switch answer.Decision.Outcome {
+	case quota.Outcome_OUTCOME_GRANTED:
+		return c.kept(ask.Tenant, answer.Decision), nil
+	case quota.Outcome_OUTCOME_QUEUED:
+		_ = c.kept(ask.Tenant, answer.Decision).Release(ctx) // a ticket that is not released lapses soon
 	}
-	return c.kept(ask.Tenant, answer.Decision), nil
+	return nil, &Refused{answer.Decision}
 }
 
 // Undecided tells whether an error means that no decision could be had, and the caller is not to blame.

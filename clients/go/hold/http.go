@@ -20,6 +20,9 @@ func AddHeaders(w http.ResponseWriter, decision *quota.Decision) {
 func WriteError(w http.ResponseWriter, err error) {
 	var refused *Refused
 	switch {
+	case errors.As(err, &refused) && refused.queued():
+		w.Header().Set("Retry-After", "1")
+		writeJSON(w, http.StatusTooManyRequests, errorBody("queued", "All places are taken. Please try again shortly."))
 	case errors.As(err, &refused):
 		writeRefusal(w, refused.Decision)
 	case Undecided(err):

@@ -10,12 +10,20 @@ from quota.v1 import decision_pb2 as decided
 TOO_MANY_REQUESTS: Final = 429
 UNAVAILABLE: Final = 503
 
+_QUEUED: Final = decided.Refusal(
+    code="queued", message="All places are taken. Please try again shortly.", retryable=True, retry_after_ms=1000
+)
+"""How a request is refused that would have to wait and does not."""
+
 
 class Refused(Exception):
-    """Some limit blocks; nothing was taken. `decision` has every figure, `decision.refusal` the reason."""
+    """Some limit blocks; nothing was taken. `decision` has every figure, `decision.refusal` the reason. Where a
+    place did not come in time, the outcome is OUTCOME_QUEUED, and the request has left its queue.
+    """
 
     def __init__(self, decision: decided.Decision) -> None:
-        super().__init__(f"{decision.refusal.code}: {decision.refusal.message}")
+        reason = decision.refusal if decision.HasField("refusal") else _QUEUED
+        super().__init__(f"{reason.code}: {reason.message}")
         self.decision = decision
 
 
@@ -42,7 +50,7 @@ def http_answer(decision: decided.Decision) -> HttpAnswer:
     headers = {"content-type": "application/json"} | dict(decision.http.headers)
     if decision.http.body:
         return HttpAnswer(decision.http.status, headers, decision.http.body.encode())
-    refusal = decision.refusal
+    refusal = decision.refusal if decision.HasField("refusal") else _QUEUED
     if refusal.HasField("retry_after_ms"):
         headers["retry-after"] = str(-(-refusal.retry_after_ms // 1000))
     body = json.dumps({"error": {"code": refusal.code, "message": refusal.message}}).encode()

@@ -38,7 +38,8 @@ class Tls:
 class Ask:
     """One request for a decision; amounts are whole numbers of the meters' base units.
 
-    `request_id` names it in every retry, and becomes the hold's id; left empty, one is made up.
+    `request_id` names it in every retry, and becomes the hold's id; left empty, one is made up. Where a pool
+    with a queue has no place, it waits in line for up to `wait_s` seconds; with 0 it is refused at once.
     """
 
     tenant: str
@@ -47,6 +48,7 @@ class Ask:
     scope: Mapping[str, str] = field(default_factory=dict)
     items: tuple[quota.Item, ...] = ()
     request_id: str = field(default_factory=lambda: uuid4().hex)
+    wait_s: float = 0
 
     def message(self, policy: str) -> quota.CheckAndReserveRequest:
         """The request as it is sent."""
@@ -58,4 +60,5 @@ class Ask:
             scope=self.scope,
             amounts=self.amounts,
             items=self.items,
+            wait=self.wait_s > 0,
         )

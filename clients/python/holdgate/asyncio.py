@@ -61,7 +61,7 @@ class AsyncQuota:
 
     async def reserve(self, ask: Ask) -> decided.Decision:
         """The decision, whatever it is. Raises QuotaAway where there is none, grpc.RpcError for a bad request."""
-        return (await self._call(self._stub.CheckAndReserve, ask.message(self._policy))).decision
+        return (await self._call(self._stub.CheckAndReserve, ask.message(self._policy), ask.wait_s)).decision
 
     @asynccontextmanager
     async def hold(self, ask: Ask) -> AsyncIterator[Hold]:
@@ -104,14 +104,20 @@ class AsyncQuota:
     async def _decided(self, ask: Ask) -> decided.Decision | None:
         try:
             decision = await self.reserve(ask)
-        except QuotaAway:
+        except QuotaAway as error:
+            if ask.wait_s and error.code is grpc.StatusCode.DEADLINE_EXCEEDED:
+                waiting = decided.Decision(outcome=decided.OUTCOME_QUEUED, hold_id=ask.request_id)
+                await self._let_go(Hold(ask, waiting))
+                raise Refused(waiting) from error
             if self._posture is Posture.CLOSED:
                 raise
             _log.warning("the quota service is away: %s of %s goes ahead uncounted", ask.action, ask.tenant)
             return None
-        if decision.outcome == decided.OUTCOME_REFUSED:
-            raise Refused(decision)
-        return decision
+        if decision.outcome == decided.OUTCOME_GRANTED:
+            return decision
+        if decision.outcome == decided.OUTCOME_QUEUED:
+            await self._let_go(Hold(ask, decision))
+        raise Refused(decision)
 
     async def _keep(self, hold: Hold) -> None:
         """Renews the lease in time, until it is cancelled, or the server says that there is nothing to renew."""
@@ -140,8 +146,8 @@ class AsyncQuota:
         keeper.cancel()
         await asyncio.wait({keeper})
 
-    async def _call(self, method: Callable[..., Awaitable[Response]], request: object) -> Response:
-        attempts = Attempts(self._within_s, self._attempt_s)
+    async def _call(self, method: Callable[..., Awaitable[Response]], request: object, wait_s: float = 0) -> Response:
+        attempts = Attempts(self._within_s, self._attempt_s, wait_s)
         while True:
             try:
                 return await method(request, timeout=attempts.timeout_s())

@@ -27,11 +27,14 @@ _DETAILS_KEY: Final = "grpc-status-details-bin"
 
 
 class Attempts:
-    """The tries of one call: each takes at most `attempt_s` seconds, all of them together `within_s`."""
+    """The tries of one call: each takes at most `attempt_s` seconds, all of them together `within_s`; of a call that
+    may wait for its turn, `wait_s` longer. Where such a try ends with its deadline, its place in the line is gone.
+    """
 
-    def __init__(self, within_s: float, attempt_s: float) -> None:
-        self._until_s = monotonic() + within_s
-        self._attempt_s = attempt_s
+    def __init__(self, within_s: float, attempt_s: float, wait_s: float = 0) -> None:
+        self._until_s = monotonic() + within_s + wait_s
+        self._attempt_s = attempt_s + wait_s
+        self._worth_repeating = _WORTH_REPEATING - {grpc.StatusCode.DEADLINE_EXCEEDED} if wait_s else _WORTH_REPEATING
         self._pause_s = _FIRST_PAUSE_S
 
     def timeout_s(self) -> float:
@@ -40,7 +43,7 @@ class Attempts:
 
     def pause_s(self, error: grpc.RpcError) -> float | None:
         """How long to wait before another try; None where it would not help, or come too late."""
-        if code_of(error) not in _WORTH_REPEATING:
+        if code_of(error) not in self._worth_repeating:
             return None
         # Between half and all of it, so that clients that failed together do not come back together.
         pause_s = max(self._pause_s * random.uniform(0.5, 1), _advised_s(error))  # noqa: S311  # no secret

@@ -61,8 +61,10 @@ class Quota:
 
     def reserve(self, ask: Ask) -> decided.Decision:
         """The decision, whatever it is. Raises QuotaAway where there is none, grpc.RpcError for a bad request."""
-        decision: decided.Decision = self._call(self._stub.CheckAndReserve, ask.message(self._policy)).decision
-        return decision
+        answer: quota.CheckAndReserveResponse = self._call(
+            self._stub.CheckAndReserve, ask.message(self._policy), ask.wait_s
+        )
+        return answer.decision
 
     @contextmanager
     def hold(self, ask: Ask) -> Iterator[Hold]:
@@ -112,14 +114,20 @@ class Quota:
     def _decided(self, ask: Ask) -> decided.Decision | None:
         try:
             decision = self.reserve(ask)
-        except QuotaAway:
+        except QuotaAway as error:
+            if ask.wait_s and error.code is grpc.StatusCode.DEADLINE_EXCEEDED:
+                waiting = decided.Decision(outcome=decided.OUTCOME_QUEUED, hold_id=ask.request_id)
+                self._let_go(Hold(ask, waiting))
+                raise Refused(waiting) from error
             if self._posture is Posture.CLOSED:
                 raise
             _log.warning("the quota service is away: %s of %s goes ahead uncounted", ask.action, ask.tenant)
             return None
-        if decision.outcome == decided.OUTCOME_REFUSED:
-            raise Refused(decision)
-        return decision
+        if decision.outcome == decided.OUTCOME_GRANTED:
+            return decision
+        if decision.outcome == decided.OUTCOME_QUEUED:
+            self._let_go(Hold(ask, decision))
+        raise Refused(decision)
 
     def _keep(self, hold: Hold, over: threading.Event) -> None:
         """Renews the lease in time, until the hold is over, or the server says that there is nothing to renew."""
@@ -144,8 +152,8 @@ class Quota:
         except (QuotaAway, grpc.RpcError) as error:
             _log.warning("hold %s could not be released; it ends with its lease: %s", hold.hold_id, error)
 
-    def _call(self, method: Callable[..., Any], request: object) -> Any:  # noqa: ANN401  # the method's own answer
-        attempts = Attempts(self._within_s, self._attempt_s)
+    def _call(self, method: Callable[..., Any], request: object, wait_s: float = 0) -> Any:  # noqa: ANN401  # the method's own answer
+        attempts = Attempts(self._within_s, self._attempt_s, wait_s)
         while True:
             try:
                 return method(request, timeout=attempts.timeout_s())

@@ -2,7 +2,7 @@ use std::collections::HashMap;
 
 use serde_json::json;
 
-use crate::quota::Decision;
+use crate::quota::{Decision, Outcome};
 use crate::{ReserveError, is_undecided};
 
 /// An HTTP answer for work that may not go ahead.
@@ -31,6 +31,10 @@ impl From<ReserveError> for Answer {
 }
 
 fn refusal(decision: Decision) -> Answer {
+    if decision.outcome() == Outcome::Queued {
+        let headers = HashMap::from([("retry-after".to_owned(), "1".to_owned())]);
+        return Answer { status: 429, headers, body: error_body("queued", "All places are taken. Please try again shortly.") };
+    }
     let refusal = decision.refusal.unwrap_or_default();
     let http = decision.http.unwrap_or_default();
     let mut headers = http.headers;

@@ -46,7 +46,7 @@ pub struct Ask {
 
 /// Why there is no hold.
 pub enum ReserveError {
-    /// Some limit blocks; nothing was taken.
+    /// Some limit blocks, or the request would have had to wait in a queue, which it has left; nothing was taken.
     Refused(Box<Decision>),
     /// No decision was made.
     Failed(Status),
@@ -81,8 +81,13 @@ impl Client {
         let answer = repeated(request, call).await;
         let decision = answer.map_err(ReserveError::Failed)?.decision.unwrap_or_default();
         match decision.outcome() {
-            Outcome::Refused => Err(ReserveError::Refused(Box::new(decision))),
-            _ => Ok(Hold::keep(self.clone(), ask.tenant, decision)),
+            Outcome::Granted => Ok(Hold::keep(self.clone(), ask.tenant, decision)),
+            Outcome::Queued => {
+                let waiting = Hold::keep(self.clone(), ask.tenant, decision.clone());
+                let _ = waiting.release().await; // a ticket that is not released lapses soon
+                Err(ReserveError::Refused(Box::new(decision)))
+            }
+            _ => Err(ReserveError::Refused(Box::new(decision))),
         }
     }
 }

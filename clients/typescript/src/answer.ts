@@ -1,3 +1,4 @@
+import { Outcome } from "../gen/quota/v1/decision_pb.js";
 import { isUndecided, Refused } from "./client.js";
 
 /** An HTTP answer for work that may not go ahead. */
@@ -16,7 +17,10 @@ export function answerTo(error: unknown): Answer {
   return answer(500, "internal", "The request could not be checked.");
 }
 
-function refusal({ decision: { refusal, http } }: Refused): Answer {
+function refusal({ decision: { outcome, refusal, http } }: Refused): Answer {
+  if (outcome === Outcome.QUEUED) {
+    return answer(429, "queued", "All places are taken. Please try again shortly.", { "Retry-After": "1" });
+  }
   if (http?.body) return { status: http.status, headers: json(http.headers), body: http.body };
   const wait = refusal?.retryAfterMs;
   const headers: Record<string, string> = wait === undefined ? {} : { "Retry-After": String((wait + 999n) / 1000n) };

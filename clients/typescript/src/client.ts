@@ -36,10 +36,10 @@ export interface Ask {
   amounts?: Record<string, bigint>;
 }
 
-/** Some limit blocks; nothing was taken. */
+/** Some limit blocks, or the request would have had to wait in a queue, which it has left; nothing was taken. */
 export class Refused extends Error {
   constructor(readonly decision: Decision) {
-    super(decision.refusal?.message);
+    super(decision.refusal?.message ?? "all places are taken");
   }
 }
 
@@ -69,8 +69,9 @@ export class Client {
     const request = { ...ask, policy: this.policy, requestId: ask.requestId ?? randomUUID() };
     const { decision } = await this.repeated((options) => this.quota.checkAndReserve(request, options));
     if (decision === undefined) throw new ConnectError("an answer without a decision", Code.Internal);
-    if (decision.outcome === Outcome.REFUSED) throw new Refused(decision);
-    return new Hold(this, ask.tenant, decision);
+    if (decision.outcome === Outcome.GRANTED) return new Hold(this, ask.tenant, decision);
+    if (decision.outcome === Outcome.QUEUED) await new Hold(this, ask.tenant, decision).release();
+    throw new Refused(decision);
   }
 
   /** Calls until there is a decision: the request names its operation, so a repeat is never counted twice. */

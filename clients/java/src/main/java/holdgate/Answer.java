@@ -10,6 +10,12 @@ public record Answer(int status, Map<String, String> headers, String body) {
 
   /** A refusal, in the policy's own form where it has one. */
   public static Answer of(Refused refused) {
+    if (refused.queued()) {
+      return new Answer(
+          429,
+          Map.of("Retry-After", "1"),
+          error("queued", "All places are taken. Please try again shortly."));
+    }
     Decision decision = refused.decision;
     var headers = new LinkedHashMap<>(decision.getHttp().getHeadersMap());
     if (!decision.getHttp().getBody().isEmpty()) {

@@ -80,10 +80,13 @@ public final class Client implements AutoCloseable {
             .putAllAmounts(amounts)
             .build();
     Decision decision = repeated(stub -> stub.checkAndReserve(request)).getDecision();
-    if (decision.getOutcome() == Outcome.OUTCOME_REFUSED) {
-      throw new Refused(decision);
+    if (decision.getOutcome() == Outcome.OUTCOME_GRANTED) {
+      return new Hold(this, tenant, decision);
     }
-    return new Hold(this, tenant, decision);
+    if (decision.getOutcome() == Outcome.OUTCOME_QUEUED) {
+      new Hold(this, tenant, decision).close();
+    }
+    throw new Refused(decision);
   }
 
   /** Whether no decision could be had, and the caller is not to blame. */
