@@ -1,5 +1,5 @@
-"""The use cases of the control plane: accounts, imports, holds, policies. Money is `accounting`'s, and what people are
-to be told `notices`'s.
+"""The use cases of the control plane: accounts, imports, holds, policies. Money is `accounting`'s, what people are to
+be told `notices`'s, and what operators do by hand `operators`'s.
 """
 
 from collections.abc import Mapping, Sequence
@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 
 from server.accounting import Accounting, balances_of, cells_of, fingerprint, page_of
 from server.domain.account import Account
+from server.domain.act import NOBODY, Act, Deed, Word
 from server.domain.errors import (
     AccountChangedError,
     FieldViolation,
@@ -30,6 +31,7 @@ from server.gate import QuotaGate
 from server.imports import ImportedAllocation, ImportedUsage, imported_allocations, imported_uses
 from server.metering import Metering
 from server.notices import Notices
+from server.operators import Operators, account_act, reason_violations
 from server.policy.store import PolicyStore
 
 
@@ -64,18 +66,22 @@ class Administration:
         self.accounting = Accounting(engine, gate)
         self.metering = Metering(engine, gate)
         self.notices = Notices(engine, gate)
+        self.operators = Operators(engine, gate, self.accounting)
 
-    async def put_account(
+    async def put_account(  # noqa: PLR0913  # each is a field of the request
         self,
         ref: TenantRef,
         account: Account,
         *,
         expected_version: int,
         opening: Mapping[str, int],
+        word: Word = NOBODY,
         within_s: float,
     ) -> Account:
         """Creates (version 0) or replaces an account; a repeat of the very same write is answered as the first."""
         policy, ref = self._gate.resolve(ref)
+        if bad := reason_violations(word.why):
+            raise InvalidRequestError(bad)
         _must_fit(account, policy, opening=opening)
         self._gate.must_trust()
         found = await self._engine.find(ref, "", within_s)
@@ -99,6 +105,7 @@ class Administration:
             balances=balances_of(policy),
             refills=refills_of(policy, record, found.now_ms),
             raises=stored is not None and _is_upgrade(policy, stored, record),
+            act=account_act(word, stored, record),
         )
         answer = await self._engine.write_account(ref, write, within_s)
         self._gate.forget(ref)
@@ -186,9 +193,12 @@ class Administration:
         last = page[-1] if len(holds) > count else None
         return page, f"{last.lease_ends_at_ms}/{last.hold_id}" if last else ""
 
-    async def force_release(self, ref: TenantRef, hold_id: str, *, within_s: float) -> HoldOutcome:
+    async def force_release(self, ref: TenantRef, hold_id: str, word: Word, *, within_s: float) -> HoldOutcome:
         """Ends a hold on an operator's word."""
-        return await self._gate.release(ref, hold_id, within_s=within_s)
+        if bad := reason_violations(word.why):
+            raise InvalidRequestError(bad)
+        act = Act(Deed.RELEASE, word.who, word.why, hold_id)
+        return await self._gate.release(ref, hold_id, within_s=within_s, act=act)
 
     def get_policy(self, name: str) -> Policy:
         """The policy that decides now."""

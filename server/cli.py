@@ -14,7 +14,17 @@ import uvloop
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from loadtest import cli as load
-from server import bootstrap, hold_commands, ledger_commands, logs, policy_commands, settings, usage_command, workers
+from server import (
+    bootstrap,
+    hold_commands,
+    ledger_commands,
+    logs,
+    operator_commands,
+    policy_commands,
+    settings,
+    usage_command,
+    workers,
+)
 from server.reaching import TOKEN_VARIABLE, Target
 
 OK: Final = 0
@@ -113,7 +123,30 @@ def _holds(chosen: argparse.Namespace) -> int:
 
 
 def _release(chosen: argparse.Namespace) -> int:
-    return hold_commands.release(_target(chosen), chosen.policy, chosen.tenant, chosen.hold)
+    return hold_commands.release(_target(chosen), chosen.policy, chosen.tenant, chosen.hold, chosen.reason)
+
+
+def _asked(chosen: argparse.Namespace) -> operator_commands.Asked:
+    words = chosen.policy, chosen.tenant, chosen.limit, dict(chosen.scope), chosen.reason, chosen.id
+    return operator_commands.Asked(*words)
+
+
+def _reset(chosen: argparse.Namespace) -> int:
+    return operator_commands.reset(_target(chosen), _asked(chosen), yes=chosen.yes)
+
+
+def _adjust(chosen: argparse.Namespace) -> int:
+    change = {"add": chosen.add} if chosen.set_to is None else {"set_to": chosen.set_to}
+    return operator_commands.adjust(_target(chosen), _asked(chosen), change)
+
+
+def _delete(chosen: argparse.Namespace) -> int:
+    whose = operator_commands.Whose(chosen.policy, chosen.tenant, chosen.reason)
+    return operator_commands.delete(_target(chosen), whose, force=chosen.force, yes=chosen.yes)
+
+
+def _audit(chosen: argparse.Namespace) -> int:
+    return operator_commands.audit(_target(chosen), chosen.policy, chosen.tenant)
 
 
 def _policy_check(chosen: argparse.Namespace) -> int:
@@ -146,6 +179,10 @@ def _parser() -> argparse.ArgumentParser:
     )
     _add_holds(commands.add_parser("holds", help="list a tenant's open holds, the earliest lease end first"))
     _add_release(commands.add_parser("release", help="end a hold whose owner is gone, and give back what it keeps"))
+    _add_reset(commands.add_parser("reset", help="forget what a window has counted, or a quota in its current cycle"))
+    _add_adjust(commands.add_parser("adjust", help="change what is used of a quota, or a balance, by an amount"))
+    _add_delete(commands.add_parser("delete", help="delete everything of a tenant"))
+    _add_audit(commands.add_parser("audit", help="list what operators did by hand: when, who, what, and why"))
     _add_health(commands.add_parser("health", help="ask a server whether it is serving: exit status 0 if it is"))
     load_parser = commands.add_parser(
         "load",
@@ -189,8 +226,8 @@ def _add_store(parser: argparse.ArgumentParser) -> None:
     adopt.set_defaults(run=_adopt)
 
 
-def _add_tenant(parser: argparse.ArgumentParser, what: str) -> None:
-    parser.add_argument("tenant", metavar="TENANT", help=what)
+def _add_tenant(parser: argparse.ArgumentParser, what: str, nargs: str | None = None) -> None:
+    parser.add_argument("tenant", metavar="TENANT", nargs=nargs, default="", help=what)
     parser.add_argument("--policy", default="", help="the policy's name, where the server has several")
     _add_address(parser)
 
@@ -217,7 +254,63 @@ def _add_holds(parser: argparse.ArgumentParser) -> None:
 def _add_release(parser: argparse.ArgumentParser) -> None:
     _add_tenant(parser, "whose hold")
     parser.add_argument("hold", metavar="HOLD", help="its id, as `holdgate holds` shows it")
+    parser.add_argument("--reason", metavar="TEXT", default="", help="why, for the audit trail")
     parser.set_defaults(run=_release)
+
+
+def _add_limit(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("limit", metavar="LIMIT", help="its id, as `holdgate usage` shows it")
+    parser.add_argument(
+        "--scope", action="append", default=[], metavar="NAME=VALUE", type=_pair, help="a dimension that it is kept by"
+    )
+    parser.add_argument("--reason", required=True, metavar="TEXT", help="why, for the audit trail")
+    parser.add_argument(
+        "--id", default="", help="the id of a call whose end is not known: what was done under it is not done again"
+    )
+
+
+def _add_reset(parser: argparse.ArgumentParser) -> None:
+    _add_tenant(parser, "whose limit")
+    _add_limit(parser)
+    parser.add_argument("--yes", action="store_true", help="do not ask")
+    parser.description = (
+        "Forgets what a window has counted, or what is used of a quota in its current cycle; without --scope, of a "
+        "quota in every scope. What open holds keep stays theirs. A pool's places are its holds' (`holdgate release`), "
+        "a balance is money (`holdgate adjust`)."
+    )
+    parser.set_defaults(run=_reset)
+
+
+def _add_adjust(parser: argparse.ArgumentParser) -> None:
+    _add_tenant(parser, "whose limit")
+    _add_limit(parser)
+    change = parser.add_mutually_exclusive_group(required=True)
+    change.add_argument("--add", metavar="N", type=int, help="base units to add, or below 0 to take off: `--add=-50`")
+    change.add_argument("--set", metavar="N", type=int, dest="set_to", help="base units that are used of a quota")
+    parser.description = (
+        "Changes what is used of a quota in its current cycle, which never falls below 0, or a balance: what is taken "
+        "off it is taken as far as it is available, and then as far as it may owe."
+    )
+    parser.set_defaults(run=_adjust)
+
+
+def _add_delete(parser: argparse.ArgumentParser) -> None:
+    _add_tenant(parser, "who is deleted")
+    parser.add_argument("--reason", required=True, metavar="TEXT", help="why, for the audit trail")
+    parser.add_argument(
+        "--force", action="store_true", help="also with open holds, which end as if they had never been"
+    )
+    parser.add_argument("--yes", action="store_true", help="do not ask")
+    parser.description = (
+        "Deletes everything of a tenant: account, balances, ledger, holds, use, notes. What operators did to it "
+        "stays in the audit trail. Meanwhile it takes nothing new; what was stopped half-way is done by deleting again."
+    )
+    parser.set_defaults(run=_delete)
+
+
+def _add_audit(parser: argparse.ArgumentParser) -> None:
+    _add_tenant(parser, "about whom, be it gone (default: all tenants of the policy)", nargs="?")
+    parser.set_defaults(run=_audit)
 
 
 def _add_usage(parser: argparse.ArgumentParser) -> None:

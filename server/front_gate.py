@@ -38,9 +38,9 @@ class FrontGate(QuotaGate):
         self._metrics = metrics
         self._shadowed: dict[str, tuple[str, bool]] = {}
 
-    def resolve(self, ref: TenantRef) -> tuple[Policy, TenantRef]:
-        """The policy that a caller named, or the only one, with the tenant's full name, if the caller may."""
-        policy, ref = super().resolve(ref)
+    def resolve(self, ref: TenantRef, *, every: bool = False) -> tuple[Policy, TenantRef]:
+        """As in the gate, if the caller may; about all of a policy's who may ask about any."""
+        policy, ref = super().resolve(ref, every=every)
         self._permit(ref)
         return policy, ref
 

@@ -21,6 +21,7 @@ from server.answers import (
 )
 from server.domain import timed as timing
 from server.domain.account import Account
+from server.domain.act import Act
 from server.domain.decision import Decision, grant, refuse
 from server.domain.errors import (
     AccountChangedError,
@@ -93,10 +94,12 @@ class QuotaGate:
         self.waiting = Waiting(engine.queues)
         self._last_seen_ms = 0
 
-    def resolve(self, ref: TenantRef) -> tuple[Policy, TenantRef]:
-        """The policy that a caller named, or the only one, with the tenant's full name."""
+    def resolve(self, ref: TenantRef, *, every: bool = False) -> tuple[Policy, TenantRef]:
+        """The policy that a caller named, or the only one, with the tenant's full name; with `every` an empty name
+        stands for all of the policy's.
+        """
         policy = self._policies.get(ref.policy)
-        bad = text_violations("tenant", ref.tenant, required=True)
+        bad = text_violations("tenant", ref.tenant, required=not every)
         if bad:
             raise InvalidRequestError(bad)
         return policy, TenantRef(policy.name, ref.tenant)
@@ -218,10 +221,10 @@ class QuotaGate:
             self._engine.settle(ref, hold_id, delivered, final=final, within_s=within_s, allocation=allocation)
         )
 
-    async def release(self, ref: TenantRef, hold_id: str, *, within_s: float) -> HoldOutcome:
-        """Gives back what no report has charged and ends the hold."""
+    async def release(self, ref: TenantRef, hold_id: str, *, within_s: float, act: Act | None = None) -> HoldOutcome:
+        """Gives back what no report has charged and ends the hold; as an operator's act if there is one."""
         _, ref = self._held(ref, hold_id)
-        return await self._known(self._engine.release(ref, hold_id, within_s))
+        return await self._known(self._engine.release(ref, hold_id, within_s, act))
 
     async def release_allocation(self, ref: TenantRef, name: str, limit_id: str, *, within_s: float) -> bool:
         """Gives back a standing allocation, of one count alone if its limit is named; whether anything stood."""

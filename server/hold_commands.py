@@ -25,9 +25,9 @@ def holds(target: Target, policy: str, tenant: str) -> int:
     return OK
 
 
-def release(target: Target, policy: str, tenant: str, hold_id: str) -> int:
+def release(target: Target, policy: str, tenant: str, hold_id: str, reason: str) -> int:
     """Ends a hold and gives back what no report has charged; 1 when there is none, or the server fails."""
-    request = admin_service_pb2.ForceReleaseRequest(policy=policy, tenant=tenant, hold_id=hold_id)
+    request = admin_service_pb2.ForceReleaseRequest(policy=policy, tenant=tenant, hold_id=hold_id, reason=reason)
     with target.channel() as channel:
         try:
             answer = unary(channel, "ForceRelease", request, admin_service_pb2.ForceReleaseResponse)

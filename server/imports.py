@@ -78,7 +78,7 @@ def imported_allocations(policy: Policy, allocations: Sequence[ImportedAllocatio
             bad.append(unknown(f"{field}.limit_id", one.limit_id, policy.name, "count", counts))
             continue
         bad += text_violations(f"{field}.allocation", one.name, required=True)
-        bad += _scope_violations(field, one.scope, count)
+        bad += cell_violations(f"{field}.scope", one.scope, count)
         if not 1 <= one.units <= MAX_AMOUNT:
             bad.append(FieldViolation(f"{field}.units", f"is {one.units}; must be from 1 to 2^53 - 1"))
         if (count.id, one.name) in standing:
@@ -90,20 +90,19 @@ def imported_allocations(policy: Policy, allocations: Sequence[ImportedAllocatio
     return tuple(standing.values())
 
 
-def _scope_violations(field: str, scope: Mapping[str, str], limit: Limit) -> list[FieldViolation]:
+def cell_violations(field: str, scope: Mapping[str, str], limit: Limit) -> list[FieldViolation]:
+    """What is wrong with a scope, in this field of a request, that must name one cell of a limit."""
     bad: list[FieldViolation] = []
     if sorted(scope) != sorted(limit.scope):
         expected = ", ".join(limit.scope) or "no dimension"
-        bad.append(
-            FieldViolation(f"{field}.scope", f"must name {expected}: {limit.kind.name.lower()} {limit.id!r} is kept so")
-        )
+        bad.append(FieldViolation(field, f"must name {expected}: {limit.kind.name.lower()} {limit.id!r} is kept so"))
     for name, value in scope.items():
-        bad += text_violations(f"{field}.scope[{name}]", value, required=True)
+        bad += text_violations(f"{field}[{name}]", value, required=True)
     return bad
 
 
 def _violations(field: str, use: ImportedUsage, quota: Quota) -> list[FieldViolation]:
-    bad = _scope_violations(field, use.scope, quota)
+    bad = cell_violations(f"{field}.scope", use.scope, quota)
     if not 0 <= use.used <= MAX_AMOUNT:
         bad.append(FieldViolation(f"{field}.used", f"is {use.used}; must be from 0 to 2^53 - 1"))
     return bad

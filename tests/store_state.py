@@ -42,7 +42,7 @@ Snapshot = dict[bytes, tuple[bytes, object, bool]]
 """Per key: type, content in an order that does not depend on its encoding, whether it has a TTL."""
 
 LASTS: Final = frozenset(
-    {b"acct", b"ids", b"ledger", b"trimmed", b"grants", b"note", b"noted", b"told", b"since", b"alloc"}
+    {b"acct", b"ids", b"ledger", b"trimmed", b"grants", b"note", b"noted", b"told", b"since", b"alloc", b"acts"}
 )
 """What of a tenant or of the webhook is kept for ever."""
 

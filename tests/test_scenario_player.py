@@ -133,7 +133,7 @@ async def test_parallel_calls_are_counted(expect: str, said: str, tmp_path: Path
 @pytest.mark.parametrize(
     ("steps", "said"),
     [
-        ("- reserv: {}", "shop.yaml:8: a step has no key 'reserv'; it has: at, balances, estimate, "),
+        ("- reserv: {}", "shop.yaml:8: a step has no key 'reserv'; it has: adjust, at, audit, balances, delete, "),
         ("- reserve: {}\n  expects: {}", "shop.yaml:9: a step has no key 'expects'"),
         ("- reserve: {ammounts: {credits: 1}}", "shop.yaml:8: CheckAndReserveRequest has no field 'ammounts'; it has"),
         ("- reserve:\n    items:\n    - {product: p, size: 1}", "shop.yaml:10: Item has no field 'size'; it has: id"),

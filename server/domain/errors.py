@@ -89,6 +89,10 @@ class TooManyCellsError(HoldgateError):
     """The tenant has as many cells as one tenant may have."""
 
 
+class TenantInUseError(HoldgateError):
+    """The tenant has open holds and is not deleted; metadata has how many."""
+
+
 class CorruptStateError(HoldgateError):
     """Stored data could not be read; nothing was changed."""
 

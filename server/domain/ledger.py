@@ -20,6 +20,7 @@ class Cause(IntEnum):
     IMPORT = 11
     REFUND = 12
     REPAIR = 13
+    ADJUST = 14
 
 
 class Totals(NamedTuple):
@@ -59,7 +60,7 @@ class Totals(NamedTuple):
 
 class LedgerEntry(NamedTuple):
     """One step. `sequence` counts a tenant's entries from 1 without gaps; `reference` is the hold's id or the id of
-    the purchase, grant, import or refund; `cell` the balance's.
+    the purchase, grant, import, refund or adjustment; `cell` the balance's.
     """
 
     sequence: int

@@ -6,6 +6,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from server.domain.account import Account
+from server.domain.act import Act
 from server.domain.hold import Delivered, HoldView, MeterTotals, State
 from server.domain.ledger import Cause, LedgerEntry, Totals
 from server.domain.limits.balance import Balance, GrantSource, Marks
@@ -21,6 +22,7 @@ from server.domain.timed import Start
 from server.domain.units import FOREVER_MS
 from server.engine.books import Books
 from server.engine.feed import Feed
+from server.engine.hands import Hands
 from server.engine.wakes import Wakes
 
 if TYPE_CHECKING:
@@ -147,6 +149,7 @@ class AccountWrite:
     they also top up at once, once per plan and cycle. `uses` books use of quotas, `allocations` makes allocations
     stand. `write_id` makes it idempotent, with `fingerprint` telling equal content; empty for a write that only the
     version guards. `cause` is for the ledger.
+    `act` is what the audit trail is to tell of it, if anything.
     """
 
     account: Account | None = None
@@ -163,6 +166,7 @@ class AccountWrite:
     allocations: tuple[AllocationImport, ...] = ()
     write_id: str = ""
     fingerprint: bytes = b""
+    act: Act | None = None
 
 
 class Written(NamedTuple):
@@ -209,6 +213,10 @@ class Engine(Protocol):
         """How far notes have been told to the webhook."""
 
     @property
+    def hands(self) -> Hands:
+        """What operators do."""
+
+    @property
     def wakes(self) -> Wakes:
         """Who is woken when a tenant has new notes."""
 
@@ -239,8 +247,8 @@ class Engine(Protocol):
         stands from then on as `allocation` (empty: under the hold's id).
         """
 
-    async def release(self, ref: TenantRef, hold_id: str, within_s: float) -> HoldOutcome:
-        """Gives back what no report has charged and ends the hold."""
+    async def release(self, ref: TenantRef, hold_id: str, within_s: float, act: Act | None = None) -> HoldOutcome:
+        """Gives back what no report has charged and ends the hold; as an operator's `act` if there is one."""
 
     async def extend(  # noqa: PLR0913  # each is a field of the request
         self,

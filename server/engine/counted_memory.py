@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 
+from server.domain.act import Act
 from server.domain.hold import Delivered, State
 from server.domain.operation import TenantRef
 from server.domain.plan import Plan
@@ -60,8 +61,8 @@ class CountedMemoryEngine(MemoryEngine):
         finally:
             self._reaping_by = BY_CALL
 
-    def _release(self, ref: TenantRef, hold_id: str) -> HoldOutcome:
-        outcome = super()._release(ref, hold_id)
+    def _release(self, ref: TenantRef, hold_id: str, act: Act | None = None) -> HoldOutcome:
+        outcome = super()._release(ref, hold_id, act)
         if outcome.applied:
             self._metrics.holds_ended.add(ENDINGS[State.RELEASED])
         return outcome

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from time import monotonic_ns
 from typing import Final
 
+from server.domain.act import Act
 from server.domain.errors import HoldgateError, StoreUnavailableError
 from server.domain.hold import Delivered, State
 from server.domain.operation import TenantRef, differing_parts
@@ -126,12 +127,16 @@ class FallbackEngine(RedisEngine):
             return outcome
         return await super().settle(ref, hold_id, delivered, final=final, within_s=within_s, allocation=allocation)
 
-    async def release(self, ref: TenantRef, hold_id: str, within_s: float) -> HoldOutcome:
-        """As with the store; what is to be booked is noted here."""
+    async def release(self, ref: TenantRef, hold_id: str, within_s: float, act: Act | None = None) -> HoldOutcome:
+        """As with the store; what is to be booked is noted here. An operator's act waits for the store, which tells of
+        it.
+        """
         if self._holds and (known := await self._local(ref, hold_id, within_s)):
+            if act is not None:
+                raise StoreUnavailableError(f"hold {hold_id!r} is not booked yet; release it once the store is back")
             self._allowance.free(known.plan, hold_id)
             return known.release()
-        return await super().release(ref, hold_id, within_s)
+        return await super().release(ref, hold_id, within_s, act)
 
     async def extend(  # noqa: PLR0913  # each is a field of the request
         self,

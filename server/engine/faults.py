@@ -3,12 +3,14 @@
 from collections.abc import Mapping, Sequence
 
 from server.domain.errors import (
+    AccountChangedError,
     HoldExpiredError,
     HoldgateError,
     HoldNotFoundError,
     HoldStateError,
     IdReusedError,
     InvalidRequestError,
+    TenantInUseError,
     TooManyCellsError,
     TotalDecreasedError,
 )
@@ -121,3 +123,20 @@ def too_many_grants() -> InvalidRequestError:
 def balance_too_large() -> InvalidRequestError:
     """The error for units that a balance cannot count exactly."""
     return InvalidRequestError.of("amounts", "would bring a balance above 2^53 - 1")
+
+
+def being_deleted(ref: TenantRef) -> AccountChangedError:
+    """The error for a write to a tenant that is being deleted."""
+    message = f"tenant {ref.tenant!r} is being deleted; wait for DeleteTenant to end, or call it again, and then retry"
+    return AccountChangedError(message)
+
+
+def tenant_in_use(ref: TenantRef, holds: int) -> TenantInUseError:
+    """The error for the deletion of a tenant that has open holds."""
+    message = f"tenant {ref.tenant!r} has {holds} open holds; let them end, or force the deletion and end them with it"
+    return TenantInUseError(message, {"holds": str(holds)})
+
+
+def adjusted_too_far() -> InvalidRequestError:
+    """The error for an adjustment beyond what can be counted exactly."""
+    return InvalidRequestError.of("change", "would bring the limit above 2^53 - 1")

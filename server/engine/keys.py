@@ -18,6 +18,7 @@ of tenants by earliest due lives in the same slot: its tag is the smallest numbe
     hg:{p/t}:told       string      id of the last note that the webhook has told
     hg:{<slot>}:due     sorted set  tenants of a slot by earliest due
     hg:{<slot>}:noted   sorted set  tenants of a slot with notes that the webhook has not told, by the oldest
+    hg:{<slot>}:acts    stream      what operators did to the slot's tenants, also to those that are gone
     hg:{webhook}:lease  string      which process tells the webhook
     hg:{webhook}:since  string      when there first was a webhook: what was noted before is not told
 
@@ -82,6 +83,11 @@ class TenantKeys(NamedTuple):
         """The key of the slot's index of tenants with notes to tell."""
         return self.due_index.removesuffix(b"due") + b"noted"
 
+    @property
+    def acts(self) -> bytes:
+        """The key of the slot's audit trail."""
+        return self.due_index.removesuffix(b"due") + b"acts"
+
     def windows(self, scope: str) -> bytes:
         """The key of the window cells of one scope."""
         return self.prefix + b"w:" + scope.encode()
@@ -141,6 +147,11 @@ def index_keys() -> Iterable[bytes]:
 def noted_keys() -> Iterable[bytes]:
     """The keys of the indexes of tenants with notes to tell, for all slots."""
     return (key.removesuffix(b"due") + b"noted" for key in index_keys())
+
+
+def acts_keys() -> Iterable[bytes]:
+    """The keys of the audit trails of all slots."""
+    return (key.removesuffix(b"due") + b"acts" for key in index_keys())
 
 
 def scope_text(check: CheckForm) -> str:

@@ -2,11 +2,13 @@
 
 from collections.abc import Mapping, Sequence
 
-from server.domain.limits import CELLS
+from server.domain.limits import CELLS, Kind
 from server.domain.limits.balance import BalanceCell
 from server.domain.limits.base import QUEUES, Cell, Check, Look, Taken
 from server.domain.limits.slots import SlotsCell
 from server.domain.limits.window import Window
+from server.domain.plan import Plan
+from server.engine.faults import too_many_cells
 from server.engine.memory_tenant import CellName, Take, Tenant
 
 
@@ -21,6 +23,20 @@ def cell_for(tenant: Tenant, check: Check) -> Cell:
     if name not in tenant.cells:
         tenant.cells[name] = CELLS[check.limit.kind](check.limit)
     return tenant.cells[name]
+
+
+def is_current(plan: Plan, tenant: Tenant, now_ms: int) -> bool:
+    """Whether the plan was made for the account as it is, and for this time."""
+    version = tenant.account.version if tenant.account is not None else 0
+    return plan.account.version == version and plan.valid_from_ms <= now_ms < plan.valid_until_ms
+
+
+def must_have_room(plan: Plan, tenant: Tenant, most: int, now_ms: int) -> None:
+    """Raises where the plan would open a standing cell beside so many."""
+    standing = tenant.standing_cells(now_ms)
+    opens = [c for c in plan.checks if c.limit.kind is not Kind.WINDOW and c.take and name_of(c) not in standing]
+    if opens and len(standing) >= most:
+        raise too_many_cells(plan.operation.ref, most)
 
 
 def look_all(checks: Sequence[Check], tenant: Tenant, now_ms: int) -> tuple[Look, ...]:

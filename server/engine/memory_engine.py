@@ -10,9 +10,9 @@ from dataclasses import replace
 from functools import partial
 
 from server.domain.account import Account
+from server.domain.act import Act
 from server.domain.hold import WAITING, Delivered, HoldView, MeterTotals, State
 from server.domain.ledger import Cause, LedgerEntry, Totals
-from server.domain.limits import Kind
 from server.domain.limits.base import Ending, Look
 from server.domain.note import Note
 from server.domain.operation import TenantRef
@@ -45,14 +45,24 @@ from server.engine.faults import (
     no_such_hold,
     no_such_meter,
     not_active,
-    too_many_cells,
     unfit,
 )
 from server.engine.memory_books import MemoryBooks
-from server.engine.memory_checks import blocked, cell_for, follow_clock, look_all, name_of, take_all, waits
+from server.engine.memory_checks import (
+    blocked,
+    cell_for,
+    follow_clock,
+    is_current,
+    look_all,
+    must_have_room,
+    name_of,
+    take_all,
+    waits,
+)
 from server.engine.memory_counts import bring_in, settled, stand
 from server.engine.memory_feed import MemoryFeed
 from server.engine.memory_finish import Step, finish
+from server.engine.memory_hands import MemoryHands, kept_by
 from server.engine.memory_money import begin_refills, change_grants, grant_units, joined_draws, must_fit
 from server.engine.memory_queues import MemoryQueues, join_queue, make_turns
 from server.engine.memory_quotas import book_uses, cycles_of, joins
@@ -78,8 +88,9 @@ class MemoryEngine:
         self._most_cells = most_cells
         self._tenants: dict[TenantRef, Tenant] = {}
         self.books = MemoryBooks(self._enter, most_cells)
-        self.queues = MemoryQueues(self._enter, self._release, _is_current)
+        self.queues = MemoryQueues(self._enter, self._release, is_current)
         self.feed = MemoryFeed(self._tenants, clock)
+        self.hands = MemoryHands(self._enter, self._tenants)
         self.wakes = Wakes()
 
     def _enter(self, ref: TenantRef) -> tuple[Tenant, int]:
@@ -116,13 +127,13 @@ class MemoryEngine:
         if (known := tenant.holds.get(hold_id)) is not None:
             same = (known.fingerprint, known.figures_key) == (plan.fingerprint, plan.shape.figures_key)
             return Replayed(now_ms, known.view(), known.looks if same else ())
-        if not _is_current(plan, tenant, now_ms):
+        if not is_current(plan, tenant, now_ms):
             return Stale(now_ms, tenant.account)
         looks = look_all(plan.checks, tenant, now_ms)
         if plan.gated or blocked(plan.checks, looks):
             follow_clock(plan.checks, tenant, looks, now_ms)
             return Refused(now_ms, looks)
-        self._check_cells(plan, tenant, now_ms)
+        must_have_room(plan, tenant, self._most_cells, now_ms)
         follow_clock(plan.checks, tenant, looks, now_ms)
         pool = waits(plan.checks, looks)
         takes, looks = take_all(plan.checks, tenant, looks, now_ms, {})
@@ -150,16 +161,10 @@ class MemoryEngine:
         self._make_turns(plan.operation.ref, tenant, now_ms)
         return Queued(now_ms, looks, position, ticket.lasts_ms)
 
-    def _check_cells(self, plan: Plan, tenant: Tenant, now_ms: int) -> None:
-        standing = tenant.standing_cells(now_ms)
-        opens = [c for c in plan.checks if c.limit.kind is not Kind.WINDOW and c.take and name_of(c) not in standing]
-        if opens and len(standing) >= self._most_cells:
-            raise too_many_cells(plan.operation.ref, self._most_cells)
-
     async def look(self, plan: Plan, within_s: float) -> Looked | Stale:
         """The plan's figures."""
         tenant, now_ms = self._enter(plan.operation.ref)
-        if not _is_current(plan, tenant, now_ms):
+        if not is_current(plan, tenant, now_ms):
             return Stale(now_ms, tenant.account)
         return Looked(now_ms, look_all(plan.checks, tenant, now_ms))
 
@@ -198,16 +203,17 @@ class MemoryEngine:
             finish(tenant, hold, Step(Ending.REPORT, hold.state, kept), now_ms)
         return _outcome(hold, applied=True)
 
-    async def release(self, ref: TenantRef, hold_id: str, within_s: float) -> HoldOutcome:
+    async def release(self, ref: TenantRef, hold_id: str, within_s: float, act: Act | None = None) -> HoldOutcome:
         """Gives back what no report has charged."""
-        return self._release(ref, hold_id)
+        return self._release(ref, hold_id, act)
 
-    def _release(self, ref: TenantRef, hold_id: str) -> HoldOutcome:
+    def _release(self, ref: TenantRef, hold_id: str, act: Act | None = None) -> HoldOutcome:
         tenant, now_ms = self._enter(ref)
         hold = _held(tenant, ref, hold_id)
         if not hold.is_live:
             return _outcome(hold, applied=False)
         ended = State.LEFT if hold.state in WAITING else State.RELEASED
+        self.hands.tell(ref, act, now_ms, kept_by(hold))
         finish(tenant, hold, Step(Ending.RELEASE, ended, {}), now_ms)
         self._make_turns(ref, tenant, now_ms)
         return _outcome(hold, applied=True)
@@ -229,7 +235,7 @@ class MemoryEngine:
             raise not_active(hold.view())
         if start is not None and hold.note.started_at_ms:
             return Overtaken()
-        if raised is not None and not _is_current(raised, tenant, now_ms):
+        if raised is not None and not is_current(raised, tenant, now_ms):
             return Stale(now_ms, tenant.account)
         for meter in (*used, *(raised.meters if raised is not None else ())):
             if meter not in hold.meters:
@@ -278,6 +284,7 @@ class MemoryEngine:
             tenant.account = write.account
         if write.write_id:
             tenant.writes[write.write_id] = write.fingerprint, changed
+        self.hands.tell(ref, write.act, now_ms)
         self._make_turns(ref, tenant, now_ms)
         return Written(tenant.account, applied=True, changed=changed)
 
@@ -314,11 +321,7 @@ class MemoryEngine:
         return True
 
     async def open_holds(
-        self,
-        ref: TenantRef,
-        after: tuple[int, str],
-        count: int,
-        within_s: float,
+        self, ref: TenantRef, after: tuple[int, str], count: int, within_s: float
     ) -> Sequence[HoldView]:
         """Open holds by (lease end, id)."""
         holds = self._tenants.get(ref, Tenant()).holds.values()
@@ -356,11 +359,6 @@ class MemoryEngine:
 
     async def close(self) -> None:
         """Nothing to let go of."""
-
-
-def _is_current(plan: Plan, tenant: Tenant, now_ms: int) -> bool:
-    version = tenant.account.version if tenant.account is not None else 0
-    return plan.account.version == version and plan.valid_from_ms <= now_ms < plan.valid_until_ms
 
 
 def _raise(tenant: Tenant, hold: Hold, plan: Plan, now_ms: int) -> tuple[bool, tuple[Look, ...]]:

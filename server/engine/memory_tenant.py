@@ -110,6 +110,11 @@ class Tenant:
         """The cells in use that stay, whatever time does."""
         return [n for n, c in self.cells.items() if not isinstance(c, WindowCell) and not c.is_empty(now_ms)]
 
+    def is_blank(self, now_ms: int) -> bool:
+        """Whether there is nothing of it."""
+        kept = (self.account, self.writes, self.holds, self.ledger, self.notes, self.allocations, self.samples)
+        return not any(kept) and all(cell.is_empty(now_ms) for cell in self.cells.values())
+
     def moved(self, at_ms: int, cause: Cause, reference: str, cell: str, before: Totals) -> None:
         """Writes to the ledger what a step made of a balance's totals."""
         after = balance_of(self, cell).totals

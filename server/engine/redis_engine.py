@@ -9,11 +9,8 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from time import monotonic
 from typing import Any, Final
 
-from server.domain.errors import (
-    CorruptStateError,
-    InvalidRequestError,
-    StoreUnavailableError,
-)
+from server.domain.act import Act
+from server.domain.errors import CorruptStateError, InvalidRequestError, StoreUnavailableError
 from server.domain.hold import Delivered, HoldView
 from server.domain.ledger import LedgerEntry, Totals
 from server.domain.note import Note
@@ -23,6 +20,7 @@ from server.domain.queue import TermsOf, Ticket, no_queues
 from server.domain.refill import RefillTerms, no_refills
 from server.domain.timed import Start
 from server.engine import keys, records, sequences, wire, wire_money
+from server.engine.acts import packed_act
 from server.engine.audits import audited
 from server.engine.base import (
     AccountWrite,
@@ -45,6 +43,7 @@ from server.engine.base import (
 from server.engine.census import figures, tenants_due
 from server.engine.faults import (
     balance_too_large,
+    being_deleted,
     grant_is_over,
     id_reused,
     item_totals,
@@ -62,6 +61,7 @@ from server.engine.quota_cells import cycles_of
 from server.engine.reaping import Reaping
 from server.engine.redis_books import RedisBooks
 from server.engine.redis_feed import RedisFeed
+from server.engine.redis_hands import RedisHands
 from server.engine.redis_queues import RedisQueues
 from server.engine.replies import fault_of, hold_outcome, unreadable
 from server.engine.scripts import script
@@ -117,6 +117,7 @@ class RedisEngine:
         self._reaping = Reaping(self._evalsha, self._hearing, clock, refills, queues)
         self.books = RedisBooks(self._evalsha, clock, most_cells)
         self.feed = RedisFeed(self._evalsha, store, clock)
+        self.hands = RedisHands(self._run, self._plain, clock)
         self.queues = RedisQueues(self._run, self._reaping.reap, clock, turns or Turns(), most_cells)
         self.wakes = wakes or Wakes()
 
@@ -204,10 +205,10 @@ class RedisEngine:
         await self._reaping.make_turns(tenant, reply, within_s)
         return hold_outcome("settle", ref, hold_id, reply)
 
-    async def release(self, ref: TenantRef, hold_id: str, within_s: float) -> HoldOutcome:
+    async def release(self, ref: TenantRef, hold_id: str, within_s: float, act: Act | None = None) -> HoldOutcome:
         """Gives back what no report has charged."""
         tenant = keys.tenant_keys(ref)
-        args = (sequences.pack([self._clock(), hold_id]),)
+        args = [sequences.pack([self._clock(), hold_id]), *([packed_act(act)] if act else [])]
         reply = await self._run(ScriptCall("release", tenant, hold_id, args), within_s)
         await self._reaping.make_turns(tenant, reply, within_s)
         return hold_outcome("release", ref, hold_id, reply)
@@ -270,7 +271,9 @@ class RedisEngine:
     async def write_account(self, ref: TenantRef, write: AccountWrite, within_s: float) -> Written | Conflict:
         """Changes an account and its balances in one step."""
         tenant = keys.tenant_keys(ref)
-        args = (wire_money.pack_account_write(self._clock(), tenant.member, write),)
+        args = [wire_money.pack_account_write(self._clock(), tenant.member, write)]
+        if write.act is not None:
+            args.append(packed_act(write.act))
         reply = await self._run(ScriptCall("account", tenant, "", args, (tenant.ids,)), within_s)
         match reply:
             case [1 | 2 as outcome, record, results, waits]:
@@ -288,6 +291,8 @@ class RedisEngine:
                 raise too_many_grants()
             case [8, _]:
                 raise grant_is_over()
+            case [9, _]:
+                raise being_deleted(ref)
         raise unreadable("account", reply)
 
     async def open_holds(

@@ -33,6 +33,9 @@ SCRIPT_NAMES: Final = (
     "record",
     "lease",
     "tell",
+    "reset",
+    "adjust",
+    "delete",
 )
 
 

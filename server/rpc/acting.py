@@ -12,7 +12,10 @@ from server.rpc.registrar import Behaviour, Handler
 _LOOKS: Final = ("Get", "List", "Watch", "Validate")
 """How methods begin that change nothing. What may change something is told of, whether it did or not."""
 
-_TOLD: Final = ("policy", "tenant", "hold_id", "purchase_id", "refund_id", "grant_id", "through_sequence", "repair")
+_TOLD: Final = (
+    *("policy", "tenant", "hold_id", "purchase_id", "refund_id", "grant_id", "through_sequence", "repair"),
+    *("limit_id", "reset_id", "adjustment_id", "reason"),
+)
 
 
 class TellOfActs:

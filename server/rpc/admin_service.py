@@ -3,15 +3,25 @@
 import asyncio
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
-from typing import Final
+from typing import Final, TypeAlias
 
 from grpc import aio
-from quota.v1 import admin_service_pb2, admin_service_pb2_grpc
+from quota.v1 import admin_service_pb2, admin_service_pb2_grpc, operators_pb2
 
+from server.access import entry
 from server.administration import Administration
+from server.domain.act import Word
 from server.domain.operation import TenantRef
-from server.rpc import convert, convert_admin, convert_money, convert_samples, convert_usage
+from server.rpc import convert, convert_acts, convert_admin, convert_money, convert_samples, convert_usage
 from server.rpc.calls import answering, streaming
+
+_WithReason: TypeAlias = (
+    admin_service_pb2.PutAccountRequest
+    | admin_service_pb2.ForceReleaseRequest
+    | operators_pb2.ResetLimitRequest
+    | operators_pb2.AdjustLimitRequest
+    | operators_pb2.DeleteTenantRequest
+)
 
 NAME: Final = admin_service_pb2.DESCRIPTOR.services_by_name["AdminService"].full_name
 """The service's full name."""
@@ -41,6 +51,7 @@ class AdminService(admin_service_pb2_grpc.AdminServiceServicer):
             convert_admin.account(request),
             expected_version=convert_admin.expected_version(request),
             opening=dict(request.opening),
+            word=_word(request),
             within_s=within_s,
         )
         return admin_service_pb2.PutAccountResponse(account=convert_admin.account_message(account))
@@ -183,8 +194,63 @@ class AdminService(admin_service_pb2_grpc.AdminServiceServicer):
     ) -> admin_service_pb2.ForceReleaseResponse:
         """Releases a hold on an operator's word."""
         ref = TenantRef(request.policy, request.tenant)
-        outcome = await self._administration.force_release(ref, request.hold_id, within_s=within_s)
+        outcome = await self._administration.force_release(ref, request.hold_id, _word(request), within_s=within_s)
         return admin_service_pb2.ForceReleaseResponse(state=convert.HOLD_STATES[outcome.state], applied=outcome.applied)
+
+    @answering
+    async def ResetLimit(
+        self, request: operators_pb2.ResetLimitRequest, within_s: float
+    ) -> operators_pb2.ResetLimitResponse:
+        """Forgets what a limit has counted."""
+        done = await self._administration.operators.reset(
+            TenantRef(request.policy, request.tenant),
+            request.limit_id,
+            dict(request.scope),
+            reset_id=request.reset_id,
+            word=_word(request),
+            within_s=within_s,
+        )
+        return operators_pb2.ResetLimitResponse(applied=done.applied, cells=done.cells, before=done.before)
+
+    @answering
+    async def AdjustLimit(
+        self, request: operators_pb2.AdjustLimitRequest, within_s: float
+    ) -> operators_pb2.AdjustLimitResponse:
+        """Changes a quota's use or a balance."""
+        done = await self._administration.operators.adjust(
+            TenantRef(request.policy, request.tenant),
+            request.limit_id,
+            dict(request.scope),
+            convert_acts.change(request),
+            adjustment_id=request.adjustment_id,
+            word=_word(request),
+            within_s=within_s,
+        )
+        return operators_pb2.AdjustLimitResponse(applied=done.applied, before=done.before, after=done.after)
+
+    @answering
+    async def DeleteTenant(
+        self, request: operators_pb2.DeleteTenantRequest, within_s: float
+    ) -> operators_pb2.DeleteTenantResponse:
+        """Deletes a tenant, as far as this call comes."""
+        ref = TenantRef(request.policy, request.tenant)
+        done = await self._administration.operators.delete(
+            ref, _word(request), force=request.force, page_token=request.page_token, within_s=within_s
+        )
+        return operators_pb2.DeleteTenantResponse(
+            applied=done.applied, holds_ended=done.holds, keys_removed=done.keys, next_page_token=done.place
+        )
+
+    @answering
+    async def ListAudit(
+        self, request: operators_pb2.ListAuditRequest, within_s: float
+    ) -> operators_pb2.ListAuditResponse:
+        """Lists what operators did, a page at a time."""
+        ref = TenantRef(request.policy, request.tenant)
+        lines, following = await self._administration.operators.audit(
+            ref, request.page_size, request.page_token, within_s=within_s
+        )
+        return operators_pb2.ListAuditResponse(entries=convert_acts.entries(lines), next_page_token=following)
 
     @answering
     async def ListNotifications(
@@ -238,3 +304,8 @@ class AdminService(admin_service_pb2_grpc.AdminServiceServicer):
         """Checks a policy text without using it, beside the event loop."""
         errors, version = await asyncio.to_thread(self._administration.validate_policy, request.text)
         return admin_service_pb2.ValidatePolicyResponse(errors=errors, version=version)
+
+
+def _word(request: _WithReason) -> Word:
+    """On whose word this is done."""
+    return Word(entry.caller_name(), request.reason)

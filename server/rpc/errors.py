@@ -72,6 +72,7 @@ MAPPING: Final[Mapping[type[errors.HoldgateError], Mapped]] = MappingProxyType(
         errors.OverloadedError: Mapped(StatusCode.RESOURCE_EXHAUSTED, reasons.ERROR_REASON_OVERLOADED, 1000),
         errors.BusyError: Mapped(StatusCode.UNAVAILABLE, reasons.ERROR_REASON_OVERLOADED, 200),
         errors.TooManyCellsError: Mapped(StatusCode.FAILED_PRECONDITION, reasons.ERROR_REASON_TOO_MANY_CELLS),
+        errors.TenantInUseError: Mapped(StatusCode.FAILED_PRECONDITION, reasons.ERROR_REASON_TENANT_IN_USE),
         errors.UnauthenticatedError: Mapped(StatusCode.UNAUTHENTICATED, reasons.ERROR_REASON_UNAUTHENTICATED),
         errors.PermissionDeniedError: Mapped(StatusCode.PERMISSION_DENIED, reasons.ERROR_REASON_PERMISSION_DENIED),
         errors.CorruptStateError: INTERNAL,

@@ -3,14 +3,18 @@
 import hashlib
 import re
 from collections.abc import Sequence
+from contextlib import suppress
 from itertools import zip_longest
 from pathlib import Path
 from typing import Final
 
 import pytest
 
+from server.domain.act import Act, Deed
+from server.domain.errors import IdReusedError, TenantInUseError
 from server.engine.books import Booking
 from server.engine.client import StoreConnection
+from server.engine.hands import Adjustment, Reset
 from server.engine.pipeline import Heard, Reply, ScriptSource, Word
 from server.engine.redis_engine import RedisEngine
 from server.engine.scripts import CONSTANTS, LUA, SCRIPT_NAMES, assemble, inline_constants, script
@@ -167,6 +171,8 @@ FLAGS: Final = {
     "lease": " flags=allow-oom",
     "tell": " flags=allow-oom",
     "renew": " flags=allow-oom",
+    "reset": " flags=allow-oom",
+    "delete": " flags=allow-oom",
     "usage": " flags=no-writes",
     "audit": " flags=no-writes",
     "find": " flags=no-writes",
@@ -281,6 +287,24 @@ async def play(tenant: Tenant) -> None:
         await tenant.engine.feed.hold_lease(owner, 60_000, WITHIN_S)
     for _ in range(2):
         await tenant.engine.feed.tell(tenant.ref, "", "0-1", WITHIN_S)
+    act = Act(Deed.RESET, "ops", "why", request_id="by hand")
+    forms = {check.limit.id: check for check in tenant.plan(tokens=1, credits=1).shape.checks}
+    for version in (tenant.account.version, 7):
+        for units in (5, 5, 6):
+            adjustment = Adjustment(forms["credits"], version, units, sets=False)
+            with suppress(IdReusedError):
+                await tenant.engine.hands.adjust(tenant.ref, adjustment, act, b"%d" % units, WITHIN_S)
+            reset = Reset(forms["tpm"], version, every=False)
+            act = act._replace(request_id=f"reset {units}")
+            with suppress(IdReusedError):
+                await tenant.engine.hands.reset(tenant.ref, reset, act, b"%d" % version, WITHIN_S)
+    await tenant.grant("last", tokens=1, credits=1)
+    await tenant.engine.release(tenant.ref, "last", WITHIN_S, act)
+    await tenant.grant("kept", tokens=1, credits=1)
+    for forced in (False, True, True):
+        with suppress(TenantInUseError):
+            await tenant.engine.hands.delete(tenant.ref, act, forced=forced, place="", within_s=WITHIN_S)
+    await tenant.engine.hands.delete(tenant.ref, act, forced=True, place="0", within_s=WITHIN_S)
 
 
 async def test_headers_tell_the_keys_arguments_and_replies_that_pass(

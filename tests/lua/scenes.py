@@ -12,12 +12,13 @@ from functools import partial
 from typing import Any, Final
 
 from server.domain.account import Account
+from server.domain.act import Act, Deed
 from server.domain.ledger import Cause
 from server.domain.limits import Balance, Kind
 from server.domain.limits.balance import GrantSource
 from server.domain.limits.slots import Queue
 from server.domain.operation import TenantRef
-from server.domain.plan import CheckForm, Plan
+from server.domain.plan import CheckForm, Plan, bare_form
 from server.domain.policy import Action
 from server.domain.queue import Ticket, queue_terms
 from server.domain.refill import refills_of
@@ -27,6 +28,7 @@ from server.engine import keys
 from server.engine.base import AccountWrite, AllocationImport, CycleImport, Queued
 from server.engine.books import Booking, Target
 from server.engine.client import StoreConnection
+from server.engine.hands import Adjustment, Reset
 from server.engine.pipeline import Heard, Reply, ScriptSource, Word
 from server.engine.redis_engine import RedisEngine
 from server.engine.scripts import SCRIPT_NAMES, script
@@ -87,6 +89,7 @@ KEYS: Final = {
     "allocations": TENANT.prefix + b"alloc",
     "noted": TENANT.noted,
     "told": TENANT.told,
+    "acts": TENANT.acts,
     "lease": keys.WEBHOOK_LEASE,
     "since": keys.WEBHOOK_SINCE,
     "samples": TENANT.prefix + b"u:d20522",
@@ -202,6 +205,7 @@ def _write_account(tenant: Tenant) -> Awaitable[object]:
         uses=(CycleImport(quota_of(tenant.plan()), 5),),
         allocations=(AllocationImport(count_of(tenant.plan()), "elsewhere", 2),),
         write_id="second",
+        act=_act(Deed.ACCOUNT),
     )
     return tenant.write(write)
 
@@ -229,6 +233,25 @@ async def _tell(tenant: Tenant) -> object:
     return await tenant.engine.feed.tell(REF, "", notes[0].note_id if notes else "0-1", WITHIN_S)
 
 
+def _act(deed: Deed) -> Act:
+    return Act(deed, "ops", "a mistake", "its target", deed.name)
+
+
+def _reset(tenant: Tenant, form: CheckForm) -> Awaitable[object]:
+    return tenant.engine.hands.reset(
+        REF, Reset(form, tenant.account.version, every=False), _act(Deed.RESET), b"z", WITHIN_S
+    )
+
+
+def _adjust(tenant: Tenant, form: CheckForm, units: int) -> Awaitable[object]:
+    adjustment = Adjustment(form, tenant.account.version, units, sets=False)
+    return tenant.engine.hands.adjust(REF, adjustment, _act(Deed.ADJUST), b"z", WITHIN_S)
+
+
+def _tpm_of(plan: Plan) -> CheckForm:
+    return next(check for check in plan.shape.checks if check.limit.id == "tpm")
+
+
 OPERATIONS: Final[dict[str, Operation]] = {
     "reserve": _reserve,
     "reserve, refused": _refused,
@@ -253,6 +276,14 @@ OPERATIONS: Final[dict[str, Operation]] = {
     "repair": _repair,
     "lease": lambda tenant: tenant.engine.feed.hold_lease("me", 60_000, WITHIN_S),
     "tell": _tell,
+    "reset": lambda tenant: _reset(tenant, _tpm_of(tenant.plan(**AMOUNTS))),
+    "reset, a quota": lambda tenant: _reset(tenant, quota_of(tenant.plan())),
+    "adjust": lambda tenant: _adjust(tenant, bare_form(PURSE, (), None, None), -60),
+    "adjust, a quota": lambda tenant: _adjust(tenant, quota_of(tenant.plan()), 5),
+    "delete": lambda tenant: tenant.engine.hands.delete(
+        REF, _act(Deed.DELETE), forced=True, place="", within_s=WITHIN_S
+    ),
+    "release, an act": lambda tenant: tenant.engine.release(REF, "h", WITHIN_S, _act(Deed.RELEASE)),
 }
 REAP: Final = "reap"
 """The one script that acts for time alone; the clock has been moved before it."""

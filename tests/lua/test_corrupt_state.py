@@ -46,12 +46,19 @@ TOUCHES: Final = {
         "ledger",
         "pools",
         "queue",
+        "acts",
     },
     "audit": {"cells", "due", "grants", "hold", "ledger", "trimmed"},
     "trim": {"ledger", "trimmed"},
     "repair": {"cells", "due", "grants", "hold", "ledger", "trimmed"},
     "lease": {"lease", "since"},
     "tell": {"notes", "noted", "told"},
+    "reset": {"cells", "ids", "project's windows", "acts"},
+    "reset, a quota": {"cells", "ids", "acts"},
+    "adjust": {"cells", "ids", "ledger", "acts"},
+    "adjust, a quota": {"cells", "ids", "notes", "noted", "acts"},
+    "release, an act": {"cells", "due", "hold", "project's windows", "acts"},
+    "delete": {"cells", "due", "due_index", "noted", "acts"},
     REAP: {"cells", "due", "due_index", "hold", "pools", "queue", "project's windows"},
 }
 """The keys that each operation looks at, so that a wrong type in them cannot pass unnoticed."""
@@ -115,6 +122,7 @@ TYPES: Final = {
     "amounts": "hash",
     "amounts before": "hash",
     "noted": "zset",
+    "acts": "stream",
 }
 
 

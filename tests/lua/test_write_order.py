@@ -18,7 +18,7 @@ from tests.policies_for_tests import balance, policy, slots, window
 from tests.store_state import snapshot
 from tests.stores import RunningStore
 
-WRITES: Final = {"SET", "HSET", "HDEL", "ZADD", "ZREM", "PEXPIRE", "XADD", "XTRIM", "DEL"}
+WRITES: Final = {"SET", "HSET", "HDEL", "ZADD", "ZREM", "PEXPIRE", "XADD", "XTRIM", "DEL", "UNLINK"}
 READS: Final = {
     "GET",
     "HGET",
@@ -37,7 +37,15 @@ READS: Final = {
     "HGETALL",
     "TIME",
 }
-TYPE_OF: Final = {"SET": "string", "GET": "string", "EXISTS": "any", "DEL": "any", "PEXPIRE": "any", "TIME": "none"}
+TYPE_OF: Final = {
+    "SET": "string",
+    "GET": "string",
+    "EXISTS": "any",
+    "DEL": "any",
+    "UNLINK": "any",
+    "PEXPIRE": "any",
+    "TIME": "none",
+}
 """The type that a command wants of its key; `H...` want a hash and `Z...` a sorted set."""
 
 MOST_CALLS: Final = 60
@@ -232,6 +240,8 @@ MOST_PER_HASH: Final = {
     "release": (2, 2),
     "release, with a turn": (2, 3),  # the cells, then those of the queues' pools
     "release, from the queue": (3, 2),
+    "release, an act": (2, 2),
+    "delete": (1, 2),  # the version that says so, and the earliest lease end
     "renew": (2, 1),
     "extend": (4, 2),  # looks, reports, looks again, raises
     "write account": (2, 1),  # the cells, then those of the queues' pools

@@ -18,6 +18,7 @@ from proxies import envoy_ratelimit_v3_pb2 as rls
 from proxies.envoy_ratelimit_v3_pb2_grpc import RateLimitServiceStub
 from proxies.kuadrant_ratelimit_v1_pb2_grpc import RateLimitServiceStub as KuadrantStub
 from quota.v1 import admin_service_pb2 as admin
+from quota.v1 import operators_pb2 as operators
 from quota.v1 import quota_service_pb2 as quota
 from quota.v1.admin_service_pb2_grpc import AdminServiceStub
 from quota.v1.quota_service_pb2_grpc import QuotaServiceStub
@@ -61,6 +62,11 @@ callers:
     allow:
       - methods: [quota.v1.AdminService/*]
         tenants: ["*"]
+  - name: support
+    tokens_sha256: [{hashed("support")}]
+    allow:
+      - methods: [quota.v1.AdminService/ResetLimit, quota.v1.AdminService/ListAudit]
+        tenants: [team-*]
 """
 
 ALLOWED: Final[dict[str, dict[str, tuple[str, ...]]]] = {
@@ -69,7 +75,8 @@ ALLOWED: Final[dict[str, dict[str, tuple[str, ...]]]] = {
         "limitador": ("team-7",),
     },
     "reader": {"usage": TENANTS, **dict.fromkeys(("reserve", "batch", "stream", "json"), ("acme",))},
-    "operator": {"account": TENANTS},
+    "operator": dict.fromkeys(("account", "reset", "adjust", "delete", "audit", "audit of all"), TENANTS),
+    "support": dict.fromkeys(("reset", "audit"), ("team-7",)),
 }
 """What of each method each caller may ask about; nothing else."""
 
@@ -131,6 +138,31 @@ async def account(_app: App, channel: aio.Channel, tenant: str, metadata: Metada
     return await ended(AdminServiceStub(channel).GetAccount(admin.GetAccountRequest(tenant=tenant), metadata=metadata))
 
 
+async def reset(_app: App, channel: aio.Channel, tenant: str, metadata: Metadata) -> str:
+    request = operators.ResetLimitRequest(tenant=tenant, limit_id="rpm", reset_id="r", reason="why")
+    return await ended(AdminServiceStub(channel).ResetLimit(request, metadata=metadata))
+
+
+async def adjust(_app: App, channel: aio.Channel, tenant: str, metadata: Metadata) -> str:
+    request = operators.AdjustLimitRequest(tenant=tenant, limit_id="credits", adjustment_id="a", reason="why", add=1)
+    return await ended(AdminServiceStub(channel).AdjustLimit(request, metadata=metadata))
+
+
+async def delete(_app: App, channel: aio.Channel, tenant: str, metadata: Metadata) -> str:
+    request = operators.DeleteTenantRequest(tenant=tenant, reason="why", force=True)
+    return await ended(AdminServiceStub(channel).DeleteTenant(request, metadata=metadata))
+
+
+async def audit(_app: App, channel: aio.Channel, tenant: str, metadata: Metadata) -> str:
+    return await ended(
+        AdminServiceStub(channel).ListAudit(operators.ListAuditRequest(tenant=tenant), metadata=metadata)
+    )
+
+
+async def audit_of_all(app: App, channel: aio.Channel, _tenant: str, metadata: Metadata) -> str:
+    return await audit(app, channel, "", metadata)
+
+
 def descriptors(tenant: str) -> rls.RateLimitRequest:
     return asked(described({"org": tenant, "action": "poll"}), domain="lab")
 
@@ -177,6 +209,11 @@ OVER_GRPC: Final[dict[str, Ask]] = {
     "batch": batch,
     "stream": stream,
     "account": account,
+    "reset": reset,
+    "adjust": adjust,
+    "delete": delete,
+    "audit": audit,
+    "audit of all": audit_of_all,
     "envoy": envoy,
     "limitador": limitador,
 }
@@ -214,7 +251,7 @@ async def test_every_caller_does_what_it_may_and_nothing_else(
     async with serving(make_settings, callers=callers_file, transport=transport) as (app, channel):
         asks = OVER_GRPC if transport == "grpcio" else OVER_GRPC | OVER_HTTP
         found, expected = {}, {}
-        for caller in ("gateway", "reader", "operator", "stranger", ""):
+        for caller in ("gateway", "reader", "operator", "support", "stranger", ""):
             for method, ask in asks.items():
                 for tenant in TENANTS:
                     found[caller, method, tenant] = await ask(app, channel, tenant, shown(caller))
@@ -346,6 +383,19 @@ async def test_the_log_tells_who_changed_what_and_how_that_ended(
     assert acts == [
         {**common, "method": "PutAccount", "status": "OK"},
         {**common, "method": "ForceRelease", "status": "NOT_FOUND", "hold_id": "nobody's"},
+    ]
+
+
+async def test_the_trail_tells_who_it_was(make_settings: MakeSettings, callers_file: Path) -> None:
+    async with serving(make_settings, callers=callers_file) as (_, channel):
+        stub = AdminServiceStub(channel)
+        for caller in ("operator", "support"):
+            request = operators.ResetLimitRequest(tenant="team-7", limit_id="rpm", reset_id=caller, reason="why")
+            await stub.ResetLimit(request, metadata=shown(caller))
+        listed = await stub.ListAudit(operators.ListAuditRequest(tenant="team-7"), metadata=shown("support"))
+    assert [(entry.caller, entry.request_id) for entry in listed.entries] == [
+        ("operator", "operator"),
+        ("support", "support"),
     ]
 
 

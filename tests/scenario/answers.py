@@ -16,14 +16,26 @@ from google.protobuf.message import Message
 from google.rpc.error_details_pb2 import BadRequest, ErrorInfo
 from google.rpc.status_pb2 import Status
 from grpc import StatusCode
-from quota.v1 import admin_service_pb2, decision_pb2
+from quota.v1 import admin_service_pb2, decision_pb2, operators_pb2
 
 from tests.scenario.calls import enum_names, fields_of
 
 DETAILS_KEY: Final = "grpc-status-details-bin"
 EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 WRAPPED: Final = ("decision", "account", "hold")
-KEYS: Final = ("index", "sequence", "what", "id", "limit_id", "meter", "product", "hold_id", "source", "tenant")
+KEYS: Final = (
+    "entry_id",
+    "index",
+    "sequence",
+    "what",
+    "id",
+    "limit_id",
+    "meter",
+    "product",
+    "hold_id",
+    "source",
+    "tenant",
+)
 
 
 class Absent:
@@ -71,7 +83,8 @@ class InProcessContext:
 
 def answer_fields(message: Message) -> Fields:
     """An answer, with `refused` (the code), `blocking` and `listed` (ids of limits) beside a decision's own fields, and
-    `noted` (limit and percent) beside notifications, and `untaken` (place, outcome or error) beside samples.
+    `noted` (limit and percent) beside notifications, `untaken` (place, outcome or error) beside samples, and `acts` (a
+    line each) beside the audit trail.
     """
     fields = _fields(message)
     for name in WRAPPED:
@@ -87,6 +100,8 @@ def answer_fields(message: Message) -> Fields:
         fields["listed"] = list(limits)
     if isinstance(message, admin_service_pb2.RecordUsageResponse):
         fields["untaken"] = [f"{other.index} {_why(other)}" for other in message.others]
+    if isinstance(message, operators_pb2.ListAuditResponse):
+        fields["acts"] = [_act(entry) for entry in message.entries]
     if isinstance(notes := fields.get("notifications"), dict):
         fields["noted"] = [_noted(note) for note in notes.values()]
         by_cycle: dict[str, list[str]] = {}
@@ -94,6 +109,13 @@ def answer_fields(message: Message) -> Fields:
             by_cycle.setdefault(_date(note["cycle_starts_at_ms"]), []).append(_noted(note))
         fields["noted_by_cycle"] = Whole(by_cycle)
     return fields
+
+
+def _act(entry: operators_pb2.AuditEntry) -> str:
+    """What was done to what, from what to what, and why."""
+    action = operators_pb2.AuditAction.Name(entry.action).removeprefix("AUDIT_ACTION_").lower()
+    change = f"{entry.before or '-'} -> {entry.after or '-'}"
+    return ", ".join(filter(None, (action, entry.tenant, entry.target, change, entry.reason)))
 
 
 def _noted(note: Fields) -> str:

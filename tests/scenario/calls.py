@@ -8,6 +8,7 @@ from typing import Any, Final, NamedTuple, cast
 from google.protobuf.descriptor import FieldDescriptor
 from google.protobuf.message import Message
 from quota.v1 import admin_service_pb2 as admin
+from quota.v1 import operators_pb2 as operators
 from quota.v1 import quota_service_pb2 as quota
 
 from tests.scenario.quantities import number
@@ -61,13 +62,17 @@ VERBS: Final[Mapping[str, Verb]] = {
     "list_holds": Verb(ADMIN, "ListHolds", admin.ListHoldsRequest),
     "notifications": Verb(ADMIN, "ListNotifications", admin.ListNotificationsRequest),
     "force_release": Verb(ADMIN, "ForceRelease", admin.ForceReleaseRequest, "hold_id"),
+    "reset": Verb(ADMIN, "ResetLimit", operators.ResetLimitRequest, "reset_id"),
+    "adjust": Verb(ADMIN, "AdjustLimit", operators.AdjustLimitRequest, "adjustment_id"),
+    "delete": Verb(ADMIN, "DeleteTenant", operators.DeleteTenantRequest),
+    "audit": Verb(ADMIN, "ListAudit", operators.ListAuditRequest),
     "reload": Verb(ADMIN, "ReloadPolicy", admin.ReloadPolicyRequest),
 }
 
 READS: Final = frozenset(
     {
         *("estimate", "usage", "limits", "get_account", "get_hold", "list_holds", "notifications"),
-        *("balances", "ledger", "reconcile"),
+        *("balances", "ledger", "reconcile", "audit"),
     }
 )
 """Words that never change anything."""
@@ -93,7 +98,8 @@ class Call:
         if "id" in fields and verb.id_field:
             fields[verb.id_field] = fields.pop("id")
         known = verb.request.DESCRIPTOR.fields_by_name
-        chosen = set(known) - ({"scope"} if self.word == "settle" else set())  # a settle's is compared, not chosen
+        # What a settle or an operator's act names is compared, or is its target, and not chosen.
+        chosen = set(known) - ({"scope"} if self.word in {"settle", "reset", "adjust"} else set())
         fields = {name: value for name, value in self.defaults.items() if name in chosen} | fields
         message = verb.request()
         _Filler(self.t0_ms, n).fill(message, _spelt_out(self.word, fields, self.fields, self.t0_ms))

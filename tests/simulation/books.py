@@ -26,6 +26,8 @@ APPLIES: Final[Mapping[str, Callable[[Sequence[Any]], bool]]] = {
     "extend": lambda reply: reply[0] in {0, 1},
     "account": lambda reply: reply[0] == 1,
     "deallocate": lambda reply: reply[0] == 1,
+    "reset": lambda reply: reply[0] == 1,
+    "adjust": lambda reply: reply[0] == 1,
     "trim": lambda reply: reply[1] > 0,
     "reap": lambda _: True,
     "ticket": lambda reply: reply[0] in {1, 2},
@@ -231,5 +233,5 @@ def _check_money(
             wanted = units.get(name.decode(), 0)
             if change["granted"] != max(wanted, 0) or not 0 <= change["reversed"] <= max(-wanted, 0):
                 raise Violation(f"{wanted} came to {name!r}, and {change} was booked")
-        elif script not in {"account", "reap"} and (change["granted"] or change["reversed"]):
+        elif script not in {"account", "reap", "adjust"} and (change["granted"] or change["reversed"]):
             raise Violation(f"{script} made money in {name!r}: {change}")

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any, Final, Self
 
 from server.domain.account import Account, Override
+from server.domain.act import Act, Deed
 from server.domain.hold import Delivered, Fraction
 from server.domain.ledger import Cause
 from server.domain.limits import Balance, Limit
@@ -22,6 +23,7 @@ from server.domain.units import FOREVER_MS
 from server.engine.base import AccountWrite, Engine
 from tests.policies_for_tests import HOUR_MS, MINUTE_MS
 from tests.simulation.asked import MOST_READ, MOST_UNITS, SCOPES, Ask, Asked, Drawn, Facts, Named
+from tests.simulation.by_hand import AdjustByHand, ReadTrail, ResetByHand
 from tests.simulation.lines import Leave, Renew, SeeTo, TakeTurn
 from tests.simulation.samples import RecordUse
 from tests.tenants import WITHIN_S
@@ -99,16 +101,20 @@ class Settle(Asked):
 
 @dataclass(frozen=True)
 class Release(Asked):
+    """By the caller or, sometimes, by hand."""
+
     hold_id: str
+    by_hand: bool
     script = "release"
 
     @classmethod
     def draw(cls, drawn: Drawn) -> Self:
         hold = drawn.some_hold()
-        return cls(hold.tenant, hold.hold_id)
+        return cls(hold.tenant, hold.hold_id, drawn.random.random() < 0.3)
 
     def question(self, facts: Facts) -> Ask:
-        return lambda engine: engine.release(self.ref, self.hold_id, WITHIN_S)
+        act = Act(Deed.RELEASE, "ops", "drawn", self.hold_id) if self.by_hand else None
+        return lambda engine: engine.release(self.ref, self.hold_id, WITHIN_S, act)
 
 
 @dataclass(frozen=True)
@@ -224,6 +230,7 @@ class PutAccount(Asked):
             balances=balances_in(limits),
             refills=refills_of(facts.policy, account, facts.now_ms()),
             raises=self.raises,
+            act=Act(Deed.ACCOUNT, "ops", "drawn", before="{}", after=self.plan_name),
         )
         return Writing(self.ref, write)
 
@@ -381,6 +388,9 @@ OPERATIONS: Final[Mapping[type[Asked], int]] = {
     MoveMoney: 6,
     Audit: 1,
     Trim: 1,
+    ResetByHand: 2,
+    AdjustByHand: 3,
+    ReadTrail: 1,
     ListHolds: 1,
     Find: 1,
     Sweep: 2,

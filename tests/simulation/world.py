@@ -23,6 +23,7 @@ from tests.engine_answers import Fault, answer_of
 from tests.policies_for_tests import HOUR_MS
 from tests.simulation.asked import SCOPES, TENANTS, Ask, Asked
 from tests.simulation.books import Books, Violation
+from tests.simulation.by_hand import ReadTrail, ResetByHand
 from tests.simulation.episodes import SERVERS, Again, Begin, Clock, Crash, Episode, Fate, GoOn, Reload, Step
 from tests.simulation.lines import SeeTo
 from tests.simulation.loop import StillLoop
@@ -184,7 +185,10 @@ class World:
 
     def _look_at_everything(self) -> None:
         for name in TENANTS:
-            last_looks = [Audit(name), *(Usage(name, scope) for scope in range(len(SCOPES))), ReadLedger(name)]
+            last_looks = [
+                *(Audit(name), ReadLedger(name), ReadTrail(name)),
+                *(Usage(name, scope) for scope in range(len(SCOPES))),
+            ]
             reserves = [step.asked for step in self.episode.steps if isinstance(step, Begin)]
             holds = {asked.hold_id for asked in reserves if isinstance(asked, Reserve) and asked.tenant == name}
             for asked in [*last_looks, *(Find(name, hold_id) for hold_id in sorted(holds))]:
@@ -354,6 +358,8 @@ class World:
             talk.verdict = _answer(talk.ask(self._model))
         if isinstance(talk.ask, Writing) and reply[0] == 1 and talk.ask.write.account is not None:
             self._accounts[talk.asked.tenant].append(talk.ask.write.account)
+        if isinstance(talk.asked, ResetByHand) and reply[0] == 1:
+            self._windows.clear()  # what was forgotten counts no more
         if isinstance(talk.ask, Question) and reply[0] in {1, 6}:
             self._count_windows(talk.asked.tenant, talk.ask.plan, reply[1])
 

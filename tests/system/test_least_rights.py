@@ -6,6 +6,8 @@ from typing import Final
 
 import pytest
 from grpc_health.v1.health_pb2 import HealthCheckResponse
+from quota.v1.admin_service_pb2_grpc import AdminServiceStub
+from quota.v1.operators_pb2 import AdjustLimitRequest, DeleteTenantRequest, ListAuditRequest
 from quota.v1.quota_service_pb2 import HOLD_STATE_RELEASED, HOLD_STATE_SETTLED
 
 from server.bootstrap import SWEEPER
@@ -51,6 +53,13 @@ async def test_the_documented_rights_are_enough(tmp_path: Path, store: RunningSt
         assert (await gateway.credits()).held == PRICE
         await until(lambda: store.command("ZCARD", "hg:{lab/acme}:due") == 0, what="the sweeper to end the third")
         assert (await gateway.credits()).remaining == 197
+        operator = AdminServiceStub(channel)
+        adjustment = AdjustLimitRequest(tenant="acme", limit_id="credits", adjustment_id="a", reason="why", add=5)
+        assert (await operator.AdjustLimit(adjustment)).after == 202
+        gone = await operator.DeleteTenant(DeleteTenantRequest(tenant="acme", reason="why"))
+        assert (gone.applied, gone.next_page_token) == (True, "")
+        assert store.command("KEYS", "hg:{lab/acme}:*") == []
+        assert len((await operator.ListAudit(ListAuditRequest())).entries) == 2
         for name in ("", SWEEPER):
             await health_turns(channel, SERVING, name)
         assert "INFO is forbidden" in server.log()

@@ -81,6 +81,8 @@ class _LedgerCauseEnumTypeWrapper(enum_type_wrapper._EnumTypeWrapper[_LedgerCaus
     """RefundPurchase."""
     LEDGER_CAUSE_REPAIR: _LedgerCause.ValueType  # 13
     """ReconcileBalances, told to repair."""
+    LEDGER_CAUSE_ADJUST: _LedgerCause.ValueType  # 14
+    """AdjustLimit."""
 
 class LedgerCause(_LedgerCause, metaclass=_LedgerCauseEnumTypeWrapper):
     """Why money moved."""
@@ -113,6 +115,8 @@ LEDGER_CAUSE_REFUND: LedgerCause.ValueType  # 12
 """RefundPurchase."""
 LEDGER_CAUSE_REPAIR: LedgerCause.ValueType  # 13
 """ReconcileBalances, told to repair."""
+LEDGER_CAUSE_ADJUST: LedgerCause.ValueType  # 14
+"""AdjustLimit."""
 
 class _SampleOutcome:
     ValueType = typing.NewType("ValueType", builtins.int)
@@ -329,6 +333,7 @@ class PutAccountRequest(message.Message):
     ACCOUNT_FIELD_NUMBER: builtins.int
     EXPECTED_VERSION_FIELD_NUMBER: builtins.int
     OPENING_FIELD_NUMBER: builtins.int
+    REASON_FIELD_NUMBER: builtins.int
     policy: builtins.str
     """The policy's name; empty where the server has just one."""
     tenant: builtins.str
@@ -336,6 +341,10 @@ class PutAccountRequest(message.Message):
     expected_version: builtins.int
     """The version that the caller read; 0 creates and is ABORTED when the account exists. A repeat of the very
     same write is answered as the first.
+    """
+    reason: builtins.str
+    """Why, for ListAudit. A change of an account is listed with or without one, a creation only with one. At most 500
+    bytes.
     """
     @builtins.property
     def account(self) -> Account:
@@ -353,10 +362,11 @@ class PutAccountRequest(message.Message):
         account: Account | None = ...,
         expected_version: builtins.int = ...,
         opening: abc.Mapping[builtins.str, builtins.int] | None = ...,
+        reason: builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = typing.Literal["account", b"account"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["account", b"account", "expected_version", b"expected_version", "opening", b"opening", "policy", b"policy", "tenant", b"tenant"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = typing.Literal["account", b"account", "expected_version", b"expected_version", "opening", b"opening", "policy", b"policy", "reason", b"reason", "tenant", b"tenant"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -809,7 +819,7 @@ class LedgerEntry(message.Message):
     cause: LedgerCause.ValueType
     """Why."""
     reference: builtins.str
-    """The hold's id, or purchase/…, grant/…, import/… or refund/… with the caller's id."""
+    """The hold's id, or purchase/…, grant/…, import/…, refund/… or adjust/… with the caller's id."""
     limit_id: builtins.str
     """The balance's limit in the policy."""
     units: builtins.int
@@ -1730,22 +1740,26 @@ class ForceReleaseRequest(message.Message):
     POLICY_FIELD_NUMBER: builtins.int
     TENANT_FIELD_NUMBER: builtins.int
     HOLD_ID_FIELD_NUMBER: builtins.int
+    REASON_FIELD_NUMBER: builtins.int
     policy: builtins.str
     """As in PutAccountRequest."""
     tenant: builtins.str
     """The tenant. Required."""
     hold_id: builtins.str
     """The hold. Required."""
+    reason: builtins.str
+    """Why, for ListAudit. At most 500 bytes."""
     def __init__(
         self,
         *,
         policy: builtins.str = ...,
         tenant: builtins.str = ...,
         hold_id: builtins.str = ...,
+        reason: builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["hold_id", b"hold_id", "policy", b"policy", "tenant", b"tenant"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = typing.Literal["hold_id", b"hold_id", "policy", b"policy", "reason", b"reason", "tenant", b"tenant"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -4,6 +4,7 @@ import grpc
 import warnings
 
 from quota.v1 import admin_service_pb2 as quota_dot_v1_dot_admin__service__pb2
+from quota.v1 import operators_pb2 as quota_dot_v1_dot_operators__pb2
 
 GRPC_GENERATED_VERSION = '1.85.1'
 GRPC_VERSION = grpc.__version__
@@ -105,6 +106,26 @@ class AdminServiceStub:
                 '/quota.v1.AdminService/ForceRelease',
                 request_serializer=quota_dot_v1_dot_admin__service__pb2.ForceReleaseRequest.SerializeToString,
                 response_deserializer=quota_dot_v1_dot_admin__service__pb2.ForceReleaseResponse.FromString,
+                _registered_method=True)
+        self.ResetLimit = channel.unary_unary(
+                '/quota.v1.AdminService/ResetLimit',
+                request_serializer=quota_dot_v1_dot_operators__pb2.ResetLimitRequest.SerializeToString,
+                response_deserializer=quota_dot_v1_dot_operators__pb2.ResetLimitResponse.FromString,
+                _registered_method=True)
+        self.AdjustLimit = channel.unary_unary(
+                '/quota.v1.AdminService/AdjustLimit',
+                request_serializer=quota_dot_v1_dot_operators__pb2.AdjustLimitRequest.SerializeToString,
+                response_deserializer=quota_dot_v1_dot_operators__pb2.AdjustLimitResponse.FromString,
+                _registered_method=True)
+        self.DeleteTenant = channel.unary_unary(
+                '/quota.v1.AdminService/DeleteTenant',
+                request_serializer=quota_dot_v1_dot_operators__pb2.DeleteTenantRequest.SerializeToString,
+                response_deserializer=quota_dot_v1_dot_operators__pb2.DeleteTenantResponse.FromString,
+                _registered_method=True)
+        self.ListAudit = channel.unary_unary(
+                '/quota.v1.AdminService/ListAudit',
+                request_serializer=quota_dot_v1_dot_operators__pb2.ListAuditRequest.SerializeToString,
+                response_deserializer=quota_dot_v1_dot_operators__pb2.ListAuditResponse.FromString,
                 _registered_method=True)
         self.ListNotifications = channel.unary_unary(
                 '/quota.v1.AdminService/ListNotifications',
@@ -238,6 +259,38 @@ class AdminServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ResetLimit(self, request, context):
+        """Forgets what a limit has counted: a window's entries, or a quota's use in its current cycle. What open holds keep
+        stays theirs, and they settle as if nothing had happened. Pools, counts and balances have nothing to forget:
+        INVALID_ARGUMENT says what to do instead. Idempotent by id.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def AdjustLimit(self, request, context):
+        """Changes a quota's use, or a balance, by an amount, or a quota's use to one. Idempotent by id.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def DeleteTenant(self, request, context):
+        """Deletes everything of a tenant, some of it in each call: call again with next_page_token until that is empty. From
+        the first call to the last the tenant takes nothing new (ABORTED); a call that never comes is made good by beginning
+        again. A repeat finds nothing and leaves no second line in the audit trail; but it deletes what was made since.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListAudit(self, request, context):
+        """Lists what operators did, the first first: each act once, told by the step that did it.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def ListNotifications(self, request, context):
         """Lists what a tenant's people are to be told, such as quotas that reach a threshold, the oldest first.
         """
@@ -347,6 +400,26 @@ def add_AdminServiceServicer_to_server(servicer, server):
                     servicer.ForceRelease,
                     request_deserializer=quota_dot_v1_dot_admin__service__pb2.ForceReleaseRequest.FromString,
                     response_serializer=quota_dot_v1_dot_admin__service__pb2.ForceReleaseResponse.SerializeToString,
+            ),
+            'ResetLimit': grpc.unary_unary_rpc_method_handler(
+                    servicer.ResetLimit,
+                    request_deserializer=quota_dot_v1_dot_operators__pb2.ResetLimitRequest.FromString,
+                    response_serializer=quota_dot_v1_dot_operators__pb2.ResetLimitResponse.SerializeToString,
+            ),
+            'AdjustLimit': grpc.unary_unary_rpc_method_handler(
+                    servicer.AdjustLimit,
+                    request_deserializer=quota_dot_v1_dot_operators__pb2.AdjustLimitRequest.FromString,
+                    response_serializer=quota_dot_v1_dot_operators__pb2.AdjustLimitResponse.SerializeToString,
+            ),
+            'DeleteTenant': grpc.unary_unary_rpc_method_handler(
+                    servicer.DeleteTenant,
+                    request_deserializer=quota_dot_v1_dot_operators__pb2.DeleteTenantRequest.FromString,
+                    response_serializer=quota_dot_v1_dot_operators__pb2.DeleteTenantResponse.SerializeToString,
+            ),
+            'ListAudit': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListAudit,
+                    request_deserializer=quota_dot_v1_dot_operators__pb2.ListAuditRequest.FromString,
+                    response_serializer=quota_dot_v1_dot_operators__pb2.ListAuditResponse.SerializeToString,
             ),
             'ListNotifications': grpc.unary_unary_rpc_method_handler(
                     servicer.ListNotifications,
@@ -754,6 +827,114 @@ class AdminService:
             '/quota.v1.AdminService/ForceRelease',
             quota_dot_v1_dot_admin__service__pb2.ForceReleaseRequest.SerializeToString,
             quota_dot_v1_dot_admin__service__pb2.ForceReleaseResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ResetLimit(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/quota.v1.AdminService/ResetLimit',
+            quota_dot_v1_dot_operators__pb2.ResetLimitRequest.SerializeToString,
+            quota_dot_v1_dot_operators__pb2.ResetLimitResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def AdjustLimit(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/quota.v1.AdminService/AdjustLimit',
+            quota_dot_v1_dot_operators__pb2.AdjustLimitRequest.SerializeToString,
+            quota_dot_v1_dot_operators__pb2.AdjustLimitResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DeleteTenant(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/quota.v1.AdminService/DeleteTenant',
+            quota_dot_v1_dot_operators__pb2.DeleteTenantRequest.SerializeToString,
+            quota_dot_v1_dot_operators__pb2.DeleteTenantResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListAudit(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/quota.v1.AdminService/ListAudit',
+            quota_dot_v1_dot_operators__pb2.ListAuditRequest.SerializeToString,
+            quota_dot_v1_dot_operators__pb2.ListAuditResponse.FromString,
             options,
             channel_credentials,
             insecure,

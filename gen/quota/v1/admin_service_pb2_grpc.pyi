@@ -6,6 +6,7 @@ isort:skip_file
 from collections import abc as abc
 from grpc import aio as aio
 from quota.v1 import admin_service_pb2 as admin_service_pb2
+from quota.v1 import operators_pb2 as operators_pb2
 import abc as abc_1
 
 
@@ -50,6 +51,20 @@ class AdminServiceStub:
     """Lists a tenant's open holds by lease end."""
     ForceRelease: aio.UnaryUnaryMultiCallable[admin_service_pb2.ForceReleaseRequest, admin_service_pb2.ForceReleaseResponse]
     """Releases a hold on an operator's word; the same transition as QuotaService.Release."""
+    ResetLimit: aio.UnaryUnaryMultiCallable[operators_pb2.ResetLimitRequest, operators_pb2.ResetLimitResponse]
+    """Forgets what a limit has counted: a window's entries, or a quota's use in its current cycle. What open holds keep
+    stays theirs, and they settle as if nothing had happened. Pools, counts and balances have nothing to forget:
+    INVALID_ARGUMENT says what to do instead. Idempotent by id.
+    """
+    AdjustLimit: aio.UnaryUnaryMultiCallable[operators_pb2.AdjustLimitRequest, operators_pb2.AdjustLimitResponse]
+    """Changes a quota's use, or a balance, by an amount, or a quota's use to one. Idempotent by id."""
+    DeleteTenant: aio.UnaryUnaryMultiCallable[operators_pb2.DeleteTenantRequest, operators_pb2.DeleteTenantResponse]
+    """Deletes everything of a tenant, some of it in each call: call again with next_page_token until that is empty. From
+    the first call to the last the tenant takes nothing new (ABORTED); a call that never comes is made good by beginning
+    again. A repeat finds nothing and leaves no second line in the audit trail; but it deletes what was made since.
+    """
+    ListAudit: aio.UnaryUnaryMultiCallable[operators_pb2.ListAuditRequest, operators_pb2.ListAuditResponse]
+    """Lists what operators did, the first first: each act once, told by the step that did it."""
     ListNotifications: aio.UnaryUnaryMultiCallable[admin_service_pb2.ListNotificationsRequest, admin_service_pb2.ListNotificationsResponse]
     """Lists what a tenant's people are to be told, such as quotas that reach a threshold, the oldest first."""
     WatchNotifications: aio.UnaryStreamMultiCallable[admin_service_pb2.WatchNotificationsRequest, admin_service_pb2.WatchNotificationsResponse]
@@ -184,6 +199,44 @@ class AdminServiceServicer(metaclass=abc_1.ABCMeta):
         context: aio.ServicerContext[admin_service_pb2.ForceReleaseRequest, abc.Awaitable[admin_service_pb2.ForceReleaseResponse]],
     ) -> abc.Awaitable[admin_service_pb2.ForceReleaseResponse]:
         """Releases a hold on an operator's word; the same transition as QuotaService.Release."""
+
+    @abc_1.abstractmethod
+    def ResetLimit(
+        self,
+        request: operators_pb2.ResetLimitRequest,
+        context: aio.ServicerContext[operators_pb2.ResetLimitRequest, abc.Awaitable[operators_pb2.ResetLimitResponse]],
+    ) -> abc.Awaitable[operators_pb2.ResetLimitResponse]:
+        """Forgets what a limit has counted: a window's entries, or a quota's use in its current cycle. What open holds keep
+        stays theirs, and they settle as if nothing had happened. Pools, counts and balances have nothing to forget:
+        INVALID_ARGUMENT says what to do instead. Idempotent by id.
+        """
+
+    @abc_1.abstractmethod
+    def AdjustLimit(
+        self,
+        request: operators_pb2.AdjustLimitRequest,
+        context: aio.ServicerContext[operators_pb2.AdjustLimitRequest, abc.Awaitable[operators_pb2.AdjustLimitResponse]],
+    ) -> abc.Awaitable[operators_pb2.AdjustLimitResponse]:
+        """Changes a quota's use, or a balance, by an amount, or a quota's use to one. Idempotent by id."""
+
+    @abc_1.abstractmethod
+    def DeleteTenant(
+        self,
+        request: operators_pb2.DeleteTenantRequest,
+        context: aio.ServicerContext[operators_pb2.DeleteTenantRequest, abc.Awaitable[operators_pb2.DeleteTenantResponse]],
+    ) -> abc.Awaitable[operators_pb2.DeleteTenantResponse]:
+        """Deletes everything of a tenant, some of it in each call: call again with next_page_token until that is empty. From
+        the first call to the last the tenant takes nothing new (ABORTED); a call that never comes is made good by beginning
+        again. A repeat finds nothing and leaves no second line in the audit trail; but it deletes what was made since.
+        """
+
+    @abc_1.abstractmethod
+    def ListAudit(
+        self,
+        request: operators_pb2.ListAuditRequest,
+        context: aio.ServicerContext[operators_pb2.ListAuditRequest, abc.Awaitable[operators_pb2.ListAuditResponse]],
+    ) -> abc.Awaitable[operators_pb2.ListAuditResponse]:
+        """Lists what operators did, the first first: each act once, told by the step that did it."""
 
     @abc_1.abstractmethod
     def ListNotifications(

@@ -91,6 +91,10 @@ class _ErrorReasonEnumTypeWrapper(enum_type_wrapper._EnumTypeWrapper[_ErrorReaso
     deciding.
     Example: "policies/credit-gate.yaml:12: limits[0].window: '60 sec' is no duration; write it as 60s"
     """
+    ERROR_REASON_TENANT_IN_USE: _ErrorReason.ValueType  # 20
+    """FAILED_PRECONDITION. The tenant has open holds, and its deletion was not forced; nothing was deleted.
+    Example: {holds: "3"}
+    """
     ERROR_REASON_UNAUTHENTICATED: _ErrorReason.ValueType  # 30
     """UNAUTHENTICATED. The server tells callers apart, and the call shows nothing by which one is known.
     Example: "no caller is known by the token"
@@ -174,6 +178,10 @@ ERROR_REASON_POLICY_REJECTED: ErrorReason.ValueType  # 15
 """FAILED_PRECONDITION. ReloadPolicy found a file that is no policy; the policies that decided before go on
 deciding.
 Example: "policies/credit-gate.yaml:12: limits[0].window: '60 sec' is no duration; write it as 60s"
+"""
+ERROR_REASON_TENANT_IN_USE: ErrorReason.ValueType  # 20
+"""FAILED_PRECONDITION. The tenant has open holds, and its deletion was not forced; nothing was deleted.
+Example: {holds: "3"}
 """
 ERROR_REASON_UNAUTHENTICATED: ErrorReason.ValueType  # 30
 """UNAUTHENTICATED. The server tells callers apart, and the call shows nothing by which one is known.

@@ -231,7 +231,7 @@ class BalanceCell:
                 draws.append(Draw(source, grant.expires_at_ms, part))
             if source is GrantSource.MONTHLY:
                 part = min(units, free)
-                units -= part
+                units, free = units - part, free - part
                 draws.append(Draw(source, FOREVER_MS, part))
         return tuple(draw for draw in draws if draw.units)
 

@@ -294,6 +294,22 @@ class QuotaCell:
         cycle = self._known(start_ms)
         return cycle.used + cycle.held if cycle is not None else 0
 
+    def settled_in(self, start_ms: int) -> int:
+        """Units used in the cycle that began there."""
+        cycle = self._known(start_ms)
+        return cycle.used if cycle is not None else 0
+
+    def forget(self, start_ms: int) -> int:
+        """Counts nothing as used in the cycle that began there, and arms its thresholds again; how much that was. What
+        is held stays held.
+        """
+        cycle = self._known(start_ms)
+        if cycle is None:
+            return 0
+        used = cycle.used
+        cycle.within = cycle.overage = cycle.grace = cycle.over_hard = cycle.exhausted_at_ms = cycle.noted = 0
+        return used
+
     def meter(self, check: Check, units: int, now_ms: int, *, over: bool) -> None:
         """Adds what samples came to, or takes it back, and looks at the thresholds. A cycle that is `over` keeps the
         terms that it had.

@@ -90,6 +90,14 @@ class WindowCell:
             entry_ms, amount = self.entries[min(index, len(self.entries) - 1)]
             self.entries[min(index, len(self.entries) - 1)] = (entry_ms, max(amount + difference, 0))
 
+    def forget(self, now_ms: int) -> int:
+        """Counts nothing of what it has any more; how much that was. Its entries stay, so that a hold that made one
+        settles in its own, and takes nothing from a neighbour.
+        """
+        counted = sum(amount for _, amount in self._counting(now_ms))
+        self.entries = [(at_ms, 0) for at_ms, _ in self.entries]
+        return counted
+
     def is_empty(self, now_ms: int) -> bool:
         """Whether nothing counts any more."""
         return not self._counting(now_ms)

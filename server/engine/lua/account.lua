@@ -11,21 +11,25 @@ Args   1 msgpack sequence: now_ms (0: ask the store), tenant's member in the ind
          per refill: field, ledgered, plan, ceiling, cycle_ms, next_ms, raises (1: at once, once per plan and cycle);
          then number of uses, per use: field, limit, terms, cycle (quota.lua), units; then number of allocations, per
          allocation: field, name, units
+       2 when an operator's act is to be told: the act, with what it was and is (acts.lua)
 Reply  {1, account, results, waits} written, waits: 1 when somebody waits in a queue, for whom reap must look whether
        the turn has come; {2, account, results, 0} this id was written before, with equal content;
        {3, account} the version is another one; {4, now} something is overdue: call reap, then ask again;
        {5, account} a balance would pass 2^53 - 1; {6, account} this id was written before with other content;
-       {7, account} a balance would have too many grants; {8, account} a grant would be over already.
+       {7, account} a balance would have too many grants; {8, account} a grant would be over already;
+       {9, account} the tenant is being deleted.
        results: msgpack array, units changed per change.
-Writes cells, account, ids, grants, due and index, ledger, allocations, notes. Ids stay as long as the account.
+Writes cells, account, ids, grants, due and index, ledger, allocations, notes, acts. Ids stay as long as the account.
 Example {1, '{"plan":"free",...}', <10>} ]]
 --@include clock
 --@include grants_change
+--@include balance_return
 --@include quota
 --@include quota_finish
 --@include count_layout
 --@include allocations
 --@include queues
+--@include acts
 --@include version
 
 local UPGRADE, CHANGE_SIZE, REFILL_SIZE, USE_SIZE, ALLOCATION_SIZE = 7, 8, 7, 5, 3
@@ -70,6 +74,9 @@ end
 if known and write_id ~= '' then
   local same = string.sub(known, 1, #fingerprint) == fingerprint
   return { same and 2 or 6, stored, string.sub(known, #fingerprint + 1), 0 }
+end
+if account_version(read[1]) < 0 then
+  return { 9, stored }
 end
 if replaces and account_version(read[1]) ~= expected then
   return { 3, stored }
@@ -120,13 +127,7 @@ for change = 0, changes - 1 do
       end
     end
   else
-    local taken = math.min(-units, math.max(available, 0))
-    local owed = math.min(-units - taken, math.max(bound - b[7], 0))
-    if grants then
-      grants_kept().draw(grants, source .. grants[1], available, taken)
-    end
-    units = taken + owed
-    b[2], b[7] = b[2] + units, b[7] + owed
+    units = take_back(b, available, grants, grants and source .. grants[1], -units, bound)
     if b[2] >= 9007199254740992 then
       return { 5, stored }
     end
@@ -199,6 +200,7 @@ end
 local packed_results = cmsgpack.pack(results)
 local waits = redis.call('EXISTS', tenant_key('pools'))
 queues_kept().look(now, {}) -- finds what is corrupt before anything is written
+local acted_ms = ARGV[2] and last_act()
 local before = redis.call('ZSCORE', KEYS[3], GRANTS_DUE)
 redis.call('ZSCORE', KEYS[4], member)
 if falls then
@@ -232,5 +234,8 @@ end
 write_ledger(entries)
 if falls then
   write_crossings(falls, now)
+end
+if acted_ms then
+  write_act(ARGV[2], acted_ms, now, '', '')
 end
 return { 1, stored, packed_results, waits }

@@ -11,13 +11,15 @@ Args   1 msgpack sequence: now_ms (0: ask the store), tenant's member in the ind
          per refill: field, ledgered, plan, ceiling, cycle_ms, next_ms, raises (1: at once, once per plan and cycle);
          then number of uses, per use: field, limit, terms, cycle (quota.lua), units; then number of allocations, per
          allocation: field, name, units
+       2 when an operator's act is to be told: the act, with what it was and is (acts.lua)
 Reply  {1, account, results, waits} written, waits: 1 when somebody waits in a queue, for whom reap must look whether
        the turn has come; {2, account, results, 0} this id was written before, with equal content;
        {3, account} the version is another one; {4, now} something is overdue: call reap, then ask again;
        {5, account} a balance would pass 2^53 - 1; {6, account} this id was written before with other content;
-       {7, account} a balance would have too many grants; {8, account} a grant would be over already.
+       {7, account} a balance would have too many grants; {8, account} a grant would be over already;
+       {9, account} the tenant is being deleted.
        results: msgpack array, units changed per change.
-Writes cells, account, ids, grants, due and index, ledger, allocations, notes. Ids stay as long as the account.
+Writes cells, account, ids, grants, due and index, ledger, allocations, notes, acts. Ids stay as long as the account.
 Example {1, '{"plan":"free",...}', <10>} ]]
 -- The one clock of a script: the store's own time in milliseconds, or what a test passes (0 asks the store).
 local function clock(given)
@@ -128,7 +130,7 @@ local function grants_kept()
         end
       end
       if source == MONTHLY then
-        drawn(source, NEVER, free)
+        free = free - drawn(source, NEVER, free)
       end
     end
     return draws
@@ -410,6 +412,18 @@ local function change_grants(now, terms_ms, terms, marks)
     write_crossings(falls, at_ms)
   end
   return nil
+end
+
+-- Takes units back from a balance: what is available, of the grants in this order, then debt up to its bound. Returns
+-- how many.
+local function take_back(b, available, grants, order, units, bound)
+  local taken = math.min(units, math.max(available, 0))
+  local owed = math.min(units - taken, math.max(bound - b[7], 0))
+  if grants then
+    grants_kept().draw(grants, order, available, taken)
+  end
+  b[2], b[7] = b[2] + taken + owed, b[7] + owed
+  return taken + owed
 end
 --[[ quota: an allowance per cycle. Twin of server/domain/limits/quota.py.
 
@@ -876,6 +890,32 @@ local function queues_kept()
   return { take = queued_take, look = promote_look, write = promote_write }
 end
 
+--[[ What operators did: the stream hg:{n}:acts of the tenant's hash slot, beside the index by due, so that the line is
+written by the step that it tells of and outlives the tenant. An entry is two msgpack sequences: `a`, the act as the
+server put it (engine/acts.py), opaque here, and `e`, at_ms, the tenant's name, before, after. Its id begins with when
+it was made, or, where the clock stepped back, with that of the entry before.
+Entries leave when they are too old or too many; the whole stream leaves when nothing was added for as long. ]]
+local MOST_ACTS, ACTS_KEPT_MS = '10000', 34560000000
+
+local function acts_key()
+  return string.sub(KEYS[4], 1, -4) .. 'acts'
+end
+
+-- When the last act was, seen before a step's first write. (In capitals the word would be a constant's name.)
+local function last_act()
+  local last = redis.call('XREVRANGE', acts_key(), '+', '-', 'count', 1)[1]
+  return last and tonumber(string.match(last[1], '^%d+')) or 0
+end
+
+local function write_act(act, last_ms, now, before, after)
+  redis.call(
+    'XADD', acts_key(), 'MAXLEN', '=', MOST_ACTS, string.format('%.0f-*', math.max(last_ms, now)),
+    'a', act, 'e', cmsgpack.pack(now, member_name(), before, after)
+  )
+  redis.call('XTRIM', acts_key(), 'MINID', string.format('%.0f', math.max(now - ACTS_KEPT_MS, 0)))
+  redis.call('PEXPIRE', acts_key(), string.format('%.0f', ACTS_KEPT_MS))
+end
+
 local UPGRADE, CHANGE_SIZE, REFILL_SIZE, USE_SIZE, ALLOCATION_SIZE = 7, 8, 7, 5, 3
 local args = { cmsgpack.unpack(ARGV[1]) }
 local now, member, replaces, expected, record = clock(args[1]), args[2], args[3] == 1, args[4], args[5]
@@ -918,6 +958,9 @@ end
 if known and write_id ~= '' then
   local same = string.sub(known, 1, #fingerprint) == fingerprint
   return { same and 2 or 6, stored, string.sub(known, #fingerprint + 1), 0 }
+end
+if account_version(read[1]) < 0 then
+  return { 9, stored }
 end
 if replaces and account_version(read[1]) ~= expected then
   return { 3, stored }
@@ -968,13 +1011,7 @@ for change = 0, changes - 1 do
       end
     end
   else
-    local taken = math.min(-units, math.max(available, 0))
-    local owed = math.min(-units - taken, math.max(bound - b[7], 0))
-    if grants then
-      grants_kept().draw(grants, source .. grants[1], available, taken)
-    end
-    units = taken + owed
-    b[2], b[7] = b[2] + units, b[7] + owed
+    units = take_back(b, available, grants, grants and source .. grants[1], -units, bound)
     if b[2] >= 9007199254740992 then
       return { 5, stored }
     end
@@ -1047,6 +1084,7 @@ end
 local packed_results = cmsgpack.pack(results)
 local waits = redis.call('EXISTS', tenant_key('pools'))
 queues_kept().look(now, {}) -- finds what is corrupt before anything is written
+local acted_ms = ARGV[2] and last_act()
 local before = redis.call('ZSCORE', KEYS[3], GRANTS_DUE)
 redis.call('ZSCORE', KEYS[4], member)
 if falls then
@@ -1080,5 +1118,8 @@ end
 write_ledger(entries)
 if falls then
   write_crossings(falls, now)
+end
+if acted_ms then
+  write_act(ARGV[2], acted_ms, now, '', '')
 end
 return { 1, stored, packed_results, waits }

@@ -442,7 +442,7 @@ local function grants_kept()
         end
       end
       if source == MONTHLY then
-        drawn(source, NEVER, free)
+        free = free - drawn(source, NEVER, free)
       end
     end
     return draws

@@ -1,12 +1,13 @@
 #!lua flags=allow-oom
 --[[ Gives back everything that no report has charged and ends the hold.
 
-Keys   1 cells (hash)  2 unused  3 due (sorted set)  4 unused  5 hold (string)
+Keys   1 cells (hash)  2 unused  3 due (sorted set)  4 index of tenants by due (sorted set)  5 hold (string)
 Args   1 msgpack sequence: now_ms (0: ask the store), hold id, and, for an open call that gives its place in a queue up,
          the call as in queues.lua: then a place that another call has taken over is left alone
+       2 when an operator's act is to be told: the act (acts.lua)
 Reply  {1, now, hold, more} applied, more: not 0 when reap has turns to make; {2, now, hold} it had ended before,
        nothing to apply; {3, now} no such hold; {4, now} holds are overdue: call reap, then ask again.
-Writes due, cells and windows of the hold's takes, hold. A second release finds
+Writes due, cells and windows of the hold's takes, hold, acts. A second release finds
        the hold ended and frees nothing of its neighbours'.
 Example {1, 1773144000000, <3,...>} ]]
 -- The one clock of a script: the store's own time in milliseconds, or what a test passes (0 asks the store).
@@ -433,7 +434,7 @@ local function grants_kept()
         end
       end
       if source == MONTHLY then
-        drawn(source, NEVER, free)
+        free = free - drawn(source, NEVER, free)
       end
     end
     return draws
@@ -1002,6 +1003,32 @@ local function reported(hold)
   return totals
 end
 
+--[[ What operators did: the stream hg:{n}:acts of the tenant's hash slot, beside the index by due, so that the line is
+written by the step that it tells of and outlives the tenant. An entry is two msgpack sequences: `a`, the act as the
+server put it (engine/acts.py), opaque here, and `e`, at_ms, the tenant's name, before, after. Its id begins with when
+it was made, or, where the clock stepped back, with that of the entry before.
+Entries leave when they are too old or too many; the whole stream leaves when nothing was added for as long. ]]
+local MOST_ACTS, ACTS_KEPT_MS = '10000', 34560000000
+
+local function acts_key()
+  return string.sub(KEYS[4], 1, -4) .. 'acts'
+end
+
+-- When the last act was, seen before a step's first write. (In capitals the word would be a constant's name.)
+local function last_act()
+  local last = redis.call('XREVRANGE', acts_key(), '+', '-', 'count', 1)[1]
+  return last and tonumber(string.match(last[1], '^%d+')) or 0
+end
+
+local function write_act(act, last_ms, now, before, after)
+  redis.call(
+    'XADD', acts_key(), 'MAXLEN', '=', MOST_ACTS, string.format('%.0f-*', math.max(last_ms, now)),
+    'a', act, 'e', cmsgpack.pack(now, member_name(), before, after)
+  )
+  redis.call('XTRIM', acts_key(), 'MINID', string.format('%.0f', math.max(now - ACTS_KEPT_MS, 0)))
+  redis.call('PEXPIRE', acts_key(), string.format('%.0f', ACTS_KEPT_MS))
+end
+
 local args = { cmsgpack.unpack(ARGV[1]) }
 local id = args[2]
 local now = clock(args[1])
@@ -1023,8 +1050,17 @@ local due = (waits or hold[2] + hold[3] <= now) and redis.call('ZSCORE', KEYS[3]
 if due and (not waits or tonumber(due) <= now) then
   return { 4, now }
 end
+local acted_ms, kept = ARGV[2] and last_act(), {}
+for meter = METER_SIZE, ARGV[2] and hold[METERS] * METER_SIZE or 0, METER_SIZE do
+  local left = math.max(hold[meter + RESERVED] - math.max(hold[meter + REPORTED], 0), 0)
+  kept[#kept + 1] = string.format('%s=%.0f', hold[meter + NAME], left)
+end
+table.sort(kept)
 local record, more = finish(KEYS[5], id, hold, at, RELEASE, waits and LEFT or RELEASED, reported(hold), now)
 if not record then
   return { 4, now }
+end
+if acted_ms then
+  write_act(ARGV[2], acted_ms, now, table.concat(kept, ' '), '')
 end
 return { 1, now, record, more }

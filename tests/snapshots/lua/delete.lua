@@ -1,0 +1,133 @@
+#!lua flags=allow-oom
+--[[ A step of the deletion of a tenant: its beginning, a sweep, its end. An operator's word. From its beginning to its
+end the account's version is GONE, for which nobody makes a plan, so that nothing new is taken; meanwhile the server
+looks for the tenant's keys, and sweeps remove all but the cells. Nothing is swept without a beginning.
+
+Keys   1 cells (hash)  2 account (string)  3 due (sorted set)  4 index of tenants by due (sorted set)  5 unused
+Args   1 msgpack sequence: now_ms (0: ask the store), 0 to begin, 1 to sweep, 2 to end, then to begin: 1 to end open
+         holds with it, 1 when something of the tenant was found beside what stands here, holds that ended before for it
+       2 when it begins: the act (acts.lua); when it sweeps: a msgpack array of keys, behind the tenant's tag
+Reply  {1, now, count} begun, and so many holds have ended, or swept, and so many keys, or over; {0, now} nothing
+       stands under this name, or it has not begun; {2, now} it had begun before; {4, now} something is overdue: call
+       reap, then ask again; {5, now, holds} so many holds are open: more than one call ends, or some where none may be.
+Writes to begin: open holds, due, index, account, grants, pools, cells, acts; to sweep: those keys; to end: every key
+       that has a name of its own, and the indexes.
+Example {1, 1773144000000, 3} ]]
+-- The one clock of a script: the store's own time in milliseconds, or what a test passes (0 asks the store).
+local function clock(given)
+  if given > 0 then
+    return given
+  end
+  local time = redis.call('TIME')
+  return time[1] * 1000 + math.floor(time[2] / 1000)
+end
+-- A key that a script finds in its own data: what is behind the tenant's tag. KEYS[1] is hg:{policy/tenant}:cells; all
+-- else of the tenant starts with the same tag. Mirrors server/engine/keys.py, and nothing else in Lua builds a key.
+local function tenant_key(rest)
+  return string.sub(KEYS[1], 1, -6) .. rest
+end
+
+-- What is published when there are new notes, with the tenant's name; and, with the name of a process behind it, when
+-- the turn of one of its open calls has come, with the tenant's name and the hold's id.
+local NOTED_CHANNEL, TURN_CHANNEL = 'hg:noted', 'hg:turn:'
+
+-- The index of the slot's tenants with notes for the webhook, beside that by due, and the tenant's name in both.
+local function noted_key()
+  return string.sub(KEYS[4], 1, -4) .. 'noted'
+end
+
+local function member_name()
+  return string.sub(KEYS[1], 5, -8)
+end
+
+--[[ What operators did: the stream hg:{n}:acts of the tenant's hash slot, beside the index by due, so that the line is
+written by the step that it tells of and outlives the tenant. An entry is two msgpack sequences: `a`, the act as the
+server put it (engine/acts.py), opaque here, and `e`, at_ms, the tenant's name, before, after. Its id begins with when
+it was made, or, where the clock stepped back, with that of the entry before.
+Entries leave when they are too old or too many; the whole stream leaves when nothing was added for as long. ]]
+local MOST_ACTS, ACTS_KEPT_MS = '10000', 34560000000
+
+local function acts_key()
+  return string.sub(KEYS[4], 1, -4) .. 'acts'
+end
+
+-- When the last act was, seen before a step's first write. (In capitals the word would be a constant's name.)
+local function last_act()
+  local last = redis.call('XREVRANGE', acts_key(), '+', '-', 'count', 1)[1]
+  return last and tonumber(string.match(last[1], '^%d+')) or 0
+end
+
+local function write_act(act, last_ms, now, before, after)
+  redis.call(
+    'XADD', acts_key(), 'MAXLEN', '=', MOST_ACTS, string.format('%.0f-*', math.max(last_ms, now)),
+    'a', act, 'e', cmsgpack.pack(now, member_name(), before, after)
+  )
+  redis.call('XTRIM', acts_key(), 'MINID', string.format('%.0f', math.max(now - ACTS_KEPT_MS, 0)))
+  redis.call('PEXPIRE', acts_key(), string.format('%.0f', ACTS_KEPT_MS))
+end
+-- The account's version as stored, 0 for a tenant without an account.
+local function account_version(raw)
+  return raw and (tonumber(raw) or error('CORRUPT an account version')) or 0
+end
+
+local MOST_HOLDS, GONE, GRANTS_DUE = 500, -1, ''
+local args = { cmsgpack.unpack(ARGV[1]) }
+local now, phase, forced, remains, ended = clock(args[1]), unpack(args, 2, 5)
+local head = redis.call('HMGET', KEYS[1], 'v', 'due')
+local gone = account_version(head[1]) == GONE
+redis.call('ZSCORE', KEYS[4], member_name())
+redis.call('ZCARD', noted_key())
+
+if phase > 0 and not gone then
+  return { 0, now }
+elseif phase == 1 then
+  local removed = 0
+  for _, name in ipairs(cmsgpack.unpack(ARGV[2])) do
+    removed = removed + redis.call('UNLINK', tenant_key(name))
+  end
+  return { 1, now, removed }
+elseif phase == 2 then
+  redis.call('ZREM', KEYS[4], member_name())
+  redis.call('ZREM', noted_key(), member_name())
+  for _, name in ipairs({ 'acct', 'ids', 'grants', 'ledger', 'trimmed', 'due', 'alloc', 'note', 'told', 'pools' }) do
+    redis.call('UNLINK', tenant_key(name))
+  end
+  redis.call('UNLINK', KEYS[1])
+  return { 1, now, 0 }
+end
+
+if gone then
+  return { 2, now }
+end
+if head[2] and (tonumber(head[2]) or error('CORRUPT the earliest lease end')) <= now then
+  return { 4, now }
+end
+local stands = remains
+for _, name in ipairs({ 'cells', 'acct', 'ids', 'grants', 'ledger', 'trimmed', 'due', 'alloc', 'note', 'told' }) do
+  stands = stands + redis.call('EXISTS', tenant_key(name))
+end
+if stands == 0 then
+  return { 0, now }
+end
+local ids, holds = redis.call('ZRANGE', KEYS[3], 0, MOST_HOLDS), {}
+for _, id in ipairs(ids) do
+  if id ~= GRANTS_DUE then
+    holds[#holds + 1] = id
+  end
+end
+if #ids > MOST_HOLDS or (#holds > 0 and forced ~= 1) then
+  return { 5, now, redis.call('ZCARD', KEYS[3]) - (redis.call('ZSCORE', KEYS[3], GRANTS_DUE) and 1 or 0) }
+end
+local acted_ms = last_act()
+
+redis.call('HSET', KEYS[1], 'v', string.format('%.0f', GONE))
+redis.call('HDEL', KEYS[1], 'due')
+redis.call('ZREM', KEYS[4], member_name())
+for _, id in ipairs(holds) do
+  redis.call('UNLINK', tenant_key('h:' .. id))
+end
+for _, name in ipairs({ 'acct', 'due', 'grants', 'pools' }) do
+  redis.call('UNLINK', tenant_key(name))
+end
+write_act(ARGV[2], acted_ms, now, 'holds=' .. string.format('%.0f', #holds + ended), '')
+return { 1, now, #holds }
