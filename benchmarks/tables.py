@@ -154,14 +154,14 @@ def overload(found: Sequence[Overload]) -> Table:
     rows = [
         (
             one.transport,
-            *(f"{rate:,.0f}" for rate in (one.peak_per_s, one.good_per_s)),
+            *(f"{rate:,.0f}" for rate in (one.peak_per_s, one.asked_per_s, one.good_per_s)),
             f"{one.kept:.0%}",
             *(f"{ms:.1f}" for ms in (one.peak_p99_ms, one.good_p99_ms)),
             f"{one.turned_away:.0%}",
         )
         for one in found
     ]
-    headings = ("transport", "peak/s", "good/s at twice the peak", "kept", "p99 ms at the peak", "p99 ms of the good")
+    headings = ("transport", "peak/s", "asked/s", "good/s", "kept", "p99 ms at the peak", "p99 ms of the good")
     return Table((*headings, "turned away"), rows)
 
 

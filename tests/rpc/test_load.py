@@ -16,7 +16,7 @@ from server.bootstrap import running
 from server.metrics.catalogue import TURNED_AWAY
 from server.metrics.metrics import Metrics
 from server.rpc import load as load_module
-from server.rpc.load import BEATS, FEWEST, MOST, TARGET_S, Load
+from server.rpc.load import FEWEST, LOOK_S, MOST, TARGET_S, Load
 from server.settings import Transport
 from tests.metrics.scraping import scraped
 from tests.rpc.conftest import MakeSettings
@@ -24,16 +24,17 @@ from tests.rpc.faults import fault_of
 from tests.rpc.healths import health_turns
 from tests.rpc.transport.conftest import TRANSPORTS, serving
 from tests.rpc.transport.probe import SERVICE, ProbeStub
+from tests.rpc.transport.raw import RawClient
 from tests.waiting import until
 
-PER_S: Final = 5000
-LOOK_S: Final = 0.1
+PER_S: Final = 20_000
+BEATS: Final = 10
 
 
-def looks(load: Load, active: int, per_s: int = PER_S, times: int = 1) -> None:
+def looks(load: Load, active: int, per_s: int = PER_S, times: int = 1, *, turned_away: int = 0) -> None:
     """So many calls in work all the time, of which so many end in a second."""
     for _ in range(times):
-        load.look([active] * BEATS, int(per_s * LOOK_S), LOOK_S)
+        load.look([active] * BEATS, int(per_s * LOOK_S), LOOK_S, turned_away)
 
 
 def test_as_many_as_a_busy_process_has_in_work_are_always_let_in() -> None:
@@ -45,8 +46,8 @@ def test_as_many_as_a_busy_process_has_in_work_are_always_let_in() -> None:
 
 def test_a_line_that_stands_lets_in_what_ends_in_the_time_that_a_call_may_take() -> None:
     load = Load()
-    looks(load, 5)  # a call takes 1 ms
-    looks(load, 1000)  # and now 200 ms
+    looks(load, 20)  # a call takes 1 ms
+    looks(load, 1000)  # and now 50 ms
     assert load.limit == pytest.approx(PER_S * (TARGET_S + 0.001), abs=2)
     looks(load, 1000, per_s=500)
     assert load.limit == FEWEST
@@ -58,6 +59,32 @@ def test_once_the_line_is_gone_more_are_let_in_again() -> None:
     looks(load, 1000)
     looks(load, 20, times=30)
     assert load.limit == MOST
+
+
+def test_while_calls_are_turned_away_more_are_let_in_step_by_step() -> None:
+    """They would come in all at once, and be the next line."""
+    load = Load()
+    looks(load, 5)
+    looks(load, 1000)
+    before = load.limit
+    looks(load, 20, turned_away=1)
+    assert before < load.limit < before * 1.2
+
+
+def test_a_line_that_comes_and_goes_behind_a_limit_still_stands() -> None:
+    load = Load()
+    looks(load, 5)
+    looks(load, 1000)
+    load.look([1000, 0] * 5, int(PER_S * LOOK_S), LOOK_S, turned_away=1)
+    assert load.limit == pytest.approx(PER_S * (TARGET_S + 5 / PER_S), rel=0.01)
+
+
+def test_time_that_calls_wait_for_the_event_loop_counts() -> None:
+    load = Load()
+    looks(load, 100)
+    assert load.limit == MOST
+    load.look([100] * BEATS, int(PER_S * LOOK_S), LOOK_S, late_s=0.05)
+    assert load.limit == FEWEST
 
 
 def test_a_burst_that_has_passed_turns_nobody_away() -> None:
@@ -100,8 +127,7 @@ async def test_waves_at_the_cap_reach_it_and_do_not_pass_it(name: str) -> None:
     metrics = Metrics()
     load = Load(metrics)
     load.limit = 8
-    async with serving(name) as served, aio.insecure_channel(served.address) as channel:
-        served.transport.bound([f"/{SERVICE}/Wait"], load)
+    async with serving(name, load=load) as served, aio.insecure_channel(served.address) as channel:
         stub = ProbeStub(channel)
         for _ in range(5):
             served.probe.release.clear()
@@ -115,6 +141,29 @@ async def test_waves_at_the_cap_reach_it_and_do_not_pass_it(name: str) -> None:
             await until(lambda: load.active == 0)
         counted = {series.metric: series for series in metrics.book.series()}
         assert (counted[TURNED_AWAY].labels, counted[TURNED_AWAY].numbers) == ((f"{SERVICE}/Wait",), (5 * 16,))
+
+
+@pytest.mark.parametrize("name", TRANSPORTS)
+async def test_a_call_is_turned_away_before_its_request_is_read(name: str) -> None:
+    load = Load()
+    load.limit = 0
+    async with serving(name, load=load) as served, RawClient.to(served.address) as raw:
+        answer = await raw.answer(raw.open(f"{SERVICE}/Wait"))
+        assert answer.grpc_status == StatusCode.UNAVAILABLE.value[0]
+
+
+@pytest.mark.parametrize("name", TRANSPORTS)
+async def test_a_call_whose_request_does_not_come_is_in_work_and_leaves_nothing_behind(name: str) -> None:
+    load = Load()
+    async with serving(name, load=load) as served:
+        async with RawClient.to(served.address) as raw:
+            stream = raw.open(f"{SERVICE}/Wait")
+            await raw.flush()
+            await until(lambda: load.active == 1, what="the call to be in work")
+            raw.reset(stream)
+            await raw.flush()
+            await until(lambda: load.active == 0, what="the call to be gone")
+        assert load.done == 1
 
 
 @pytest.mark.parametrize("transport", [Transport.ASGI, Transport.GRPCIO])

@@ -45,7 +45,7 @@ class Transport(Protocol):
     def bound(self, paths: Collection[str], load: Load) -> None:
         """Takes calls of these methods, `/package.Service/Method`, only while the load has room for them.
 
-        One too many ends with BUSY, before its request is read where the transport can.
+        One too many ends with BUSY, before its request is read. Said before `start`.
         """
 
     def add_route(self, path: str, route: Route) -> None:

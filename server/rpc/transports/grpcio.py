@@ -6,7 +6,7 @@ from typing import Final, cast
 import grpc
 from grpc import aio
 
-from server.rpc.load import Load
+from server.rpc.load import MOST, Load
 from server.rpc.transports.base import MAX_CONCURRENT_CALLS, MAX_REQUEST_BYTES, ListenError, Route
 from server.rpc.transports.grpcio_methods import Methods
 from server.rpc.transports.tls import TlsContent, TlsError, TlsFiles
@@ -20,6 +20,10 @@ OPTIONS: Final = (
     # A client that vanished without a word is noticed after these two, and its calls are cancelled.
     ("grpc.keepalive_time_ms", 60_000),
     ("grpc.keepalive_timeout_ms", 20_000),
+    # How many calls of one method may wait to be handed to Python, which takes one at a time: beyond the first number
+    # some are cut off, beyond the second all. Nobody can look at that line; left alone, it is up to 3000 long.
+    ("grpc.server.max_pending_requests", 768),
+    ("grpc.server.max_pending_requests_hard_limit", MOST),
 )
 
 
@@ -37,9 +41,7 @@ class GrpcioTransport:
         self._methods = Methods()
         # Generated code needs no more of a server than its two methods to add handlers.
         self.server: Final = cast("aio.Server", self._methods)
-        self._grpcio = aio.server(
-            handlers=(self._methods,), options=options, maximum_concurrent_rpcs=MAX_CONCURRENT_CALLS
-        )
+        self._grpcio = aio.server(options=options, maximum_concurrent_rpcs=MAX_CONCURRENT_CALLS)
 
     def bound(self, paths: Collection[str], load: Load) -> None:
         """Turns away what the load has no room for, before its request is read."""
@@ -54,6 +56,7 @@ class GrpcioTransport:
             port = self._add_port()
         except RuntimeError as error:
             raise ListenError(f"cannot listen on {self._listen}: is another server using the port?") from error
+        self._methods.add_to(self._grpcio)
         await self._grpcio.start()
         return f"{self._listen.rpartition(':')[0]}:{port}"
 

@@ -1,4 +1,4 @@
-"""What grpcio's server asks for each call: the method's handler, or one that turns the call away."""
+"""Methods as grpcio's server gets them: calls are turned away before they are read, and any bytes can be read."""
 
 from collections.abc import AsyncIterator, Callable, Collection, Iterable, Mapping
 from contextlib import aclosing
@@ -7,6 +7,7 @@ from typing import Any, Final, TypeAlias
 
 import grpc
 from google.protobuf.message import DecodeError
+from grpc import aio
 
 from server.rpc import errors
 from server.rpc.load import Load
@@ -19,21 +20,17 @@ _NO_MESSAGE: Final = object()
 """Stands for bytes that are no message of the method. grpcio would log what its reader raises, and call it UNKNOWN."""
 
 
-class Methods(grpc.GenericRpcHandler):
-    """All methods that are served, by their paths. Servicers register themselves as with `grpc.aio.Server`.
-
-    That they are not registered with grpcio itself spares it to look at as many futures as there are methods, for each
-    call. A servicer reads a stream by iterating over it.
+class Methods:
+    """All methods that are served. Servicers register themselves as with `grpc.aio.Server`, which gets the methods when
+    it is known what bounds them. A servicer reads a stream by iterating over it.
     """
 
     def __init__(self) -> None:
-        self._handlers: Final[dict[str, _Handler]] = {}
-        self._bounds: Final[dict[str, tuple[Load, _Handler]]] = {}
+        self._services: Final[dict[str, dict[str, _Handler]]] = {}
 
     def add_registered_method_handlers(self, service_name: str, method_handlers: Mapping[str, _Handler]) -> None:
         """Serves these methods, by their names within the service."""
-        for name, handler in method_handlers.items():
-            self._handlers[f"/{service_name}/{name}"] = _readable(handler)
+        self._services[service_name] = {name: _readable(handler) for name, handler in method_handlers.items()}
 
     def add_generic_rpc_handlers(self, generic_rpc_handlers: Iterable[grpc.GenericRpcHandler]) -> None:
         """Does nothing: generated code registers the same methods by name as well."""
@@ -41,43 +38,36 @@ class Methods(grpc.GenericRpcHandler):
     def bound(self, paths: Collection[str], load: Load) -> None:
         """Turns away what the load has no room for, of these paths."""
         for path in paths:
-            self._handlers[path] = _behind(load, path, self._handlers[path])
-            self._bounds[path] = load, _turning_away(load, path)
+            _, service, name = path.split("/")
+            self._services[service][name] = _behind(load, path, self._services[service][name])
 
-    def service(self, handler_call_details: grpc.HandlerCallDetails) -> "grpc.RpcMethodHandler[Any, Any] | None":
-        """The handler of a call, of which nothing is read yet."""
-        path = handler_call_details.method
-        if (bound := self._bounds.get(path)) is not None and bound[0].is_full:
-            return bound[1]
-        return self._handlers.get(path)
-
-
-def _turning_away(load: Load, path: str) -> _Handler:
-    """What answers before the request is read: to grpcio, a method that would read it later, as a stream."""
-
-    async def turned_away(_requests: Any, context: Any) -> None:  # noqa: ANN401  # of any method
-        load.turn_away(path)
-        await errors.abort_with(context, BUSY)
-
-    return grpc.stream_unary_rpc_method_handler(turned_away)
+    def add_to(self, server: aio.Server) -> None:
+        """Has the server serve them."""
+        for service, handlers in self._services.items():
+            server.add_registered_method_handlers(service, handlers)
 
 
 def _behind(load: Load, path: str, handler: _Handler) -> _Handler:
-    """The unary method, counted among the work; a call may have come in while another's request was read."""
+    """The unary method, where there is room for it. To grpcio it is a method that reads a stream, and so begins before
+    its request is read: what is turned away is not read, and what is being read is in work.
+    """
     behaviour: Any = handler.unary_unary
 
-    async def answer(request: Any, context: Any) -> Any:  # noqa: ANN401  # the method's own types
+    async def answer(_requests: Any, context: Any) -> Any:  # noqa: ANN401  # the method's own types
         if load.is_full:
             load.turn_away(path)
             await errors.abort_with(context, BUSY)
         load.active += 1
         try:
+            request = await context.read()
+            if request is aio.EOF:
+                await context.abort(grpc.StatusCode.UNIMPLEMENTED, "the request has no message; the method takes one")
             return await behaviour(request, context)
         finally:
             load.active -= 1
             load.done += 1
 
-    return grpc.unary_unary_rpc_method_handler(answer, handler.request_deserializer, handler.response_serializer)
+    return grpc.stream_unary_rpc_method_handler(answer, handler.request_deserializer, handler.response_serializer)
 
 
 def _readable(handler: _Handler) -> _Handler:

@@ -10,6 +10,7 @@ from grpc import aio
 from grpc_health.v1 import health, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection, reflection_pb2_grpc
 
+from server.rpc.load import Load
 from server.rpc.transports.asgi.serve import AsgiTransport
 from server.rpc.transports.base import Transport
 from server.rpc.transports.grpcio import GrpcioTransport
@@ -31,8 +32,10 @@ class Served:
 
 
 @asynccontextmanager
-async def serving(name: str, listen: str = "127.0.0.1:0", *, reuse_port: bool = False) -> AsyncIterator[Served]:
-    """A transport of this name, with the probe, health and reflection."""
+async def serving(
+    name: str, listen: str = "127.0.0.1:0", *, reuse_port: bool = False, load: Load | None = None
+) -> AsyncIterator[Served]:
+    """A transport of this name, with the probe, health and reflection; `load` bounds the probe's calls that wait."""
     transport = TRANSPORTS[name](listen, reuse_port=reuse_port)
     probe = Probe()
     add_probe_to_server(probe, transport.server)
@@ -41,6 +44,8 @@ async def serving(name: str, listen: str = "127.0.0.1:0", *, reuse_port: bool = 
     reflections = reflection.aio.ReflectionServicer([SERVICE, health.SERVICE_NAME])
     add = reflection_pb2_grpc.add_ServerReflectionServicer_to_server
     add(reflections, transport.server)  # type: ignore[no-untyped-call]  # the package's stubs leave it out
+    if load is not None:
+        transport.bound([f"/{SERVICE}/Wait"], load)
     address = await transport.start()
     try:
         yield Served(name, transport, address, probe, healths)
