@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from server.accounting import Accounting, balances_of, cells_of, fingerprint, page_of
 from server.domain.account import Account
 from server.domain.act import NOBODY, Act, Deed, Word
+from server.domain.allowances import next_change_ms
 from server.domain.errors import (
     AccountChangedError,
     FieldViolation,
@@ -105,6 +106,7 @@ class Administration:
             balances=balances_of(policy),
             refills=refills_of(policy, record, found.now_ms),
             raises=stored is not None and _is_upgrade(policy, stored, record),
+            limits_ms=next_change_ms(policy, record, found.now_ms),
             act=account_act(word, stored, record),
         )
         answer = await self._engine.write_account(ref, write, within_s)
@@ -118,7 +120,7 @@ class Administration:
             raise AccountChangedError(message, {"expected_version": str(expected_version), "version": str(version)})
         if expected_version:
             with suppress(StoreUnavailableError):  # the account is written; the next report looks, too
-                await self.metering.look_at_thresholds(ref, within_s=within_s)
+                await self._engine.books.note_thresholds(ref, within_s)
         return record
 
     async def get_account(self, ref: TenantRef, *, within_s: float) -> Account:
@@ -157,6 +159,7 @@ class Administration:
             grants=cells_of(policy, "balances", row.balances),
             uses=uses,
             allocations=imported_allocations(policy, row.allocations),
+            limits_ms=next_change_ms(policy, account, found.now_ms),
             balances=balances_of(policy),
             refills=refills_of(policy, account, found.now_ms) if account is not None else (),
             cause=Cause.IMPORT,

@@ -65,14 +65,16 @@ def replayed_answer(plan: Plan, known: Replayed) -> Decision:
     lease = lease_of(hold.hold_id, live, now_ms, hold.lease_ms)
     if plan.operation.flexible is None:
         return grant(plan, looks, lease, replayed=True, degraded=degraded)
-    reserved = {meter: totals.reserved for meter, totals in hold.meters.items()}
-    return grant(plan, (), lease, replayed=True, degraded=degraded).having(reserved, lease)
+    return grant(plan, (), lease, replayed=True, degraded=degraded).having(reserved_of(hold), lease)
 
 
-def waits_at(plan: Plan, hold_id: str, known: Queued, *, replayed: bool = False) -> Decision:
-    """The answer of a request that waits; a third of its ticket's time is a good time to ask again."""
+def waits_at(plan: Plan, hold_id: str, known: Queued, hold: HoldView | None = None) -> Decision:
+    """The answer of a request that waits, `hold` if it did before; a third of its ticket's time is a good time to ask
+    again.
+    """
     lease = Lease(hold_id, known.lasts_ms, known.lasts_ms // 3)
-    return queued(plan, known.looks, lease, known.position, replayed=replayed)
+    answer = queued(plan, known.looks, lease, known.position, replayed=hold is not None)
+    return answer if hold is None else answer.having(_kept(plan, hold), lease)
 
 
 def claimed(plan: Plan, known: Claimed) -> Decision:
@@ -80,16 +82,13 @@ def claimed(plan: Plan, known: Claimed) -> Decision:
     hold = known.hold
     if not known.looks:
         return replayed_answer(plan, Replayed(known.now_ms, hold, ()))
-    return grant(
-        plan,
-        tuple(map(unblocked, known.looks)),
-        lease_of(hold.hold_id, hold.lease_ends_at_ms, known.now_ms, hold.lease_ms),
-    )
+    lease = lease_of(hold.hold_id, hold.lease_ends_at_ms, known.now_ms, hold.lease_ms)
+    return grant(plan, tuple(map(unblocked, known.looks)), lease).having(_kept(plan, hold), lease)
 
 
 def extended(plan: Plan, answer: Extended) -> Decision:
     """The answer of a renewal, about all that the hold keeps."""
-    reserved = {meter: totals.reserved for meter, totals in answer.hold.meters.items()}
+    reserved = reserved_of(answer.hold)
     lease = lease_of(answer.hold.hold_id, answer.hold.lease_ends_at_ms, answer.now_ms, answer.hold.lease_ms)
     if answer.raised:
         return grant(plan, answer.looks, lease, degraded=answer.degraded).having(reserved, lease)
@@ -97,6 +96,16 @@ def extended(plan: Plan, answer: Extended) -> Decision:
         named = zip(plan.shape.names, plan.units, strict=True)
         plan = plan._replace(units=tuple(max(units - reserved.get(meter, 0), 0) for meter, units in named))
     return refuse(plan, answer.looks).having(reserved, lease)
+
+
+def reserved_of(hold: HoldView) -> Mapping[str, int]:
+    """The amounts that a hold keeps, by meter."""
+    return {meter: totals.reserved for meter, totals in hold.meters.items()}
+
+
+def _kept(plan: Plan, hold: HoldView) -> Mapping[str, int]:
+    """The amounts of a request whose hold was made before; what was asked for is no witness where less would do."""
+    return reserved_of(hold) if plan.operation.flexible is not None else {**plan.amounts, **reserved_of(hold)}
 
 
 def operation_of(ref: TenantRef, note: HoldNote, amounts: Mapping[str, int], policy: Policy) -> Operation:

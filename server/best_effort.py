@@ -3,7 +3,7 @@
 from time import monotonic
 from typing import Final
 
-from server.domain.best_effort import asked, asking, fitting, replayed, units_of
+from server.domain.best_effort import as_taken, asked, asking, fitting, units_of
 from server.domain.decision import Decision
 from server.domain.operation import Operation
 from server.gate import QuotaGate
@@ -15,7 +15,8 @@ ROUNDS: Final = 4
 async def check_and_reserve(gate: QuotaGate, operation: Operation, *, within_s: float) -> Decision:
     """Takes all that was asked for, or as much of the flexible meter as fits and at least its minimum, or nothing.
 
-    Each attempt takes all or nothing. A refusal is that of the minimum, or of limits that fewer units would not help.
+    Each attempt takes all or nothing, or all but a place, for which it waits. A refusal is that of the minimum, or of
+    limits that fewer units would not help.
     """
     policy, ref = gate.resolve(operation.ref)
     operation = operation.of(ref)
@@ -29,10 +30,10 @@ async def check_and_reserve(gate: QuotaGate, operation: Operation, *, within_s: 
     for attempt in range(ROUNDS + 1):
         now = asking(operation, units)
         decision = await gate.check_and_reserve(now, within_s=ends_s - monotonic())
-        if decision.replayed:
-            return replayed(decision, operation, policy, costs)
-        most = fitting(decision, now, costs)
-        if decision.granted or units == minimum:
+        if decision.granted or decision.position:
+            return as_taken(decision, operation, policy, costs)
+        if units == minimum:
             return decision
+        most = fitting(decision, now, costs)
         units = max(most, minimum) if attempt < ROUNDS - 1 else minimum
     return decision

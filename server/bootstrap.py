@@ -37,7 +37,9 @@ from server.jobs.epoch_watch import EpochWatch
 from server.jobs.periodic import Periodic
 from server.jobs.policy_reload import reload_policies
 from server.jobs.reaper import Reaper
+from server.jobs.store_clock import StoreClock
 from server.jobs.store_pulse import StorePulse
+from server.jobs.threshold_walk import ThresholdWalk
 from server.jobs.vitals import Census, Signs, Vitals
 from server.jobs.webhook.delivery import Webhook
 from server.jobs.webhook.endpoint import Endpoint
@@ -171,6 +173,7 @@ async def running(
         gate = FrontGate(policies, store.engine, trusted=store.why_untrusted, permit=permit, metrics=metrics)
         await stack.enter_async_context(Periodic("waiting calls", gate.waiting.renew, RENEW_EVERY_S))
         reaper = await stack.enter_async_context(Reaper(store.engine, settings.sweep_interval_s))
+        await stack.enter_async_context(ThresholdWalk(store.engine, policies))
         vitals = Vitals(metrics, policies)
         load = await stack.enter_async_context(Load(metrics))
         gate.waiting.aside = load.aside
@@ -285,7 +288,12 @@ async def open_store(
         case Store.MEMORY:
             clock = Clock(lambda: time.time_ns() // _NS_PER_MS)
             engine = CountedMemoryEngine(
-                clock, metrics, refills=policies.refills, queues=policies.queues, most_cells=settings.max_cells
+                clock,
+                metrics,
+                refills=policies.refills,
+                queues=policies.queues,
+                most_cells=settings.max_cells,
+                looks=policies.looks,
             )
             yield OpenStore("memory, gone at exit", engine, clock, ready=lambda: True, why_untrusted=lambda: "")
         case Store.REDIS:
@@ -324,13 +332,14 @@ async def _connected(
     connection = tracing.connection(url, on_connect=(check, watch.on_connect))
     clock = Clock(lambda: 0)
     wakes, turns = StoreWakes(url), StoreTurns(url)
-    pulse = StorePulse(lambda within_s: connection.call("PING", timeout_s=within_s))
+    pulse = StorePulse(lambda within_s: connection.call("TIME", timeout_s=within_s), StoreClock(metrics))
     guarded = GuardedStore(connection)
     engine = FallbackEngine(
         guarded,
         share=settings.outage_share,
         clock=clock,
         refills=policies.refills,
+        looks=policies.looks,
         queues=policies.queues,
         most_cells=settings.max_cells,
         wakes=wakes,

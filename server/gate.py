@@ -144,8 +144,7 @@ class QuotaGate:
             case Refused(_, looks):
                 return refuse(plan, looks)
             case Replayed() as known if known.hold.state in WAITING:
-                must_be_same(plan, known.hold)
-                return await self._at_its_turn(plan, hold_id, kept, within_s)
+                return await self._at_its_turn(plan, known.hold, kept, within_s)
             case Replayed() as known:
                 return replayed_answer(plan, known)
             case Queued() as waiting:
@@ -175,13 +174,16 @@ class QuotaGate:
         """The answer of a request that waited and has its place, or had its answer before."""
         return claimed(plan, known)
 
-    async def _at_its_turn(self, plan: Plan, hold_id: str, ticket: Ticket | None, within_s: float) -> Decision | Stale:
+    async def _at_its_turn(
+        self, plan: Plan, hold: HoldView, ticket: Ticket | None, within_s: float
+    ) -> Decision | Stale:
         """A request that waits, asked again: its position, or the place that its turn has brought."""
-        match await self._engine.queues.ticket(plan, hold_id, ticket, within_s):
+        must_be_same(plan, hold)
+        match await self._engine.queues.ticket(plan, hold.hold_id, ticket, within_s):
             case Stale() as stale:
                 return stale
             case Queued() as known:
-                return waits_at(plan, hold_id, known, replayed=True)
+                return waits_at(plan, hold.hold_id, known, hold)
             case Claimed() as known:
                 return self.claimed(plan, known)
 
@@ -269,7 +271,7 @@ class QuotaGate:
                     case Stale() as stale:
                         return stale
                     case Queued() as known:
-                        return waits_at(plan, hold_id, known)
+                        return waits_at(plan, hold_id, known, hold)
                     case Claimed(looks=looks) as known if looks:
                         return self.claimed(plan, known)
             start, reports = timing.contact(hold, timed, connection, now_ms) if timed is not None else (None, {})
@@ -376,7 +378,7 @@ class QuotaGate:
         version = found.account.version if found.account is not None else 0
         if found.hold is not None and hold_id and not plan.operation.check_only:
             if found.hold.state in WAITING:
-                return await self._at_its_turn(plan, hold_id, None, within_s)
+                return await self._at_its_turn(plan, found.hold, None, within_s)
             return replayed_answer(plan, Replayed(found.now_ms, found.hold, ()))
         if version != plan.account.version or not plan.valid_from_ms <= found.now_ms < plan.valid_until_ms:
             return Stale(found.now_ms, found.account)

@@ -87,12 +87,6 @@ class Metering:
         await asyncio.gather(*(work(tenant, own) for tenant, own in by_tenant.items()))
         return [results[index] for index in range(len(samples))]
 
-    async def look_at_thresholds(self, ref: TenantRef, *, within_s: float) -> None:
-        """Notes thresholds that a tenant's use has reached by now without a report: those of its changed limits."""
-        policy, ref = self._gate.resolve(ref)
-        if any(isinstance(limit, Quota) and limit.thresholds for limit in policy.limits):
-            await self._booked(policy, ref, [], monotonic() + within_s)
-
     async def _of_tenant(
         self, policy: Policy, tenant: str, samples: Sequence[tuple[int, Sample]], ends_at_s: float
     ) -> dict[int, Result]:
@@ -124,7 +118,7 @@ class Metering:
                     placed.append(placing.place(index, sample))
                 except HoldgateError as error:
                     results[index] = error
-            if step and not placed:
+            if not placed:
                 return results
             booking = placing.booking(placed)
             answer = await self._engine.books.record(ref, booking, _left_s(ends_at_s))
@@ -159,10 +153,7 @@ class _Placing:
         return Placed(place, sample, entry, targets, until_ms + SLACK_MS)
 
     def booking(self, placed: Sequence[Placed]) -> Booking:
-        """What the engine is to do; without samples it looks at every quota that has no dimensions."""
-        if not placed:
-            looks = tuple([self._target(quota, (), self._now_ms) for quota in self._quotas if not quota.scope])
-            return Booking(self._account.version, looks, ())
+        """What the engine is to do."""
         targets: dict[tuple[object, ...], Target] = {}
         for one in placed:
             targets |= {_cell(target): target for target in one.targets}

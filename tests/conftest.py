@@ -115,12 +115,14 @@ async def engine(
 ) -> AsyncIterator[Engine]:
     """An empty engine on an injected clock; on a real store, one that must leave nothing behind."""
     if request.param == "memory":
-        yield MemoryEngine(clock, refills=refills, queues=refills.queues, most_cells=MOST_CELLS)
+        yield MemoryEngine(clock, refills=refills, queues=refills.queues, looks=refills.looks, most_cells=MOST_CELLS)
         return
     store: RunningStore = request.getfixturevalue(request.param)
     store.command("FLUSHALL")
     connection = await connect(store)
-    engine = RedisEngine(connection, clock=clock, refills=refills, queues=refills.queues, most_cells=MOST_CELLS)
+    engine = RedisEngine(
+        connection, clock=clock, refills=refills, queues=refills.queues, looks=refills.looks, most_cells=MOST_CELLS
+    )
     yield engine
     await must_leave_nothing(store, engine, clock)
 

@@ -13,6 +13,9 @@ import msgpack
 
 ACTIVE: Final = 1
 QUEUED: Final = 7
+NO_HOLDS: Final = {b"", b"\x01"}
+"""What is due besides holds."""
+
 LIVE: Final = (ACTIVE, QUEUED, 8)
 NEVER: Final = 2**53 - 1
 SLOTS: Final = 4
@@ -49,6 +52,9 @@ LASTS: Final = frozenset(
 )
 """What of a tenant or of the webhook is kept for ever."""
 
+WALKS: Final = b"hg:{walks}:"
+"""How keys begin that tell of walks over all tenants."""
+
 READ: Final = {
     b"string": ("GET", "{key}"),
     b"hash": ("HGETALL", "{key}"),
@@ -60,9 +66,9 @@ READ: Final = {
 
 
 def snapshot(store: Commanded) -> Snapshot:
-    """Everything in the store."""
+    """Everything in the store, but for what a server writes by itself when it starts."""
     state: Snapshot = {}
-    names = sorted(store.command("KEYS", "*"))
+    names = [key for key in sorted(store.command("KEYS", "*")) if not key.startswith(WALKS)]
     kinds = store.commands([("TYPE", key) for key in names]) if names else []
     reads = [[key if word == "{key}" else word for word in READ[kind]] for key, kind in zip(names, kinds, strict=True)]
     ttls = [("PTTL", key) for key in names]
@@ -206,7 +212,7 @@ def _broken_in_tenant(state: Snapshot, prefix: bytes) -> Iterator[str]:
         if has_ttl == (hold.state in LIVE):
             yield f"hold {hold_id!r} is in state {hold.state} and {'has' if has_ttl else 'lacks'} a TTL"
     ends = {i: int(due.get(i, 0)) if hold.state == QUEUED else hold.lease_end for i, hold in live.items()}
-    if ends != {i: int(s) for i, s in due.items() if i}:
+    if ends != {i: int(s) for i, s in due.items() if i not in NO_HOLDS}:
         yield f"{prefix!r}: live holds {sorted(live)} and due entries {due} differ"
     yield from _broken_due_times(state, prefix, cells, due)
     yield from _broken_queues(state, prefix, live)
@@ -362,11 +368,12 @@ def _adds_up(b: dict[str, int], grants: list[tuple[int, int, int]]) -> bool:
     return available >= sum(left for _, _, left in grants)
 
 
-def _waits_for_grants(state: Snapshot, key: bytes, members: list[bytes]) -> bool:
-    """Whether a due index has nothing but balances that change with time."""
-    if b"/" in key:
-        return members == [b""] and key.removesuffix(b"due") + b"grants" in state
-    return all(b"hg:{" + member + b"}:grants" in state for member in members)
+def _waits_for_time(state: Snapshot, key: bytes, members: list[bytes]) -> bool:
+    """Whether a due index has nothing but balances and allowances that change with time."""
+    if b"/" not in key:
+        dues = [b"hg:{" + member + b"}:due" for member in members]
+        return all(due in state and _waits_for_time(state, due, list(state[due][1])) for due in dues)  # type: ignore[call-overload]  # a sorted set is a dict
+    return set(members) <= NO_HOLDS and (b"" not in members or key.removesuffix(b"due") + b"grants" in state)
 
 
 def leaks(state: Snapshot) -> list[str]:
@@ -380,11 +387,11 @@ def leaks(state: Snapshot) -> list[str]:
             left += [
                 f"{key!r} has {field!r}"
                 for field, raw in content.items()  # type: ignore[attr-defined]  # a hash is a dict
-                if (field == b"due" and key.removesuffix(b"cells") + b"grants" not in state)
+                if (field == b"due" and key.removesuffix(b"cells") + b"due" not in state)
                 or (field not in {b"v", b"due"} and (held_in(raw) or (kind_of(raw) == SLOTS and not jobs_in(raw))))
             ]
             continue
-        if kind == b"zset" and _waits_for_grants(state, key, list(content)):  # type: ignore[call-overload]  # same
+        if kind == b"zset" and _waits_for_time(state, key, list(content)):  # type: ignore[call-overload]  # same
             continue
         left.append(f"{key!r} ({kind.decode()}{'' if has_ttl else ', without TTL'})")
     return left

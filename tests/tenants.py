@@ -1,10 +1,11 @@
 """One tenant of an engine under test: plans its requests, speaks to the engine, and moves the clock."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
 from server.domain.account import Account, Override
+from server.domain.allowances import QuotaLooks, no_looks, quota_looks
 from server.domain.hold import Delivered, HoldView
 from server.domain.limits.base import Look
 from server.domain.operation import Operation, TenantRef
@@ -57,6 +58,14 @@ class Refills:
 
     def __call__(self, _ref: TenantRef, account: Account, at_ms: int) -> BalanceTerms:
         return balance_terms(self.policy, account, at_ms) if self.policy is not None else BalanceTerms()
+
+    def looks(
+        self, ref: TenantRef, account: Account | None, now_ms: int, cells: Iterable[tuple[str, tuple[str, ...]]]
+    ) -> QuotaLooks:
+        """Which quotas to look at for thresholds."""
+        if self.policy is None:
+            return no_looks(ref, account, now_ms, cells)
+        return quota_looks(self.policy, ref, account, now_ms, cells)
 
     def queues(self, ref: TenantRef, account: Account | None, now_ms: int) -> QueueTerms:
         """The pools with queues."""

@@ -99,8 +99,8 @@ def _left(result: LimitResult, decision: Decision) -> int:
     return max(result.look.cap + overage - used, 0)
 
 
-def replayed(decision: Decision, operation: Operation, policy: Policy, costs: Mapping[str, int]) -> Decision:
-    """The answer to a repeat with the amounts that were granted, as far as its hold tells them."""
+def as_taken(decision: Decision, operation: Operation, policy: Policy, costs: Mapping[str, int]) -> Decision:
+    """An answer with all amounts that were taken; that to a repeat tells those that its hold keeps."""
     whole = total(operation, policy)
     for meter, cost in costs.items():
         if meter in decision.amounts:

@@ -24,6 +24,7 @@ from server.engine.books import Books
 from server.engine.feed import Feed
 from server.engine.hands import Hands
 from server.engine.wakes import Wakes
+from server.engine.walks import Walks
 
 if TYPE_CHECKING:
     from server.engine.queues import Queues
@@ -147,8 +148,8 @@ class AccountWrite:
     `balances` has the policy's limit of each cell; without it a balance is one sum, has no ledger and no debt. `marks`
     are the thresholds of balances that may fall. `refills` make the schedule of balances that have none; with `raises`
     they also top up at once, once per plan and cycle. `uses` books use of quotas, `allocations` makes allocations
-    stand. `write_id` makes it idempotent, with `fingerprint` telling equal content; empty for a write that only the
-    version guards. `cause` is for the ledger.
+    stand. `limits_ms` is when time next changes an allowance with thresholds. `write_id` makes it idempotent, with
+    `fingerprint` telling equal content; empty for a write that only the version guards. `cause` is for the ledger.
     `act` is what the audit trail is to tell of it, if anything.
     """
 
@@ -164,6 +165,7 @@ class AccountWrite:
     cause: Cause = Cause.OPENING
     uses: tuple[CycleImport, ...] = ()
     allocations: tuple[AllocationImport, ...] = ()
+    limits_ms: int = FOREVER_MS
     write_id: str = ""
     fingerprint: bytes = b""
     act: Act | None = None
@@ -211,6 +213,10 @@ class Engine(Protocol):
     @property
     def feed(self) -> Feed:
         """How far notes have been told to the webhook."""
+
+    @property
+    def walks(self) -> Walks:
+        """All tenants of a policy."""
 
     @property
     def hands(self) -> Hands:

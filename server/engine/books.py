@@ -44,7 +44,12 @@ class Books(Protocol):
     """`within_s` bounds each call: past it StoreUnavailableError."""
 
     async def record(self, ref: TenantRef, booking: Booking, within_s: float) -> Booked | Outdated:
-        """Books samples, each once, and notes the thresholds that they reach; without samples, those reached by now."""
+        """Books samples, each once, and notes the thresholds that they reach."""
+
+    async def note_thresholds(self, ref: TenantRef, within_s: float) -> None:
+        """Notes the thresholds that use has reached by now without a report: those of allowances that have changed; and
+        has the sweeper come back when time changes one.
+        """
 
     async def release_allocation(self, ref: TenantRef, name: str, cell: str, within_s: float) -> bool:
         """Gives back what stands under a name, of one cell's name alone if any is given; whether anything did."""

@@ -38,9 +38,9 @@ async def figures(ask: Ask, most: int = 1000) -> StoreFigures:
     walk = iter(members)
     while batch := list(islice(walk, BATCH)):
         dues = [keys.tenant_keys(keys.tenant_of(member)).due for member in batch]
-        counts = await _all(ask, [words for due in dues for words in (("ZCARD", due), ("ZSCORE", due, b""))])
-        for member, holds, grants in zip(batch, counts[::2], counts[1::2], strict=True):
-            live[keys.tenant_of(member).policy] += holds - (grants is not None)
+        counts = await _all(ask, [words for due in dues for words in _counted(due)])
+        for member, holds, found in zip(batch, counts[::2], counts[1::2], strict=True):
+            live[keys.tenant_of(member).policy] += holds - sum(score is not None for score in found)
     try:
         run, micros = _scripts(await ask("INFO", "commandstats"))
     except StoreUnavailable:  # a user of the store may lack the right
@@ -55,6 +55,11 @@ async def _all(ask: Ask, commands: Sequence[Sequence[Word]]) -> list[Any]:
         if isinstance(answer, BaseException):
             raise answer
     return answers
+
+
+def _counted(due: bytes) -> Sequence[Sequence[Word]]:
+    """What tells how many holds are open: all that is due, and what of it is no hold."""
+    return ("ZCARD", due), ("ZMSCORE", due, *keys.NO_HOLDS)
 
 
 def _scripts(stats: bytes) -> tuple[int, int]:

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 
 from server.domain.act import Act
+from server.domain.allowances import LooksOf, no_looks
 from server.domain.hold import Delivered, State
 from server.domain.operation import TenantRef
 from server.domain.plan import Plan
@@ -20,7 +21,7 @@ _MS_PER_S = 1000
 class CountedMemoryEngine(MemoryEngine):
     """`MemoryEngine` for a server."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913  # what it is put together from
         self,
         clock: Callable[[], int],
         metrics: Metrics,
@@ -28,8 +29,9 @@ class CountedMemoryEngine(MemoryEngine):
         refills: RefillTerms = no_refills,
         queues: TermsOf = no_queues,
         most_cells: int = 1000,
+        looks: LooksOf = no_looks,
     ) -> None:
-        super().__init__(clock, refills=refills, queues=queues, most_cells=most_cells)
+        super().__init__(clock, refills=refills, queues=queues, most_cells=most_cells, looks=looks)
         self._metrics = metrics
         self._reaping_by = BY_CALL
 

@@ -13,6 +13,7 @@ from time import monotonic_ns
 from typing import Final
 
 from server.domain.act import Act
+from server.domain.allowances import LooksOf, no_looks
 from server.domain.errors import HoldgateError, StoreUnavailableError
 from server.domain.hold import Delivered, State
 from server.domain.operation import TenantRef, differing_parts
@@ -77,6 +78,7 @@ class FallbackEngine(RedisEngine):
         turns: Turns | None = None,
         local_clock: Callable[[], int] = lambda: monotonic_ns() // _NS_PER_MS,
         metrics: Metrics | None = None,
+        looks: LooksOf = no_looks,
     ) -> None:
         metrics = metrics or Metrics()
         super().__init__(
@@ -88,6 +90,7 @@ class FallbackEngine(RedisEngine):
             wakes=wakes,
             turns=turns,
             metrics=metrics,
+            looks=looks,
         )
         self._metrics = metrics
         self._guard = store

@@ -9,7 +9,7 @@ of tenants by earliest due lives in the same slot: its tag is the smallest numbe
     hg:{p/t}:grants     hash        balances that change with time: when, and what was done last
     hg:{p/t}:ledger     stream      movements of money, 0-1, 0-2, …
     hg:{p/t}:trimmed    hash        a balance's totals at its last entry that is no longer in the ledger
-    hg:{p/t}:due        sorted set  open holds by lease end; with an empty id, the next change of grants
+    hg:{p/t}:due        sorted set  open holds by lease end; in place of a hold, what else time brings (NO_HOLDS)
     hg:{p/t}:h:<id>     string      hold or tombstone
     hg:{p/t}:w:<scope>  hash        window cells of one scope
     hg:{p/t}:u:<day>    hash        samples of use, by record of their slots; amounts by id
@@ -21,6 +21,8 @@ of tenants by earliest due lives in the same slot: its tag is the smallest numbe
     hg:{<slot>}:acts    stream      what operators did to the slot's tenants, also to those that are gone
     hg:{webhook}:lease  string      which process tells the webhook
     hg:{webhook}:since  string      when there first was a webhook: what was noted before is not told
+    hg:{walks}:walked   hash        for which terms all tenants of a policy were looked at last
+    hg:{walks}:by:<p>   string      which process looks at all tenants of a policy
 
     hg:{p/t}:q:<cell>   sorted set  holds that wait for a place of a pool, by order of arrival
     hg:{p/t}:pools      string      whose turn is next, while anybody waits (lua/include/queues.lua)
@@ -45,6 +47,13 @@ NOTED_CHANNEL: Final = b"hg:noted"
 TURN_CHANNEL: Final = b"hg:turn:"
 WEBHOOK_LEASE: Final = b"hg:{webhook}:lease"
 WEBHOOK_SINCE: Final = b"hg:{webhook}:since"
+WALKED: Final = b"hg:{walks}:walked"
+
+
+GRANTS_DUE: Final = ""
+LIMITS_DUE: Final = "\x01"
+NO_HOLDS: Final = frozenset({GRANTS_DUE, LIMITS_DUE})
+"""What is due besides holds: a change of grants, a change of an allowance with thresholds. No hold has such an id."""
 
 
 class TenantKeys(NamedTuple):
@@ -120,6 +129,21 @@ def tenant_of(member: bytes) -> TenantRef:
     if not slash:
         raise CorruptStateError(f"the index of tenants has a member that names no tenant: {member!r}; remove it")
     return TenantRef(unquote(policy), unquote(tenant))
+
+
+def cells_of_policy(policy: str) -> bytes:
+    """The pattern of the cells' keys of all tenants of a policy, whose name has nothing that a pattern knows."""
+    return b"hg:{" + policy.encode() + b"/*}:cells"
+
+
+def tenant_of_cells(key: bytes) -> TenantRef:
+    """The tenant whose cells these are."""
+    return tenant_of(key.removeprefix(b"hg:{").removesuffix(b"}:cells"))
+
+
+def walker(policy: str) -> bytes:
+    """The key of who walks over a policy's tenants."""
+    return b"hg:{walks}:by:" + policy.encode()
 
 
 @lru_cache(maxsize=1)

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 
+from server.domain.allowances import LooksOf
 from server.domain.limits.quota import QuotaCell
 from server.domain.operation import TenantRef
 from server.domain.sampling import MOST_ENTRIES, Entry, Outcome, Page
@@ -16,8 +17,9 @@ from server.engine.memory_tenant import Samples, Tenant
 class MemoryBooks:
     """`enter` gives a tenant and the time, with all done that time has made due if asked for."""
 
-    def __init__(self, enter: Callable[[TenantRef], tuple[Tenant, int]], most_cells: int) -> None:
+    def __init__(self, enter: Callable[[TenantRef], tuple[Tenant, int]], looks: LooksOf, most_cells: int) -> None:
         self._enter = enter
+        self._looks = looks
         self._most_cells = most_cells
 
     async def record(self, ref: TenantRef, booking: Booking, within_s: float) -> Booked | Outdated:  # noqa: ARG002  # nothing waits here
@@ -30,7 +32,7 @@ class MemoryBooks:
         cells = [_cell_of(tenant, target) for target in booking.targets]
         sums = [cell.used_in(_start(target)) for cell, target in zip(cells, booking.targets, strict=True)]
         added = [0] * len(cells)
-        touched = set() if booking.entries else {place for place, cell in enumerate(cells) if cell.cycles}
+        touched: set[int] = set()
         outcomes: list[Outcome] = []
         pages: dict[Page, Samples] = {}
         changed: set[Page] = set()
@@ -49,6 +51,19 @@ class MemoryBooks:
         for place in sorted(touched):
             _book(tenant, booking.targets[place], max(added[place], -sums[place]), now_ms)
         return Booked(now_ms, outcomes)
+
+    async def note_thresholds(self, ref: TenantRef, within_s: float) -> None:  # noqa: ARG002  # nothing waits here
+        """Notes what is reached by now."""
+        tenant, now_ms = self._enter(ref)
+        self.look(ref, tenant, now_ms)
+
+    def look(self, ref: TenantRef, tenant: Tenant, now_ms: int) -> None:
+        """The same for a tenant that was entered; when to look again is put down."""
+        checks, tenant.limits_ms = self._looks(ref, tenant.account, now_ms, list(tenant.cells))
+        for check in checks:
+            target = Target(check, over=False)
+            if _cell_of(tenant, target).cycles:
+                _book(tenant, target, 0, now_ms)
 
     def _must_have_room(self, ref: TenantRef, tenant: Tenant, booking: Booking, touched: set[int]) -> None:
         names = {(booking.targets[place].check.limit.cell, booking.targets[place].check.scope) for place in touched}

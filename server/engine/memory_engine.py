@@ -11,6 +11,7 @@ from functools import partial
 
 from server.domain.account import Account
 from server.domain.act import Act
+from server.domain.allowances import LooksOf, no_looks
 from server.domain.hold import WAITING, Delivered, HoldView, MeterTotals, State
 from server.domain.ledger import Cause, LedgerEntry, Totals
 from server.domain.limits.base import Ending, Look
@@ -66,8 +67,9 @@ from server.engine.memory_hands import MemoryHands, kept_by
 from server.engine.memory_money import begin_refills, change_grants, grant_units, joined_draws, must_fit
 from server.engine.memory_queues import MemoryQueues, join_queue, make_turns
 from server.engine.memory_quotas import book_uses, cycles_of, joins
-from server.engine.memory_tenant import Hold, Tenant, balance_of
+from server.engine.memory_tenant import LIMITS_DUE, Hold, Tenant, balance_of
 from server.engine.memory_totals import is_new, named_totals, unnamed
+from server.engine.memory_walks import MemoryWalks
 from server.engine.wakes import Wakes
 
 
@@ -81,15 +83,17 @@ class MemoryEngine:
         refills: RefillTerms = no_refills,
         queues: TermsOf = no_queues,
         most_cells: int = 1000,
+        looks: LooksOf = no_looks,
     ) -> None:
         self._clock = clock
         self._refills = refills
         self._queue_terms = queues
         self._most_cells = most_cells
         self._tenants: dict[TenantRef, Tenant] = {}
-        self.books = MemoryBooks(self._enter, most_cells)
+        self.books = MemoryBooks(self._enter, looks, most_cells)
         self.queues = MemoryQueues(self._enter, self._release, is_current)
         self.feed = MemoryFeed(self._tenants, clock)
+        self.walks = MemoryWalks(self._tenants)
         self.hands = MemoryHands(self._enter, self._tenants)
         self.wakes = Wakes()
 
@@ -98,7 +102,9 @@ class MemoryEngine:
         now_ms = self._clock()
         tenant = self._tenants.setdefault(ref, Tenant(noted=partial(self.wakes.wake, ref)))
         while (due := tenant.first_due())[0] <= now_ms:
-            if hold_id := due[1]:
+            if (hold_id := due[1]) == LIMITS_DUE:
+                self.books.look(ref, tenant, now_ms)
+            elif hold_id:
                 waiting = tenant.holds[hold_id].state in WAITING
                 lapse = Step(Ending.RELEASE, State.LEFT, {}) if waiting else Step(Ending.EXPIRE, State.EXPIRED, {})
                 finish(tenant, tenant.holds[hold_id], lapse, now_ms)
@@ -280,6 +286,7 @@ class MemoryEngine:
             begin_refills(tenant, refill, write, now_ms)
         book_uses(write.uses, lambda check: cell_for(tenant, check), now_ms)
         bring_in(tenant, write.allocations)
+        tenant.limits_ms = min(tenant.limits_ms, write.limits_ms)
         if write.account is not None:
             tenant.account = write.account
         if write.write_id:

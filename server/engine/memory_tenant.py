@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from typing import Final
 
 from server.domain.account import Account
 from server.domain.hold import LIVE, HoldNote, HoldView, MeterTotals, State
@@ -16,6 +17,9 @@ from server.domain.reconcile import BalanceState, GrantLeft
 from server.domain.units import FOREVER_MS
 
 CellName = tuple[str, tuple[str, ...]]
+
+LIMITS_DUE: Final = "\x01"
+"""In place of a hold: time changes an allowance with thresholds."""
 
 
 @dataclass(slots=True)
@@ -88,7 +92,7 @@ class Samples:
 class Tenant:
     """All of one tenant; `writes` are the account writes already made, `trimmed` totals of dropped ledger entries,
     `queue` who waits for which cell, in the order of arrival, `told` the id of the last note that the webhook has told.
-    `noted` is called when there is a new note.
+    `noted` is called when there is a new note. `limits_ms` is when time next changes an allowance with thresholds.
     """
 
     account: Account | None = None
@@ -105,6 +109,7 @@ class Tenant:
     sequence: int = 0
     queue: list[tuple[str, str]] = field(default_factory=list)
     trimmed: dict[str, Totals] = field(default_factory=dict)
+    limits_ms: int = FOREVER_MS
 
     def standing_cells(self, now_ms: int = 0) -> list[CellName]:
         """The cells in use that stay, whatever time does."""
@@ -140,9 +145,9 @@ class Tenant:
         )
 
     def first_due(self) -> tuple[int, str]:
-        """The first that time makes due: a lease's end with its hold, or a change of grants with no id."""
+        """The first that time makes due: a lease's end with its hold, a change of grants with no id, or LIMITS_DUE."""
         leases = [(hold.lease_ends_at_ms, hold.hold_id) for hold in self.holds.values() if hold.is_live]
-        return min([*leases, (self.next_change_ms(), "")])
+        return min([*leases, (self.next_change_ms(), ""), (self.limits_ms, LIMITS_DUE)])
 
     def next_change_ms(self) -> int:
         """When grants change next by themselves."""

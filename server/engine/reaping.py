@@ -1,4 +1,6 @@
-"""What time makes due at a tenant, done by `reap.lua`: ended leases, changes of grants, turns of those who wait."""
+"""What time makes due at a tenant, done by `reap.lua`: ended leases, changes of grants, turns of those who wait; and
+thresholds that an allowance which has changed may have reached.
+"""
 
 from collections.abc import Awaitable, Callable, Sequence
 from time import monotonic
@@ -32,19 +34,21 @@ class CallScript(Protocol):
 class Reaping:
     """Gives the script the terms that it asks for: of refills, and of queues."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913, PLR0917  # parts of the one engine
         self,
         call_script: CallScript,
         hearing: Hearing,
         clock: Callable[[], int],
         refills: RefillTerms,
         queues: TermsOf,
+        note_thresholds: Callable[[TenantRef, float], Awaitable[None]],
     ) -> None:
         self._call_script = call_script
         self._hearing = hearing
         self._clock = clock
         self._refills = refills
         self._queues = queues
+        self._note_thresholds = note_thresholds
 
     async def reap(self, tenant: keys.TenantKeys, within_s: float, by: str = BY_CALL, *, queues: bytes = b"") -> int:
         """Does all that is due; how many holds ended. `queues` are terms that are put in force, packed."""
@@ -64,6 +68,9 @@ class Reaping:
                 case [2, _, count, at_ms, record]:
                     expired += count
                     terms = self._terms(keys.tenant_of(tenant.member), at_ms, record)
+                case [6, _, count]:
+                    expired += count
+                    await self._note_thresholds(keys.tenant_of(tenant.member), ends_at_s - monotonic())
                 case [5, now_ms, count, record]:
                     expired += count
                     ref, account = keys.tenant_of(tenant.member), records.account_of(record)

@@ -11,6 +11,7 @@ from time import monotonic
 from typing import Any, Final
 
 from server.domain.act import Act
+from server.domain.allowances import LooksOf, no_looks
 from server.domain.errors import CorruptStateError, InvalidRequestError, StoreUnavailableError
 from server.domain.hold import Delivered, HoldView
 from server.domain.ledger import LedgerEntry, Totals
@@ -64,6 +65,7 @@ from server.engine.redis_books import RedisBooks
 from server.engine.redis_feed import RedisFeed
 from server.engine.redis_hands import RedisHands
 from server.engine.redis_queues import RedisQueues
+from server.engine.redis_walks import RedisWalks
 from server.engine.replies import fault_of, hold_outcome, unreadable
 from server.engine.scripts import script
 from server.engine.store_calls import ScriptCall
@@ -85,7 +87,6 @@ SWEEP_WITHIN_S: Final = 10.0
 
 TRIM_MOST: Final = 1000
 """Entries that one call drops from a ledger."""
-
 
 OVERDUE: Final = 4
 """The reply of every script that must not answer while overdue holds are still counted."""
@@ -110,16 +111,18 @@ class RedisEngine:
         wakes: Wakes | None = None,
         turns: Turns | None = None,
         metrics: Metrics | None = None,
+        looks: LooksOf = no_looks,
     ) -> None:
         self._store = store
         self._clock = clock
         self._most_cells = most_cells
         self._hearing = Hearing(metrics or Metrics())
-        self._reaping = Reaping(self._evalsha, self._hearing, clock, refills, queues)
-        self.books = RedisBooks(self._evalsha, clock, most_cells)
+        self.books = RedisBooks(self._evalsha, store, clock, looks, most_cells)
+        self._reaping = Reaping(self._evalsha, self._hearing, clock, refills, queues, self.books.note_thresholds)
         self.feed = RedisFeed(self._evalsha, store, clock)
         self.hands = RedisHands(self._run, self._plain, clock)
         self.queues = RedisQueues(self._run, self._reaping.reap, clock, turns or Turns(), most_cells)
+        self.walks = RedisWalks(store)
         self.wakes = wakes or Wakes()
 
     async def reserve(
@@ -312,7 +315,7 @@ class RedisEngine:
                 break
             offset += count
             pairs = [(int(score), raw.decode()) for raw, score in zip(ids[::2], ids[1::2], strict=True)]
-            wanted = [(score, i) for score, i in pairs if i and (score, i) > (lease_end, last_id)]
+            wanted = [(s, i) for s, i in pairs if i not in keys.NO_HOLDS and (s, i) > (lease_end, last_id)]
             if wanted:
                 raws = await self._plain(within_s, "MGET", *[tenant.hold(hold_id) for _, hold_id in wanted])
                 views = [(score, records.hold_of(i, r)) for (score, i), r in zip(wanted, raws, strict=True) if r]

@@ -57,6 +57,7 @@ def pack_account_write(now_ms: int, member: bytes, write: AccountWrite) -> bytes
     values.append(len(write.allocations))
     for check, name, units in write.allocations:
         values += (keys.standing_field(check), name, units)
+    values.append(write.limits_ms)
     return pack(values)
 
 

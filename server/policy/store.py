@@ -1,11 +1,12 @@
 """The policies in force: loaded whole, replaced whole, never by a bad one."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from time import time
 from types import MappingProxyType
 
 from server.domain.account import Account
+from server.domain.allowances import QuotaLooks, quota_looks
 from server.domain.errors import InvalidRequestError, PolicyRejectedError
 from server.domain.operation import TenantRef
 from server.domain.policy import Policy
@@ -56,6 +57,14 @@ class PolicyStore:
     def refills(self, ref: TenantRef, account: Account, at_ms: int) -> BalanceTerms:
         """The terms of a tenant's balances, by the policy that decides now; InvalidRequestError for an unknown one."""
         return balance_terms(self.get(ref.policy), account, at_ms)
+
+    def looks(
+        self, ref: TenantRef, account: Account | None, now_ms: int, cells: Iterable[tuple[str, tuple[str, ...]]]
+    ) -> QuotaLooks:
+        """Which of a tenant's cells to look at for thresholds, by the policy that decides now;
+        InvalidRequestError for an unknown one.
+        """
+        return quota_looks(self.get(ref.policy), ref, account, now_ms, cells)
 
     def queues(self, ref: TenantRef, account: Account | None, at_ms: int) -> QueueTerms:
         """A tenant's pools with queues, by the policy that decides now; InvalidRequestError for an unknown policy."""

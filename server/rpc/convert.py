@@ -67,6 +67,8 @@ def _flexible(request: quota_service_pb2.CheckAndReserveRequest) -> Flexible:
         raise InvalidRequestError.of("flexible", "is for MODE_BEST_EFFORT alone; leave it out, or choose that mode")
     if not request.HasField("flexible"):
         raise InvalidRequestError.of("flexible", "is required with MODE_BEST_EFFORT: which meter, and how few will do")
+    if request.wait:
+        raise InvalidRequestError.of("wait", "is not for MODE_BEST_EFFORT; leave it out, and ask again with the ticket")
     return Flexible(request.flexible.meter, request.flexible.minimum)
 
 
@@ -146,7 +148,7 @@ def fill_reserve(response: quota_service_pb2.CheckAndReserveResponse, decision: 
     for place, look in enumerate(results.looks, start=len(shape.guards) + len(shape.gates)):
         _fill_figures(statuses[place], look)
     amounts = message.amounts
-    for name, amount in zip(shape.names, plan.units, strict=True):
+    for name, amount in decision.amounts.items():
         amounts[name] = amount
 
 

@@ -210,17 +210,27 @@ def test_an_account_that_cannot_be_read_is_corrupt(record: bytes) -> None:
 
 
 def test_an_account_write_is_packed_with_its_grants() -> None:
-    write = AccountWrite(account=ACCOUNT, expected_version=2, grants={"c~b": 5}, write_id="w", fingerprint=b"\x00f")
+    write = AccountWrite(
+        account=ACCOUNT,
+        expected_version=2,
+        grants={"c~b": 5, "d~b": -6},
+        marks={"d~b": (20, 0)},
+        limits_ms=7,
+        write_id="w",
+        fingerprint=b"\x00f",
+    )
 
-    head = [9, b"lab/t", 1, 2, records.account_record(ACCOUNT), b"w", b"\x00f", 8, 1]
+    head = [9, b"lab/t", 1, 2, records.account_record(ACCOUNT), b"w", b"\x00f", 8, 2]
     assert sequences.unpack(wire_money.pack_account_write(9, b"lab/t", write)) == [
         *head,
-        *(b"c~b", 5, 1, FOREVER_MS, b"", 0, 0),
+        *(b"c~b", 5, 1, FOREVER_MS, b"", 0, 0, b""),
+        *(b"d~b", -6, 1, FOREVER_MS, b"", 0, 0, sequences.pack([20, 0])),
         0,
         0,
         0,
+        7,
     ]
-    nothing = [9, b"lab/t", 0, 0, b"", b"", b"", 8, 0, 0, 0, 0]
+    nothing = [9, b"lab/t", 0, 0, b"", b"", b"", 8, 0, 0, 0, 0, FOREVER_MS]
     assert sequences.unpack(wire_money.pack_account_write(9, b"lab/t", AccountWrite())) == nothing
 
 

@@ -10,10 +10,12 @@ from quota.v1 import admin_service_pb2 as admin
 from quota.v1 import decision_pb2, quota_service_pb2
 from quota.v1.admin_service_pb2_grpc import AdminServiceStub
 from quota.v1.quota_service_pb2 import (
+    MODE_BEST_EFFORT,
     CheckAndReserveRequest,
     DeliveredItems,
     EstimateRequest,
     ExtendRequest,
+    Flexible,
     Fraction,
     GetLimitsRequest,
     GetUsageRequest,
@@ -246,6 +248,9 @@ BAD_FIELDS: Final = {
     "items[0].product": work("acme", items=[Item(id="a", product="opera", quantity={"frames": 1})]),
     "items[0].quantity": work("acme", items=[Item(id="a", product="clip")]),
     "items[0].id": work("acme", items=[Item(product="clip", quantity={"frames": 1})]),
+    "flexible": work("acme", mode=MODE_BEST_EFFORT),
+    "flexible.minimum": work("acme", mode=MODE_BEST_EFFORT, flexible=Flexible(meter="credits", minimum=41)),
+    "wait": work("acme", mode=MODE_BEST_EFFORT, flexible=Flexible(meter="credits", minimum=1), wait=True),
 }
 
 

@@ -157,7 +157,7 @@ async def backend(name: str, story: Story, store: RunningStore | None, folder: P
     files = Files.of(story, folder)
     if store is None:
         policies = PolicyStore.load((files.policy,), KnobSource({}, files.settings))
-        memory = MemoryEngine(clock := Clock(), refills=policies.refills, queues=policies.queues)
+        memory = MemoryEngine(clock := Clock(), refills=policies.refills, queues=policies.queues, looks=policies.looks)
 
         async def open_memory(_clock: Clock) -> Engine:
             return memory
@@ -173,7 +173,9 @@ async def backend(name: str, story: Story, store: RunningStore | None, folder: P
     await connection.connect()
     try:
         policies = PolicyStore.load((files.policy,), KnobSource({}, files.settings))
-        engine = RedisEngine(connection, clock=backend.clock, refills=policies.refills, queues=policies.queues)
+        engine = RedisEngine(
+            connection, clock=backend.clock, refills=policies.refills, queues=policies.queues, looks=policies.looks
+        )
         await must_leave_nothing(store, engine, backend.clock)
     finally:
         await connection.close()
@@ -187,7 +189,9 @@ async def _servicers(name: str, files: Files, store: RunningStore) -> AsyncItera
             connection = StoreConnection(store.url)
             stack.push_async_callback(connection.close)
             await connection.connect()
-            return RedisEngine(connection, clock=clock, refills=policies.refills, queues=policies.queues)
+            return RedisEngine(
+                connection, clock=clock, refills=policies.refills, queues=policies.queues, looks=policies.looks
+            )
 
         policies = PolicyStore.load((files.policy,), KnobSource({}, files.settings))
         yield InProcess(name, files, store, open_engine, policies)

@@ -14,7 +14,7 @@ from typing import Any, Final
 from server.domain.hold import LIVE, TRANSITIONS, State
 from tests.simulation.samples import Moved, RecordName, check_samples
 from tests.simulation.store import Change
-from tests.store_state import BALANCE, BALANCE_FIELDS, QUOTA, StoredHold, balance_of, held_in, kind_of
+from tests.store_state import BALANCE, BALANCE_FIELDS, NO_HOLDS, QUOTA, StoredHold, balance_of, held_in, kind_of
 
 MOVES: Final = {(state, to) for (state, _), to in TRANSITIONS.items() if isinstance(to, State)}
 """The moves of a hold from state to state."""
@@ -145,7 +145,7 @@ class Books:
             hold = tenant.holds.get(hold_id)
             lease_end = hold.record.lease_end if hold is not None and hold.record.state in LIVE else None
             waits = hold is not None and hold.record.state == State.QUEUED and hold_id in tenant.due
-            if hold_id and tenant.due.get(hold_id) != lease_end and not waits:
+            if hold_id not in NO_HOLDS and tenant.due.get(hold_id) != lease_end and not waits:
                 raise Violation(f"{hold_id!r} is due at {tenant.due.get(hold_id)}, and its lease ends at {lease_end}")
         self._check_cells(tenant, prefix, touched)
         after = [(was, self._values[prefix + b"}:cells", name]) for name, was in cells.items() if name not in _HEADS]

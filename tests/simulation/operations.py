@@ -11,6 +11,7 @@ from typing import Any, Final, Self
 
 from server.domain.account import Account, Override
 from server.domain.act import Act, Deed
+from server.domain.allowances import next_change_ms
 from server.domain.hold import Delivered, Fraction
 from server.domain.ledger import Cause
 from server.domain.limits import Balance, Limit
@@ -230,6 +231,7 @@ class PutAccount(Asked):
             balances=balances_in(limits),
             refills=refills_of(facts.policy, account, facts.now_ms()),
             raises=self.raises,
+            limits_ms=next_change_ms(facts.policy, account, facts.now_ms()),
             act=Act(Deed.ACCOUNT, "ops", "drawn", before="{}", after=self.plan_name),
         )
         return Writing(self.ref, write)

@@ -134,12 +134,17 @@ function command.HLEN(key)
   return entry and entry.count or 0
 end
 
-function command.HGETALL(key)
-  local entry, names, values = find(key, 'hash'), {}, {}
+function command.HKEYS(key)
+  local entry, names = find(key, 'hash'), {}
   for field in pairs(entry and entry.fields or {}) do
     names[#names + 1] = field
   end
   table.sort(names)
+  return names
+end
+
+function command.HGETALL(key)
+  local entry, names, values = find(key, 'hash'), command.HKEYS(key), {}
   for index, field in ipairs(names) do
     values[2 * index - 1], values[2 * index] = field, entry.fields[field]
   end

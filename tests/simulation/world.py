@@ -148,10 +148,12 @@ class World:
         self._windows: dict[tuple[str, str, tuple[str, ...]], deque[tuple[int, int]]] = {}
         self._half_reaped: set[str] = set()
         clock = (lambda: 0) if store.takes_time else self.now_ms
-        refills, queues = self._refills, self._refills.queues
-        self._servers = [RedisEngine(_Line(self), clock=clock, refills=refills, queues=queues) for _ in range(SERVERS)]
+        refills, queues, looks = self._refills, self._refills.queues, self._refills.looks
+        self._servers = [
+            RedisEngine(_Line(self), clock=clock, refills=refills, queues=queues, looks=looks) for _ in range(SERVERS)
+        ]
         judged = episode.judged and store.takes_time
-        self._model = MemoryEngine(self.now_ms, refills=refills, queues=queues) if judged else None
+        self._model = MemoryEngine(self.now_ms, refills=refills, queues=queues, looks=looks) if judged else None
         cells = self.policy.queue_cells
         self._lines = Lines(store, cells, self._queues, self.now_ms) if cells else None
         store.flush()

@@ -370,7 +370,8 @@ class CheckAndReserveRequest(message.Message):
     wait: builtins.bool
     """Where nothing but a pool with a queue blocks: the call stays open until its turn has come, its deadline, or its
     cancellation; it is then answered with a grant, or with DEADLINE_EXCEEDED, and leaves the queue. Without it the
-    answer is OUTCOME_QUEUED at once. INVALID_ARGUMENT in a Batch or Stream.
+    answer is OUTCOME_QUEUED at once, with deny_as_status too. INVALID_ARGUMENT in a Batch or Stream, and with
+    MODE_BEST_EFFORT.
     """
     @builtins.property
     def scope(self) -> containers.ScalarMap[builtins.str, builtins.str]:

@@ -219,9 +219,10 @@ class CycleUse:
             self.exhausted_at_ms = now_ms
 
     def crossings(self, thresholds: tuple[int, ...]) -> Iterator[Crossing]:
-        """The thresholds that use has reached and that were not noted yet."""
+        """The thresholds that use has reached and that were not noted yet; a share of nothing is none."""
+        bounded = 0 < self.limit < MAX_AMOUNT
         for percent in thresholds:
-            if percent > self.noted and self.limit < MAX_AMOUNT and self.used >= rounded_up(self.limit * percent, 100):
+            if bounded and percent > self.noted and self.used >= rounded_up(self.limit * percent, 100):
                 self.noted = percent
                 yield Crossing(self.terms.start_ms, self.terms.end_ms, percent, self.limit, self.used)
 

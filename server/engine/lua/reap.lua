@@ -10,7 +10,8 @@ Args   1 msgpack sequence: now_ms (0: ask the store), holds at most, tenant's me
        3 with terms of refills: a msgpack sequence, per balance that has marks: field, marks as a msgpack sequence
 Reply  {1, now, expired} more is overdue; {0, now, expired} nothing is; {2, now, expired, at_ms, account} a refill or
        lapse was due at that instant: call again with its terms; {5, now, expired, account} the queues' terms are out of
-       date: call again with new ones.
+       date: call again with new ones; {6, now, expired} time has changed an allowance with thresholds: look at these
+       (record.lua), then call again.
 Writes per overdue hold, each read and then written whole: due, cells and windows of its takes, hold, ledger, notes;
        for one instant of grants: cells, grants, due, ledger, notes (grants_change.lua); at the end cells.due and the
        index, whose type is seen before the first write; when nothing is overdue any more, the turns of those who wait
@@ -46,6 +47,8 @@ for _, id in ipairs(ids) do
       return { 2, now, expired, wanted_ms, redis.call('GET', KEYS[2]) or '' }
     end
     break -- what comes next may lie before the next hold
+  elseif id == LIMITS_DUE then
+    return { 6, now, expired }
   end
   local key = tenant_key('h:' .. id)
   local raw = redis.call('GET', key)

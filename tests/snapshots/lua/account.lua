@@ -10,7 +10,7 @@ Args   1 msgpack sequence: now_ms (0: ask the store), tenant's member in the ind
          kept apart), ledgered (1 or 0), debt bound, marks ('': none; else a msgpack sequence); then number of refills,
          per refill: field, ledgered, plan, ceiling, cycle_ms, next_ms, raises (1: at once, once per plan and cycle);
          then number of uses, per use: field, limit, terms, cycle (quota.lua), units; then number of allocations, per
-         allocation: field, name, units
+         allocation: field, name, units; then when time next changes an allowance with thresholds (NEVER: it does not)
        2 when an operator's act is to be told: the act, with what it was and is (acts.lua)
 Reply  {1, account, results, waits} written, waits: 1 when somebody waits in a queue, for whom reap must look whether
        the turn has come; {2, account, results, 0} this id was written before, with equal content;
@@ -233,6 +233,9 @@ local function marks_reached(falls, field, marks, first, before, after)
   end
   return falls
 end
+-- What is due besides holds, which have no such ids: a change of grants, a change of an allowance with thresholds.
+-- Mirrors server/engine/keys.py.
+local GRANTS_DUE, LIMITS_DUE = '', '\1'
 
 --[[ Notes for the tenant's people, in the stream hg:{p/t}:note: each a list of fields with values (engine/notes.py).
 The oldest leave when there are more than this. ]]
@@ -272,7 +275,6 @@ cycle_ms (start of the cycle that was refilled last), then the plans refilled in
 holds by lease end has GRANTS_DUE, an id that no hold has, at the instant of the next change, so that a tenant is
 found overdue when it has come. Each instant is a step of its own, in order with the ends of leases: who comes late
 finds what who came in time would have found. ]]
-local GRANTS_DUE = ''
 local LAPSE, REFILL = 5, 6
 
 local function schedule_read(packed)
@@ -548,7 +550,7 @@ local function quota_finish(raw, ending, live, amount, instant, param, before, a
     -- Reached at that part of the limit, rounded up; split so that no product passes 2^53.
     local percent, odd = string.byte(param, index), limit % 100
     local reached_at = (limit - odd) / 100 * percent + math.ceil(odd * percent / 100)
-    if percent > noted and limit < QUOTA_MOST and new >= reached_at then
+    if percent > noted and limit > 0 and limit < QUOTA_MOST and new >= reached_at then
       noted = percent
       crossed = crossed or {}
       crossed[#crossed + 1] = { start, stop, percent, limit, new }
@@ -945,6 +947,7 @@ end
 
 local allocations_at = uses_at + 1 + uses * USE_SIZE
 local allocations = args[allocations_at]
+local limits_ms = args[allocations_at + 1 + allocations * ALLOCATION_SIZE]
 for allocation = 1, allocations do
   fields[balances_last + uses + allocation] = args[allocations_at + 1 + (allocation - 1) * ALLOCATION_SIZE]
 end
@@ -1086,6 +1089,7 @@ local waits = redis.call('EXISTS', tenant_key('pools'))
 queues_kept().look(now, {}) -- finds what is corrupt before anything is written
 local acted_ms = ARGV[2] and last_act()
 local before = redis.call('ZSCORE', KEYS[3], GRANTS_DUE)
+local limits_before = redis.call('ZSCORE', KEYS[3], LIMITS_DUE)
 redis.call('ZSCORE', KEYS[4], member)
 if falls then
   look_at_notes()
@@ -1096,13 +1100,21 @@ if replaces then
   redis.call('SET', KEYS[2], record)
   stored = record
 end
-if due < (tonumber(before) or NEVER) then
-  redis.call('ZADD', KEYS[3], string.format('%.0f', due), GRANTS_DUE)
-  if due < (tonumber(read[2]) or NEVER) then
-    cells[#cells + 1], cells[#cells + 2] = 'due', string.format('%.0f', due)
-    redis.call('ZADD', KEYS[4], string.format('%.0f', due), member)
+-- Each is written only where it comes earlier than what is known.
+local earliest = tonumber(read[2]) or NEVER
+local function due_at(at_ms, id, listed_ms)
+  if at_ms >= (tonumber(listed_ms) or NEVER) then
+    return
+  end
+  redis.call('ZADD', KEYS[3], string.format('%.0f', at_ms), id)
+  if at_ms < earliest then
+    earliest = at_ms
+    cells[#cells + 1], cells[#cells + 2] = 'due', string.format('%.0f', at_ms)
+    redis.call('ZADD', KEYS[4], string.format('%.0f', at_ms), member)
   end
 end
+due_at(due, GRANTS_DUE, before)
+due_at(limits_ms, LIMITS_DUE, limits_before)
 if #cells > 0 then
   redis.call('HSET', KEYS[1], unpack(cells))
 end

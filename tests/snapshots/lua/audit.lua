@@ -77,11 +77,13 @@ local function hold_read(raw)
   end
   return hold, at
 end
+-- What is due besides holds, which have no such ids: a change of grants, a change of an allowance with thresholds.
+-- Mirrors server/engine/keys.py.
+local GRANTS_DUE, LIMITS_DUE = '', '\1'
 
 -- Open holds that one call looks at; mirrored in wire_money.py.
 local MOST_HOLDS = 500
--- As in domain/limits/base.py, and as in grants_change.lua.
-local BALANCE_KIND, GRANTS_DUE = 5, ''
+local BALANCE_KIND = 5 -- as in domain/limits/base.py
 
 local args = { cmsgpack.unpack(ARGV[1]) }
 local now = clock(args[1])
@@ -94,7 +96,7 @@ local last = redis.call('XREVRANGE', tenant_key('ledger'), '+', '-', 'COUNT', 1)
 local kept = {}
 local ids = redis.call('ZRANGE', KEYS[3], first, first + MOST_HOLDS - 1)
 for _, id in ipairs(ids) do
-  local raw = id ~= GRANTS_DUE and redis.call('GET', tenant_key('h:' .. id))
+  local raw = id ~= GRANTS_DUE and id ~= LIMITS_DUE and redis.call('GET', tenant_key('h:' .. id))
   local hold, at = {}, 0
   if raw then
     hold, at = hold_read(raw)

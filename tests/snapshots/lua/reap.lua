@@ -10,7 +10,8 @@ Args   1 msgpack sequence: now_ms (0: ask the store), holds at most, tenant's me
        3 with terms of refills: a msgpack sequence, per balance that has marks: field, marks as a msgpack sequence
 Reply  {1, now, expired} more is overdue; {0, now, expired} nothing is; {2, now, expired, at_ms, account} a refill or
        lapse was due at that instant: call again with its terms; {5, now, expired, account} the queues' terms are out of
-       date: call again with new ones.
+       date: call again with new ones; {6, now, expired} time has changed an allowance with thresholds: look at these
+       (record.lua), then call again.
 Writes per overdue hold, each read and then written whole: due, cells and windows of its takes, hold, ledger, notes;
        for one instant of grants: cells, grants, due, ledger, notes (grants_change.lua); at the end cells.due and the
        index, whose type is seen before the first write; when nothing is overdue any more, the turns of those who wait
@@ -658,7 +659,7 @@ local function quota_finish(raw, ending, live, amount, instant, param, before, a
     -- Reached at that part of the limit, rounded up; split so that no product passes 2^53.
     local percent, odd = string.byte(param, index), limit % 100
     local reached_at = (limit - odd) / 100 * percent + math.ceil(odd * percent / 100)
-    if percent > noted and limit < QUOTA_MOST and new >= reached_at then
+    if percent > noted and limit > 0 and limit < QUOTA_MOST and new >= reached_at then
       noted = percent
       crossed = crossed or {}
       crossed[#crossed + 1] = { start, stop, percent, limit, new }
@@ -1038,6 +1039,9 @@ local function balance_packed(b, grants)
   return struct.pack(BALANCE, b[1], b[2], b[3], b[4], b[5], b[6], b[7])
     .. (grants and grants_kept().packed(grants) or '')
 end
+-- What is due besides holds, which have no such ids: a change of grants, a change of an allowance with thresholds.
+-- Mirrors server/engine/keys.py.
+local GRANTS_DUE, LIMITS_DUE = '', '\1'
 
 --[[ What time does to balances: grants lapse, and a refill tops up to its ceiling when a cycle begins.
 
@@ -1046,7 +1050,6 @@ cycle_ms (start of the cycle that was refilled last), then the plans refilled in
 holds by lease end has GRANTS_DUE, an id that no hold has, at the instant of the next change, so that a tenant is
 found overdue when it has come. Each instant is a step of its own, in order with the ends of leases: who comes late
 finds what who came in time would have found. ]]
-local GRANTS_DUE = ''
 local LAPSE, REFILL = 5, 6
 
 local function schedule_read(packed)
@@ -1212,6 +1215,8 @@ for _, id in ipairs(ids) do
       return { 2, now, expired, wanted_ms, redis.call('GET', KEYS[2]) or '' }
     end
     break -- what comes next may lie before the next hold
+  elseif id == LIMITS_DUE then
+    return { 6, now, expired }
   end
   local key = tenant_key('h:' .. id)
   local raw = redis.call('GET', key)

@@ -1,15 +1,18 @@
 #!lua
---[[ Books samples of use in the cycles of quotas, each sample once.
+--[[ Books samples of use in the cycles of quotas, each sample once; or looks whether thresholds are reached by now.
 
-Keys   1 cells (hash)  2 account (string)  3 unused  4 index of tenants by due, which names that of noted ones
-Args   1 one msgpack array: now_ms (0: ask the store), account version, most standing cells, cells, pages, samples.
+Keys   1 cells (hash)  2 account (string)  3 due (sorted set)  4 index of tenants by due (sorted set), which names that
+       of noted ones
+Args   1 one msgpack array: now_ms (0: ask the store), account version, most standing cells, cells, pages, samples, and
+       of a look when time changes an allowance next (NEVER: it does not).
        A cell: field, cap, terms, cycle and thresholds (quota.lua), 1 if its cycle is over. A page: what the key of its
        records has behind the tenant's tag, that of the records before ('': none), field, when the key may leave,
        highest sum of its numbers (0: any), 1 if what stands in it is never replaced. A sample: number of its page, key
        in the page, sequence, number, units that each of it is worth, the cells that it counts in
 Reply  {1, now, outcomes} a letter per sample (domain/sampling.py); {3, now, account} the account is of another version;
        {5, now} too many cells.
-Writes cells, records, notes. A record is a msgpack sequence, per sample: key, sequence, number.
+Writes cells, records, notes; a look also due and index. A record is a msgpack sequence, per sample: key, sequence,
+       number.
 Example {1, 1773144000000, 'A'} ]]
 -- The one clock of a script: the store's own time in milliseconds, or what a test passes (0 asks the store).
 local function clock(given)
@@ -146,7 +149,7 @@ local function quota_finish(raw, ending, live, amount, instant, param, before, a
     -- Reached at that part of the limit, rounded up; split so that no product passes 2^53.
     local percent, odd = string.byte(param, index), limit % 100
     local reached_at = (limit - odd) / 100 * percent + math.ceil(odd * percent / 100)
-    if percent > noted and limit < QUOTA_MOST and new >= reached_at then
+    if percent > noted and limit > 0 and limit < QUOTA_MOST and new >= reached_at then
       noted = percent
       crossed = crossed or {}
       crossed[#crossed + 1] = { start, stop, percent, limit, new }
@@ -208,9 +211,13 @@ local function write_crossings(crossings, now)
   redis.call('ZADD', noted_key(), 'NX', string.format('%.0f', now), member_name())
   redis.pcall('PUBLISH', NOTED_CHANNEL, member_name())
 end
+-- What is due besides holds, which have no such ids: a change of grants, a change of an allowance with thresholds.
+-- Mirrors server/engine/keys.py.
+local GRANTS_DUE, LIMITS_DUE = '', '\1'
 
 local MOST_ENTRIES, HEADS = 64, 2
-local now, version, most, cells, pages, samples = unpack(cmsgpack.unpack(ARGV[1]), 1, 6)
+local NEVER = 9007199254740991
+local now, version, most, cells, pages, samples, again_ms = unpack(cmsgpack.unpack(ARGV[1]), 1, 7)
 now = clock(now)
 
 local fields = { 'v', 'due' }
@@ -329,12 +336,11 @@ for index = 1, #samples do
   outcomes[index] = outcome
 end
 
--- Without samples it only looks whether a threshold is reached by now.
 local set, crossings, opened = {}, nil, 0
 for index = 1, #cells do
   local field, cap, terms, param, over = unpack(cells[index], 1, 5)
   local raw = read[HEADS + index]
-  if is_touched[index] or (#samples == 0 and raw) then
+  if is_touched[index] or (again_ms and raw) then
     opened = opened + (raw and 0 or 1)
     local start = struct.unpack('>I6', param)
     if over == 0 or not raw or not select(2, quota_place(raw, start)) then
@@ -358,7 +364,21 @@ end
 if crossings then
   look_at_notes()
 end
+if again_ms then
+  redis.call('ZSCORE', KEYS[3], LIMITS_DUE)
+  redis.call('ZSCORE', KEYS[4], member_name())
+end
 
+if again_ms and again_ms < NEVER then
+  local due = string.format('%.0f', again_ms)
+  redis.call('ZADD', KEYS[3], due, LIMITS_DUE)
+  if again_ms < (tonumber(read[2]) or NEVER) then
+    set[#set + 1], set[#set + 2] = 'due', due
+    redis.call('ZADD', KEYS[4], due, member_name())
+  end
+elseif again_ms then
+  redis.call('ZREM', KEYS[3], LIMITS_DUE)
+end
 if #set > 0 then
   redis.call('HSET', KEYS[1], unpack(set))
 end

@@ -1,6 +1,7 @@
 --@include ledger
 --@include balance_change
 --@include balance_marks
+--@include due_ids
 --@include notes
 
 --[[ What time does to balances: grants lapse, and a refill tops up to its ceiling when a cycle begins.
@@ -10,7 +11,6 @@ cycle_ms (start of the cycle that was refilled last), then the plans refilled in
 holds by lease end has GRANTS_DUE, an id that no hold has, at the instant of the next change, so that a tenant is
 found overdue when it has come. Each instant is a step of its own, in order with the ends of leases: who comes late
 finds what who came in time would have found. ]]
-local GRANTS_DUE = ''
 local LAPSE, REFILL = 5, 6
 
 local function schedule_read(packed)

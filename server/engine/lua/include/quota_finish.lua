@@ -48,7 +48,7 @@ local function quota_finish(raw, ending, live, amount, instant, param, before, a
     -- Reached at that part of the limit, rounded up; split so that no product passes 2^53.
     local percent, odd = string.byte(param, index), limit % 100
     local reached_at = (limit - odd) / 100 * percent + math.ceil(odd * percent / 100)
-    if percent > noted and limit < QUOTA_MOST and new >= reached_at then
+    if percent > noted and limit > 0 and limit < QUOTA_MOST and new >= reached_at then
       noted = percent
       crossed = crossed or {}
       crossed[#crossed + 1] = { start, stop, percent, limit, new }
