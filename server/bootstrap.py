@@ -37,6 +37,7 @@ from server.jobs.epoch_watch import EpochWatch
 from server.jobs.periodic import Periodic
 from server.jobs.policy_reload import reload_policies
 from server.jobs.reaper import Reaper
+from server.jobs.store_clock import StoreClock
 from server.jobs.store_pulse import StorePulse
 from server.jobs.threshold_walk import ThresholdWalk
 from server.jobs.vitals import Census, Signs, Vitals
@@ -331,7 +332,7 @@ async def _connected(
     connection = tracing.connection(url, on_connect=(check, watch.on_connect))
     clock = Clock(lambda: 0)
     wakes, turns = StoreWakes(url), StoreTurns(url)
-    pulse = StorePulse(lambda within_s: connection.call("PING", timeout_s=within_s))
+    pulse = StorePulse(lambda within_s: connection.call("TIME", timeout_s=within_s), StoreClock(metrics))
     guarded = GuardedStore(connection)
     engine = FallbackEngine(
         guarded,

@@ -108,6 +108,9 @@ STORE_TIME: Final = Metric(
     "store_call_seconds", "Time from sending a script to its reply.", ("script",), bounds_us=QUICK_US
 )
 STORE_UP: Final = Metric("store_up", "1 while every process has a store that it may decide by.", across=Across.LEAST)
+CLOCK_STEPS: Final = Metric(
+    "store_clock_steps", "Steps of the store's clock that a process noticed: forward, back.", ("direction",)
+)
 SCRIPT_CALLS: Final = Metric(
     "store_scripts", "Scripts that the store ran for all its clients.", across=Across.MOST, rises=True
 )

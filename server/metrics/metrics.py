@@ -41,6 +41,7 @@ class Metrics:
         self.in_flight: Final = gauge(known.IN_FLIGHT)
         self.store_time: Final = histogram(known.STORE_TIME)
         self.store_up: Final = gauge(known.STORE_UP)
+        self.clock_steps: Final = counter(known.CLOCK_STEPS)
         self.script_calls: Final = gauge(known.SCRIPT_CALLS)
         self.script_time: Final = gauge(known.SCRIPT_TIME)
         self.processes: Final = gauge(known.PROCESSES)

@@ -4,22 +4,29 @@ Each real window admits no more than its limit after a step back, and nobody is 
 A step forward looks like time that passed: one window may be admitted twice, and no more.
 """
 
+import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from time import monotonic
 from typing import Final
 
 import pytest
+from structlog.testing import capture_logs
 
 from server.domain.policy import Policy
 from server.engine.base import Granted
 from server.engine.redis_engine import RedisEngine
+from server.jobs.periodic import Periodic
+from server.jobs.store_clock import StoreClock
+from server.jobs.store_pulse import INTERVAL_S, StorePulse
+from server.metrics.metrics import Metrics
 from tests.conftest import Connect
 from tests.faults.conftest import Figure
 from tests.policies_for_tests import policy, slots, window
 from tests.store_state import broken_rules, snapshot
 from tests.stores import RunningStore, running_store
 from tests.tenants import Clock, Tenant
+from tests.waiting import until
 
 LIBRARY: Final = Path("/usr/lib/x86_64-linux-gnu/faketime/libfaketime.so.1")
 WINDOW_MS: Final = 1500
@@ -106,6 +113,33 @@ async def test_leases_outlive_a_step_back(stepping: Stepping, connect: Connect) 
     assert (await tenant.release("h")).applied
     assert (await tenant.figures())["jobs"].used == 0
     assert broken_rules(snapshot(store)) == []
+
+
+@pytest.mark.parametrize(("step_s", "direction"), [(-STEP_S, "back"), (STEP_S, "forward")], ids=["back", "forward"])
+async def test_a_step_is_noticed_within_a_second_and_once(
+    step_s: int, direction: str, stepping: Stepping, connect: Connect, figure: Figure
+) -> None:
+    store, set_clock = stepping
+    connection = await connect(store)
+    pulse = StorePulse(lambda within_s: connection.call("TIME", timeout_s=within_s), StoreClock(Metrics()))
+    with capture_logs() as told:
+        async with Periodic("pulse", pulse.feel, INTERVAL_S) as periodic:
+            await until(lambda: periodic.succeeded_s_ago is not None, what="a first look at the clock")
+            set_clock(step_s)
+            stepped_at = monotonic()
+            await until(lambda: bool(told), what="the step to be noticed")
+            noticed_s = monotonic() - stepped_at
+            looks = store_calls(store)
+            await until(lambda: store_calls(store) >= looks + 3, what="further looks")
+    assert [(each["event"], each["direction"]) for each in told] == [("store.clock_stepped", direction)]
+    assert abs(told[0]["by_ms"] - step_s * 1000) < 1000
+    figure(f"{step_s:+d} s noticed within {noticed_s:.1f} s")
+
+
+def store_calls(store: RunningStore) -> int:
+    """How often the store was asked for its time."""
+    found = re.search(rb"cmdstat_time:calls=(\d+)", store.command("INFO", "commandstats"))
+    return int(found[1]) if found else 0
 
 
 def store_time_s(store: RunningStore) -> int:

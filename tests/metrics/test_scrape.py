@@ -63,5 +63,5 @@ def test_names_follow_the_rules_of_prometheus() -> None:
 def test_no_label_has_values_from_callers() -> None:
     assert {label for metric in ALL for label in metric.labels} == {
         *("policy", "limit", "meter", "version"),  # from policies
-        *("outcome", "code", "how", "by", "method", "status", "script"),  # from policies and code
+        *("outcome", "code", "direction", "how", "by", "method", "status", "script"),  # from policies and code
     }
