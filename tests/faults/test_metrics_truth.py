@@ -169,7 +169,7 @@ async def chaos(channels: Sequence[aio.Channel], name: str, told: Told, *, lapse
 
 
 async def test_after_chaos_the_metrics_are_what_the_store_has(tmp_path: Path, figure: Figure) -> None:
-    kills, pieces = size(2, 3, 20), size(60, 100, 300)
+    kills, pieces = size(2, 2, 20), size(60, 60, 300)
     metrics = f"127.0.0.1:{free_port()}"
     flags = ("--workers", "2", "--metrics-address", metrics, "--sweep-interval-ms", "200")
     with running_store("--appendonly", "yes", "--appendfsync", "always") as store:
