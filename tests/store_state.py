@@ -5,7 +5,7 @@ Decodes holds and cells by itself instead of asking `server.engine.wire`, so tha
 
 import struct
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Protocol
 
@@ -40,6 +40,9 @@ class Commanded(Protocol):
     def command(self, *words: bytes | str | int) -> Any:  # noqa: ANN401  # whatever the command answers
         """A command's reply."""
 
+    def commands(self, several: Sequence[Sequence[bytes | str | int]]) -> list[Any]:
+        """The replies to several."""
+
 
 Snapshot = dict[bytes, tuple[bytes, object, bool]]
 """Per key: type, content in an order that does not depend on its encoding, whether it has a TTL."""
@@ -65,14 +68,15 @@ READ: Final = {
 def snapshot(store: Commanded) -> Snapshot:
     """Everything in the store, but for what a server writes by itself when it starts."""
     state: Snapshot = {}
-    for key in sorted(store.command("KEYS", "*")):
-        if key.startswith(WALKS):
-            continue
-        kind = store.command("TYPE", key)
-        content = store.command(*(key if word == "{key}" else word for word in READ[kind]))
-        if kind in {b"hash", b"zset"}:
-            content = dict(zip(content[::2], content[1::2], strict=True))
-        state[key] = (kind, content, store.command("PTTL", key) >= 0)
+    names = [key for key in sorted(store.command("KEYS", "*")) if not key.startswith(WALKS)]
+    kinds = store.commands([("TYPE", key) for key in names]) if names else []
+    reads = [[key if word == "{key}" else word for word in READ[kind]] for key, kind in zip(names, kinds, strict=True)]
+    ttls = [("PTTL", key) for key in names]
+    found = store.commands([*reads, *ttls]) if names else []
+    contents = zip(names, kinds, found[: len(names)], found[len(names) :], strict=True)
+    for key, kind, raw, ttl_ms in contents:
+        content = dict(zip(raw[::2], raw[1::2], strict=True)) if kind in {b"hash", b"zset"} else raw
+        state[key] = (kind, content, ttl_ms >= 0)
     return state
 
 

@@ -11,7 +11,7 @@ import signal
 import socket
 import subprocess
 import tempfile
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -68,19 +68,28 @@ class RunningStore:
 
     def command(self, *words: bytes | str | int) -> Any:  # noqa: ANN401  # whatever the command answers
         """Run one command past every client under test; raises `hiredis.ReplyError`."""
+        (reply,) = self.commands([words])
+        return reply
+
+    def commands(self, several: Sequence[Sequence[bytes | str | int]]) -> list[Any]:
+        """Run commands over one connection, sent at once; raises the first `hiredis.ReplyError` among the replies."""
+        replies: list[Any] = []
         with socket.socket(socket.AF_UNIX) as sock:
             sock.settimeout(PATIENCE_S)
             sock.connect(str(self.folder / "store.sock"))
-            sock.sendall(hiredis.pack_command(words))  # type: ignore[arg-type]  # its stub knows one word only
+            sock.sendall(b"".join(hiredis.pack_command(tuple(words)) for words in several))  # type: ignore[arg-type]  # its stub knows one word only
             reader = hiredis.Reader(notEnoughData=Ellipsis)
-            while (reply := reader.gets()) is Ellipsis:
-                data = sock.recv(65536)
-                if not data:
+            while len(replies) < len(several):
+                if (reply := reader.gets()) is not Ellipsis:
+                    replies.append(reply)
+                elif data := sock.recv(65536):
+                    reader.feed(data)
+                else:
                     raise ConnectionResetError("the store hung up")
-                reader.feed(data)
-        if isinstance(reply, hiredis.ReplyError):
-            raise reply
-        return reply
+        for reply in replies:
+            if isinstance(reply, hiredis.ReplyError):
+                raise reply
+        return replies
 
     def kill(self) -> None:
         """End it as a power cut would, without a goodbye."""

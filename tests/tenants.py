@@ -31,7 +31,8 @@ from server.engine.base import (
 )
 
 START_MS: Final = 1_773_144_000_000
-WITHIN_S: Final = 5.0
+WITHIN_S: Final = 60.0
+"""How long a call may take: a busy machine is no reason for a test to fail."""
 EVERYWHERE: Final = {"project": "p 1", "model": "m{1}:/%"}
 """A value for each dimension, with the characters that a key must quote."""
 

@@ -6,6 +6,7 @@ there is the answer.
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import replace
 from time import monotonic
 from typing import Any, Final
 
@@ -314,14 +315,11 @@ class RedisEngine:
                 break
             offset += count
             pairs = [(int(score), raw.decode()) for raw, score in zip(ids[::2], ids[1::2], strict=True)]
-            wanted = [
-                hold_id
-                for score, hold_id in pairs
-                if hold_id not in keys.NO_HOLDS and (score, hold_id) > (lease_end, last_id)
-            ]
+            wanted = [(s, i) for s, i in pairs if i not in keys.NO_HOLDS and (s, i) > (lease_end, last_id)]
             if wanted:
-                raws = await self._plain(within_s, "MGET", *map(tenant.hold, wanted))
-                found += [records.hold_of(i, r) for i, r in zip(wanted, raws, strict=True) if r is not None]
+                raws = await self._plain(within_s, "MGET", *[tenant.hold(hold_id) for _, hold_id in wanted])
+                views = [(score, records.hold_of(i, r)) for (score, i), r in zip(wanted, raws, strict=True) if r]
+                found += [replace(view, lease_ends_at_ms=score) for score, view in views]
         return found[:count]
 
     async def ledger(self, ref: TenantRef, after: int, count: int, within_s: float) -> Sequence[LedgerEntry]:

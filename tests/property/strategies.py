@@ -7,6 +7,8 @@ from hypothesis import strategies as st
 from server.domain.account import Override
 from server.domain.hold import Delivered, Fraction
 from server.domain.limits import Limit
+from server.domain.limits.slots import Queue
+from server.domain.queue import Ticket
 from server.domain.sampling import Page
 from tests.policies_for_tests import HOUR_MS, MINUTE_MS, PLANS, TERMS, balance, count, quota, slots, window
 
@@ -70,6 +72,19 @@ pools: st.SearchStrategy[Limit] = st.builds(
     st.booleans(),
     st.sampled_from([(0, False), (0, False), (9000, False), (MINUTE_MS, True)]),
 )
+lines: st.SearchStrategy[list[Limit]] = st.one_of(
+    st.just([]),
+    st.builds(
+        lambda places, times, measured: [
+            slots("line", places, typical_ms=9000, measured=measured, queue=Queue(times=times, ticket_ms=30_000))
+        ],
+        st.one_of(st.integers(0, 3), st.fixed_dictionaries({plan: st.integers(0, 3) for plan in PLANS})),
+        st.integers(1, 2),
+        st.booleans(),
+    ),
+)
+"""No pool with a queue, or one."""
+tickets = st.sampled_from([Ticket(30_000), Ticket(30_000), Ticket(5000, "ab.1"), Ticket(5000, "cd.2")])
 balances: st.SearchStrategy[Limit] = st.builds(
     lambda meter, shadow, debt: balance(f"b-{meter}", meter, shadow=shadow, debt=debt),
     st.sampled_from(["credits", "tokens"]),

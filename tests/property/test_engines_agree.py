@@ -5,7 +5,7 @@
 
 import asyncio
 from collections import defaultdict
-from collections.abc import Awaitable, Callable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import replace
 from typing import Any, ClassVar, Final
 
@@ -26,10 +26,11 @@ from server.domain.hold import TRANSITIONS, Delivered, HoldView, State
 from server.domain.limits import Balance, Count, Limit, Quota
 from server.domain.operation import Operation, TenantRef
 from server.domain.plan import Plan, bare_form, make_plan, usage_plan, value_of
-from server.domain.sampling import Entry, Page
+from server.domain.queue import QueueTerms, Ticket, queue_terms
+from server.domain.sampling import Entry, Outcome, Page
 from server.engine import keys
-from server.engine.base import AccountWrite, Engine, Extended, Granted, Looked, Refused, Stale, Written
-from server.engine.books import Booking, Target
+from server.engine.base import AccountWrite, Engine, Extended, Found, Granted, Looked, Queued, Refused, Stale, Written
+from server.engine.books import Booked, Booking, Target
 from server.engine.client import StoreConnection
 from server.engine.memory_engine import MemoryEngine
 from server.engine.redis_engine import RedisEngine
@@ -38,7 +39,8 @@ from tests.engine_answers import Fault, answer_of
 from tests.policies_for_tests import HOUR_MS, policy
 from tests.policies_for_tests import TERMS as SHORT_LIVED
 from tests.property import strategies as draw_
-from tests.store_state import Snapshot, balance_of, broken_rules, leaks, snapshot
+from tests.property.reading import any_overdue, balances_in
+from tests.store_state import Snapshot, broken_rules, leaks, snapshot
 from tests.stores import RunningStore
 from tests.tenants import WITHIN_S, Clock
 
@@ -64,11 +66,13 @@ class EnginesAgree(RuleBasedStateMachine):
         super().__init__()
         self.store.command("FLUSHALL")
         self.clock = Clock()
-        self.engines: tuple[Engine, ...] = (
-            MemoryEngine(self.clock, most_cells=MOST_CELLS),
-            RedisEngine(self.connection, clock=self.clock, most_cells=MOST_CELLS),
-        )
+        self.lines: list[Limit] = []
+        """Pools with queues, the same in all policies of a run: a store learns of other terms by the next request."""
         self.policy = policy()
+        self.engines: tuple[Engine, ...] = (
+            MemoryEngine(self.clock, most_cells=MOST_CELLS, queues=self.queues),
+            RedisEngine(self.connection, clock=self.clock, most_cells=MOST_CELLS, queues=self.queues),
+        )
         self.accounts: dict[str, list[Account]] = {name: [Account(plan="free")] for name in draw_.TENANTS}
         self.last: Ask | None = None
         self.overdue = False
@@ -82,8 +86,8 @@ class EnginesAgree(RuleBasedStateMachine):
     # asking both
 
     def ask(self, ask: Ask, *, repeatable: bool = True) -> Any:  # noqa: ANN401  # whatever the engines answer
-        """The one answer of both engines; an error is an answer, too."""
-        before = snapshot(self.store)
+        """The one answer of both engines; an error is one, too. Turns that only new terms bring are made before."""
+        before = self.with_turns_made()
         model, scripts = (self.loop.run_until_complete(answer_of(ask(engine))) for engine in self.engines)
         assert model == scripts
         was_overdue = any_overdue(before, self.clock())
@@ -92,6 +96,19 @@ class EnginesAgree(RuleBasedStateMachine):
         self.overdue = False
         self.last = ask if repeatable else None
         return model
+
+    def with_turns_made(self) -> Snapshot:
+        """The store, once those who wait have the turns that are due by now."""
+        state = snapshot(self.store)
+        if not any(key.endswith(b"}:pools") for key in state):
+            return state
+        for name in draw_.TENANTS:
+            for engine in self.engines:
+                self.loop.run_until_complete(engine.queues.see_to(self.ref(name), WITHIN_S))
+        return snapshot(self.store)
+
+    def queues(self, ref: TenantRef, account: Account | None, now_ms: int) -> QueueTerms:
+        return queue_terms(self.policy, ref, account, now_ms)
 
     def ref(self, name: str) -> TenantRef:
         return TenantRef("lab", name)
@@ -105,13 +122,14 @@ class EnginesAgree(RuleBasedStateMachine):
 
     # rules
 
-    @initialize(limits=draw_.limits)
-    def first_policy(self, limits: list[Limit]) -> None:
-        self.policy = policy(*limits, terms=TERMS)
+    @initialize(limits=draw_.limits, lines=draw_.lines)
+    def first_policy(self, limits: list[Limit], lines: list[Limit]) -> None:
+        self.lines = lines
+        self.policy = policy(*limits, *lines, terms=TERMS)
 
     @rule(limits=draw_.limits)
     def another_policy(self, limits: list[Limit]) -> None:
-        self.policy = policy(*limits, terms=TERMS)
+        self.policy = policy(*limits, *self.lines, terms=TERMS)
         self.last = None
 
     @precondition(lambda self: self.instants < MOST_INSTANTS)
@@ -137,6 +155,7 @@ class EnginesAgree(RuleBasedStateMachine):
         amounts=draw_.amounts,
         named=st.sampled_from([True, True, True, False]),
         version=st.sampled_from([-1, -1, -1, -2]),
+        ticket=draw_.tickets,
     )
     def reserve(  # noqa: PLR0913, PLR0917  # drawn one by one
         self,
@@ -146,11 +165,13 @@ class EnginesAgree(RuleBasedStateMachine):
         amounts: Mapping[str, int],
         named: bool,  # noqa: FBT001  # drawn
         version: int,
+        ticket: Ticket,
     ) -> None:
         plan = self.plan(name, scope, amounts, hold_id, version=version)
         hold_id = hold_id if named or plan.leaves_hold else ""
-        answer = self.ask(lambda engine: engine.reserve(plan, hold_id, WITHIN_S), repeatable=bool(hold_id))
-        if not isinstance(answer, Granted):
+        kept = None if plan.shape.queue is None else ticket
+        answer = self.ask(lambda engine: engine.reserve(plan, hold_id, WITHIN_S, kept), repeatable=bool(hold_id))
+        if not isinstance(answer, Granted | Queued):
             return
         checks = list(zip(plan.checks, answer.looks, strict=True))
         for check, look in checks:
@@ -162,6 +183,23 @@ class EnginesAgree(RuleBasedStateMachine):
                 for check, look in checks
                 if isinstance(check.limit, Balance) and check.settles and look.fits
             ]
+
+    @precondition(lambda self: self.lines)
+    @rule(name=draw_.tenant_names, hold_id=draw_.hold_ids, ticket=st.one_of(st.none(), draw_.tickets))
+    def take_turn(self, name: str, hold_id: str, ticket: Ticket | None) -> None:
+        plan = self.plan(name, draw_.SCOPES[0], {}, hold_id)
+        self.ask(lambda engine: engine.queues.ticket(plan, hold_id, ticket, WITHIN_S), repeatable=False)
+
+    @precondition(lambda self: self.lines)
+    @rule(name=draw_.tenant_names, hold_id=draw_.hold_ids, ticket=draw_.tickets)
+    def leave(self, name: str, hold_id: str, ticket: Ticket) -> None:
+        self.ask(lambda engine: engine.queues.leave(self.ref(name), hold_id, ticket.owner or "ab.1", WITHIN_S))
+
+    @precondition(lambda self: self.lines)
+    @rule(name=draw_.tenant_names, hold_ids=st.lists(draw_.hold_ids, min_size=1, max_size=3, unique=True))
+    def renew_tickets(self, name: str, hold_ids: list[str]) -> None:
+        cells = self.policy.queue_cells
+        self.ask(lambda engine: engine.queues.renew(self.ref(name), cells, hold_ids, 5000, WITHIN_S))
 
     @rule(name=draw_.tenant_names, hold_id=draw_.hold_ids, delivered=draw_.delivered, final=st.booleans())
     def settle(
@@ -207,7 +245,9 @@ class EnginesAgree(RuleBasedStateMachine):
         places = tuple(range(len(targets)))
         entries = tuple((Entry(page, key, at, number, 2), places, until_ms) for page, key, at, number in samples)
         booking = Booking(account.version, tuple(targets), entries)
-        self.ask(lambda engine: engine.books.record(self.ref(name), booking, WITHIN_S))
+        answer = self.ask(lambda engine: engine.books.record(self.ref(name), booking, WITHIN_S))
+        if isinstance(answer, Booked) and Outcome.TOO_LONG in answer.outcomes:
+            self.last = None  # what does not fit is a new question when it comes again
 
     @rule(name=draw_.tenant_names, allocation=st.sampled_from((*draw_.NAMES, *draw_.HOLD_IDS)), data=st.data())
     def give_back(self, name: str, allocation: str, data: st.DataObject) -> None:
@@ -242,7 +282,7 @@ class EnginesAgree(RuleBasedStateMachine):
         amounts: Mapping[str, int],
         version: int,
     ) -> None:
-        hold = self.found(name, hold_id)
+        hold = self.all_found([(name, hold_id)])[name, hold_id]
         reserved = {meter: totals.reserved for meter, totals in hold.meters.items()} if hold is not None else {}
         plan = self.plan(name, scope, amounts, version=version)
         answer = self.ask(lambda engine: engine.extend(self.ref(name), hold_id, used, plan, WITHIN_S))
@@ -306,28 +346,30 @@ class EnginesAgree(RuleBasedStateMachine):
     def the_same_message_again(self, times: int) -> None:
         """One delivery or several: the same state."""
         assert self.last is not None
-        before = snapshot(self.store)
+        before = self.with_turns_made()
         for _ in range(times):
             self.ask(self.last)
             assert snapshot(self.store) == before
 
     # invariants
 
-    def found(self, name: str, hold_id: str) -> HoldView | None:
-        """The hold, as both engines know it."""
-        model, scripts = (
-            self.loop.run_until_complete(engine.find(self.ref(name), hold_id, WITHIN_S)) for engine in self.engines
-        )
+    def all_found(self, names: list[tuple[str, str]]) -> dict[tuple[str, str], HoldView | None]:
+        """These holds, as both engines know them."""
+
+        async def find(engine: Engine) -> list[Found]:
+            asked = [engine.find(self.ref(name), hold_id, WITHIN_S) for name, hold_id in names]
+            return list(await asyncio.gather(*asked))
+
+        model, scripts = (self.loop.run_until_complete(find(engine)) for engine in self.engines)
         assert model == scripts
-        hold: HoldView | None = model.hold
-        return hold
+        return {name: known.hold for name, known in zip(names, model, strict=True)}
 
     @invariant()
     def the_store_keeps_its_rules(self) -> None:
         """Holds are equal and end once; live holds, due entries and cells tell the same; no unit is lost."""
         state = snapshot(self.store)
         assert broken_rules(state) == []
-        holds = {(name, hold_id): self.found(name, hold_id) for name in draw_.TENANTS for hold_id in draw_.HOLD_IDS}
+        holds = self.all_found([(name, hold_id) for name in draw_.TENANTS for hold_id in draw_.HOLD_IDS])
         for key, hold in holds.items():
             self.must_be_a_move(key, hold)
         self.must_conserve_money(state, holds)
@@ -386,31 +428,7 @@ class EnginesAgree(RuleBasedStateMachine):
         assert leaks(snapshot(self.store)) == []
 
 
-def any_overdue(state: Snapshot, now_ms: int) -> bool:
-    """Whether the next operation has leases to end first."""
-    return any(
-        int(score) <= now_ms
-        for key, (_, content, _) in state.items()
-        if key.endswith(b":due")
-        for score in content.values()  # type: ignore[attr-defined]  # a sorted set is a dict
-    )
-
-
-def balances_in(state: Snapshot) -> Iterator[tuple[str, str, dict[str, int]]]:
-    """Each balance with its tenant's name and its cell."""
-    names = {replace_quotes(name): name for name in draw_.TENANTS}
-    for key, (_, content, _) in state.items():
-        if key.endswith(b":cells"):
-            tenant = names[key.removeprefix(b"hg:{lab/").removesuffix(b"}:cells").decode()]
-            for field, raw in content.items():  # type: ignore[attr-defined]  # a hash is a dict
-                if field.startswith(b"b-"):
-                    yield tenant, field.decode(), balance_of(raw)
-
-
-def replace_quotes(name: str) -> str:
-    return name.replace("{", "%7B").replace("}", "%7D").replace("/", "%2F")
-
-
+@pytest.mark.timeout(600)  # half a minute on a quiet core; with a failure to cut down, minutes
 @pytest.mark.parametrize("store_name", REAL_STORES[:2])
 def test_scripts_and_model_agree(
     store_name: str, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch

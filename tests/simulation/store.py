@@ -67,6 +67,10 @@ class SimulatedStore:
         """A plain command's reply."""
         return _python(self._call(*(word.encode() if isinstance(word, str) else word for word in words)))
 
+    def commands(self, several: Sequence[Sequence[Word]]) -> list[Reply]:
+        """The replies to several plain commands."""
+        return [self.command(*words) for words in several]
+
     def changes(self) -> Iterator[Change]:
         """What the last script or command changed."""
         flat = self._changes()

@@ -19,7 +19,7 @@ from tests.simulation.world import World
 SEED: Final = 1 if os.environ.get("CI") else secrets.randbelow(10**9)
 EPISODES: Final = 60
 TWIN_EPISODES: Final = 20
-MOST_EPISODES_FOR_A_MUTANT: Final = 600
+MOST_EPISODES_FOR_A_MUTANT: Final = 1000
 
 
 def test_no_invariant_is_broken_whatever_gets_lost_doubled_or_late() -> None:

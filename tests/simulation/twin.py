@@ -56,6 +56,10 @@ class TwinStore:
         """Asked of the simulated one: in what the two have, they are compared at the end."""
         return self._simulated.command(*words)
 
+    def commands(self, several: Sequence[Sequence[Word]]) -> list[Reply]:
+        """As above."""
+        return self._simulated.commands(several)
+
     def changes(self) -> Iterable[Change]:
         """What the last script changed."""
         return self._simulated.changes()

@@ -44,7 +44,7 @@ from tests.store_state import broken_rules, leaks, snapshot
 from tests.tenants import START_MS, WITHIN_S, Refills
 
 PAST_ALL_MS: Final = 1000 * 24 * HOUR_MS
-CALL_S: Final = 0.001
+CALL_S: Final = 0.012
 """What a call takes, so that whoever asks for ever runs out of time."""
 REMEMBERED: Final = 30
 """Messages that may arrive again."""
@@ -122,6 +122,9 @@ class Store(Protocol):
 
     def command(self, *words: Word) -> Reply:
         """A plain command's reply."""
+
+    def commands(self, several: Sequence[Sequence[Word]]) -> list[Reply]:
+        """The replies to several plain commands."""
 
     def changes(self) -> Iterable[Change]:
         """What the last script changed."""
