@@ -1,5 +1,5 @@
-"""A plugin of pytest for `make faults`: tells of each promise's test as it ends, its time and its figure. In a quick run
-it takes a sample of the cases where a test has many.
+"""A plugin of pytest for `make faults`: tells of each promise's test as it ends, its time and its figure. A quick run
+takes a sample of the cases where a test has many.
 """
 
 import os
