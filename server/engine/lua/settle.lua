@@ -31,13 +31,12 @@ end
 if state == RELEASED or state == LEFT then
   return { 5, now, raw }
 end
--- Where it is missing from the due set, no reap ends it.
-local waits = state == QUEUED or state == PROMOTED
-local due = (waits or (state == ACTIVE and hold[2] + hold[3] <= now)) and redis.call('ZSCORE', KEYS[3], id)
-if due and (not waits or tonumber(due) <= now) then
+-- What is overdue may bring the turn of one that waits. Where a hold is missing from the due set, no reap ends it.
+if state == QUEUED or state == PROMOTED then
+  local due = redis.call('HGET', KEYS[1], 'due')
+  return due and tonumber(due) <= now and { 4, now } or { 5, now, raw }
+elseif state == ACTIVE and hold[2] + hold[3] <= now and redis.call('ZSCORE', KEYS[3], id) then
   return { 4, now }
-elseif waits then
-  return { 5, now, raw }
 end
 
 local named = {}
