@@ -7,7 +7,7 @@ let in at once as end in the time that a call may take. The others are turned aw
 """
 
 import asyncio
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from math import inf
 from time import monotonic
@@ -19,11 +19,8 @@ from grpc import StatusCode
 from server.metrics.metrics import Metrics
 
 BEAT_S: Final = 0.01
-LOOK_S: Final = 0.1
-"""For so long, the calls in work are counted before the limit is looked at."""
-
-FEWEST_BEATS: Final = 3
-"""So often they are counted at least: on a busy event loop, beats are far between."""
+BEATS: Final = 10
+"""The calls in work are counted so often before the limit is looked at."""
 
 TARGET_S: Final = 0.02
 """How much longer than without a line a call may take."""
@@ -58,8 +55,6 @@ class Load:
         self._seen: list[int] = []
         self._since_s = 0.0
         self._done_before = 0
-        self._turned_away = 0
-        self._due_s = self._late_s = 0.0
 
     @property
     def is_full(self) -> bool:
@@ -68,7 +63,6 @@ class Load:
 
     def turn_away(self, path: str) -> None:
         """Counts a call of this method, `/package.Service/Method`, that is not let in: no layer around it ever will."""
-        self._turned_away += 1
         method = path[1:]
         self._metrics.turned_away.add(method)
         self._metrics.calls.add(method, StatusCode.UNAVAILABLE.name)
@@ -82,25 +76,19 @@ class Load:
         finally:
             self.active += 1
 
-    def look(
-        self, seen: Sequence[int], ended: int, elapsed_s: float, turned_away: int = 0, late_s: float = 0.0
-    ) -> None:
-        """Follows some time in which these numbers of calls were seen in work, so many ended, and so many were turned
-        away; `late_s` is how long the event loop lets wait what comes in.
-        """
-        # Without a limit, a line that was gone in between was a burst. With one, it is gone again and again.
-        stands = sum(seen) / len(seen) if turned_away else min(seen)
+    def look(self, seen: list[int], ended: int, elapsed_s: float) -> None:
+        """Follows some time in which these numbers of calls were seen in work, and so many ended."""
         if ended >= _ENOUGH and sum(seen) >= len(seen):
             per_s = ended / elapsed_s
-            takes_s = sum(seen) / len(seen) / per_s + late_s
+            takes_s = sum(seen) / len(seen) / per_s
             self._without_line_s = min(self._without_line_s * FORGET, takes_s)
             allowed_s = self._without_line_s + TARGET_S
-            if takes_s > allowed_s and stands > FEWEST:
-                self.limit = min(max(int(per_s * (allowed_s - late_s)), FEWEST), self.limit)
+            if takes_s > allowed_s and min(seen) > FEWEST:
+                self.limit = min(max(int(per_s * allowed_s), FEWEST), self.limit)
                 return
         if self.limit < MOST:
-            # What was turned away comes again at once, so that the limit comes near again in small steps.
-            grown = self.limit * 9 // 8 if turned_away else self.limit * 2
+            # Where the line was gone in between there was a burst, and the next one may be larger.
+            grown = self.limit * 2 if min(seen) < FEWEST // 4 else self.limit * 9 // 8
             self.limit = min(grown, MOST)
 
     async def __aenter__(self) -> Self:
@@ -115,22 +103,12 @@ class Load:
 
     def _begin(self) -> None:
         self._seen, self._since_s, self._done_before = [], monotonic(), self.done
-        self._late_s = 0.0
-        self._wait()
-
-    def _wait(self) -> None:
-        self._due_s = monotonic() + BEAT_S
         self._timer = asyncio.get_running_loop().call_later(BEAT_S, self._beat)
 
     def _beat(self) -> None:
-        now_s = monotonic()
         self._seen.append(self.active)
-        self._late_s += now_s - self._due_s
-        elapsed_s = now_s - self._since_s
-        if elapsed_s < LOOK_S or len(self._seen) < FEWEST_BEATS:
-            self._wait()
+        if len(self._seen) < BEATS:
+            self._timer = asyncio.get_running_loop().call_later(BEAT_S, self._beat)
             return
-        turned_away, self._turned_away = self._turned_away, 0
-        late_s = self._late_s / len(self._seen)
-        self.look(self._seen, self.done - self._done_before, elapsed_s, turned_away, late_s)
+        self.look(self._seen, self.done - self._done_before, monotonic() - self._since_s)
         self._begin()

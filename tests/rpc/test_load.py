@@ -16,7 +16,7 @@ from server.bootstrap import running
 from server.metrics.catalogue import TURNED_AWAY
 from server.metrics.metrics import Metrics
 from server.rpc import load as load_module
-from server.rpc.load import FEWEST, LOOK_S, MOST, TARGET_S, Load
+from server.rpc.load import BEATS, FEWEST, MOST, TARGET_S, Load
 from server.settings import Transport
 from tests.metrics.scraping import scraped
 from tests.rpc.conftest import MakeSettings
@@ -28,13 +28,13 @@ from tests.rpc.transport.raw import RawClient
 from tests.waiting import until
 
 PER_S: Final = 20_000
-BEATS: Final = 10
+LOOK_S: Final = 0.1
 
 
-def looks(load: Load, active: int, per_s: int = PER_S, times: int = 1, *, turned_away: int = 0) -> None:
+def looks(load: Load, active: int, per_s: int = PER_S, times: int = 1) -> None:
     """So many calls in work all the time, of which so many end in a second."""
     for _ in range(times):
-        load.look([active] * BEATS, int(per_s * LOOK_S), LOOK_S, turned_away)
+        load.look([active] * BEATS, int(per_s * LOOK_S), LOOK_S)
 
 
 def test_as_many_as_a_busy_process_has_in_work_are_always_let_in() -> None:
@@ -59,32 +59,6 @@ def test_once_the_line_is_gone_more_are_let_in_again() -> None:
     looks(load, 1000)
     looks(load, 20, times=30)
     assert load.limit == MOST
-
-
-def test_while_calls_are_turned_away_more_are_let_in_step_by_step() -> None:
-    """They would come in all at once, and be the next line."""
-    load = Load()
-    looks(load, 5)
-    looks(load, 1000)
-    before = load.limit
-    looks(load, 20, turned_away=1)
-    assert before < load.limit < before * 1.2
-
-
-def test_a_line_that_comes_and_goes_behind_a_limit_still_stands() -> None:
-    load = Load()
-    looks(load, 5)
-    looks(load, 1000)
-    load.look([1000, 0] * 5, int(PER_S * LOOK_S), LOOK_S, turned_away=1)
-    assert load.limit == pytest.approx(PER_S * (TARGET_S + 5 / PER_S), rel=0.01)
-
-
-def test_time_that_calls_wait_for_the_event_loop_counts() -> None:
-    load = Load()
-    looks(load, 100)
-    assert load.limit == MOST
-    load.look([100] * BEATS, int(PER_S * LOOK_S), LOOK_S, late_s=0.05)
-    assert load.limit == FEWEST
 
 
 def test_a_burst_that_has_passed_turns_nobody_away() -> None:

@@ -53,7 +53,13 @@ def collector() -> Iterator[Collector]:
 @pytest.fixture(params=["asgi", "grpcio"])
 def traced(request: pytest.FixtureRequest, make_settings: MakeSettings, collector: Collector) -> Settings:
     """Settings of a server that traces what its callers trace, on each transport."""
-    return make_settings(transport=request.param, store="embedded", otlp_endpoint=collector.url, trace_rate=0)
+    return make_settings(
+        transport=request.param,
+        store="embedded",
+        store_timeout_ms=10_000,
+        otlp_endpoint=collector.url,
+        trace_rate=0,
+    )
 
 
 @asynccontextmanager

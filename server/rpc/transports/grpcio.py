@@ -6,7 +6,7 @@ from typing import Final, cast
 import grpc
 from grpc import aio
 
-from server.rpc.load import MOST, Load
+from server.rpc.load import Load
 from server.rpc.transports.base import MAX_CONCURRENT_CALLS, MAX_REQUEST_BYTES, ListenError, Route
 from server.rpc.transports.grpcio_methods import Methods
 from server.rpc.transports.tls import TlsContent, TlsError, TlsFiles
@@ -20,10 +20,6 @@ OPTIONS: Final = (
     # A client that vanished without a word is noticed after these two, and its calls are cancelled.
     ("grpc.keepalive_time_ms", 60_000),
     ("grpc.keepalive_timeout_ms", 20_000),
-    # How many calls of one method may wait to be handed to Python, which takes one at a time: beyond the first number
-    # some are cut off, beyond the second all. Nobody can look at that line; left alone, it is up to 3000 long.
-    ("grpc.server.max_pending_requests", 768),
-    ("grpc.server.max_pending_requests_hard_limit", MOST),
 )
 
 
