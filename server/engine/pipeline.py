@@ -104,6 +104,7 @@ class Pipeline(asyncio.Protocol):
         self._reader = hiredis.Reader(replyError=error_from_reply, notEnoughData=_NO_REPLY_YET)
         self._line: deque[_Entry] = deque()
         self._unsent: list[bytes] = []
+        self._in_full: dict[bytes, asyncio.Future[Reply]] = {}
         self._full = False
         self._timer: asyncio.TimerHandle | None = None
         self._timer_at = inf
@@ -122,7 +123,8 @@ class Pipeline(asyncio.Protocol):
     ) -> asyncio.Future[Reply]:
         """Put one call into the line; it leaves at the end of this turn of the event loop.
 
-        With a script, `words` is an EVALSHA that is repeated as EVAL when the store does not know the script.
+        With a script, `words` is an EVALSHA that is repeated when the store does not know the script: as EVAL, or
+        behind another call's EVAL, so that a store that forgot it gets its text once and not from all who wait.
         """
         future: asyncio.Future[Reply] = self._loop.create_future()
         if self.lost or self._full or len(self._line) >= self._max_in_flight:
@@ -242,7 +244,11 @@ class Pipeline(asyncio.Protocol):
     def _failed(self, entry: _Entry, error: StoreError) -> None:
         future, deadline, timeout_s, words, script, heard = entry
         if error.reason == "noscript" and script is not None:
-            self._enqueue((future, deadline, timeout_s, (b"EVAL", script.source, *words[2:]), None, heard))
+            first = self._in_full.get(script.sha)
+            if first is None or first.done():  # who comes behind it in the line finds the script known
+                self._in_full[script.sha] = future
+                words, script = (b"EVAL", script.source, *words[2:]), None
+            self._enqueue((future, deadline, timeout_s, words, script, heard))
         else:
             future.set_exception(error)
 

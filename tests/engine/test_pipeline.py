@@ -85,6 +85,21 @@ async def test_an_unknown_script_is_sent_once_more_in_full(pipeline: Pipeline, w
     assert len(wire.writes) == 2
 
 
+async def test_of_calls_for_a_forgotten_script_one_brings_its_text(pipeline: Pipeline, wire: Wire) -> None:
+    """Again when the store forgets it again."""
+    calls = [pipeline.send(("EVALSHA", SCRIPT.sha, 0, number), 1.0, SCRIPT) for number in range(3)]
+    await turn()
+    pipeline.data_received(b"-NOSCRIPT No matching script.\r\n" * 3)
+    await turn()
+    behind = [encoded("EVALSHA", SCRIPT.sha, 0, number) for number in (1, 2)]
+    assert b"".join(wire.writes[1:]) == encoded("EVAL", SCRIPT.source, 0, 0) + b"".join(behind)
+    pipeline.data_received(b":0\r\n:1\r\n-NOSCRIPT Forgotten again.\r\n")
+    await turn()
+    assert wire.writes[-1] == encoded("EVAL", SCRIPT.source, 0, 2)
+    pipeline.data_received(b":2\r\n")
+    assert [await call for call in calls] == [0, 1, 2]
+
+
 async def test_a_call_given_up_before_noscript_is_not_sent_again(pipeline: Pipeline, wire: Wire) -> None:
     call = pipeline.send(("EVALSHA", SCRIPT.sha, 0), 1.0, SCRIPT)
     await turn()

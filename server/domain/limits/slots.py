@@ -99,7 +99,7 @@ class SlotsCell:
         assert check.queue is not None
         wait_ms = 0
         if check.amount and (queued or used + check.amount > check.cap):
-            wait_ms = QUEUES if queued < check.queue.depth else self.typical_ms(check.limit)
+            wait_ms = QUEUES if queued < check.queue.depth else max(self.typical_ms(check.limit), 1)
             if check.amount > check.cap:
                 wait_ms = -1
         return QueueLook(check.cap, used, used, -1, wait_ms, queued, check.queue.depth)
@@ -111,10 +111,10 @@ class SlotsCell:
 
     def _drain_ms(self, limit: Limit, now_ms: int) -> int:
         """When the oldest job ends, if it takes as long as is usual; -1 where that is not known."""
-        typical_ms = self.typical_ms(limit)
-        if not typical_ms:
+        assert isinstance(limit, Slots)
+        if not limit.typical_ms:
             return -1
-        return max(min([now_ms, *self.starts]) + typical_ms - now_ms, 1)
+        return max(min([now_ms, *self.starts]) + self.typical_ms(limit) - now_ms, 1)
 
     def follow(self, now_ms: int) -> None:
         """Nothing: time changes nothing here."""

@@ -237,7 +237,7 @@ local function queued_check(plan, field, rows, row, raw, now, amount, take, cap,
     elseif waiting < depth then
       return all, waiting, QUEUES, nil, all + amount <= cap
     end
-    return all, waiting, measured == 1 and jobs >= JOBS_ENOUGH and mean or typical
+    return all, waiting, math.max(measured == 1 and jobs >= JOBS_ENOUGH and mean or typical, 1)
   elseif not take then
     return all, waiting, 0
   end
