@@ -3,7 +3,7 @@ known by which it could be given.
 """
 
 from collections.abc import Callable, Sequence
-from typing import Final, Protocol
+from typing import Any, Final, Protocol
 
 import msgpack
 
@@ -16,6 +16,9 @@ from tests.simulation.books import Violation
 from tests.store_state import StoredHold, held_in
 
 PROMOTED: Final = 8
+
+FREE_AT: Final = {("reserve", 6): 4, ("ticket", 1): 6}
+"""Where replies by which somebody waits say that a place is free nevertheless."""
 
 
 class Commanded(Protocol):
@@ -39,15 +42,21 @@ class Lines:
         self._clock = clock
         self._lines: dict[str, list[tuple[float, str, bytes]]] = {name: [] for name in TENANTS}
         """Of each tenant, by arrival: arrival, cell, hold."""
+        self._left_to_reap: set[str] = set()
+        """Tenants of whom a script said that there are turns to make: whoever asked it reaps, unless it dies before."""
 
     def owes_turns(self, name: str) -> bool:
-        """Whether places may be free whose turn only new terms can tell."""
+        """Whether somebody may have a turn from now on: something is overdue, or only new terms can tell."""
         tenant = tenant_keys(TenantRef("lab", name))
-        return bool(self._lines[name]) and not self._terms_are_current(tenant)
+        return bool(self._lines[name]) and (not self._terms_are_current(tenant) or self._is_overdue(tenant))
 
-    def check(self, name: str) -> None:
+    def check(self, name: str, script: str, reply: Sequence[Any]) -> None:
         """Looks at a tenant's queues after a script."""
         tenant = tenant_keys(TenantRef("lab", name))
+        if (script, reply[0]) in FREE_AT and reply[FREE_AT[script, reply[0]]]:
+            self._left_to_reap.add(name)
+        elif script == "reap" and not reply[0]:
+            self._left_to_reap.discard(name)
         before, now = self._lines[name], self._read(tenant)
         self._lines[name] = now
         if not before and not now:
@@ -55,7 +64,7 @@ class Lines:
         terms = self._terms(name)
         self._arrivals_follow(before, now)
         turns = self._turns_made(tenant, terms, before, now)
-        self._places_are_kept(tenant, terms, now, turns)
+        self._places_are_kept(tenant, terms, now, turns, may_idle=name in self._left_to_reap)
 
     def _read(self, tenant: TenantKeys) -> list[tuple[float, str, bytes]]:
         found = []
@@ -100,6 +109,8 @@ class Lines:
         terms: QueueTerms,
         now: Sequence[tuple[float, str, bytes]],
         turns: Sequence[tuple[str, bytes]],
+        *,
+        may_idle: bool,
     ) -> None:
         """Nobody is given a place that there is not, and none is free while somebody waits for it."""
         for cap, cells in terms.groups:
@@ -109,7 +120,9 @@ class Lines:
             if taken > cap and any(cell in cells for cell, _ in turns):
                 raise Violation(f"{turns} have got places of {cells}: {taken} of {cap} are taken")
             waiting = [hold_id for _, cell, hold_id in now if cell in cells]
-            if waiting and taken < cap and self._terms_are_current(tenant) and not self._is_overdue(tenant):
+            if may_idle or not waiting or taken >= cap:
+                continue
+            if self._terms_are_current(tenant) and not self._is_overdue(tenant):
                 raise Violation(f"{waiting} wait, and {taken} of {cap} places of {cells} are taken")
 
     def _state(self, tenant: TenantKeys, hold_id: bytes) -> int:

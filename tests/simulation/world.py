@@ -147,6 +147,7 @@ class World:
         self._books = Books()
         self._windows: dict[tuple[str, str, tuple[str, ...]], deque[tuple[int, int]]] = {}
         self._half_reaped: set[str] = set()
+        self._makes_turns = False
         clock = (lambda: 0) if store.takes_time else self.now_ms
         refills, queues, looks = self._refills, self._refills.queues, self._refills.looks
         self._servers = [
@@ -335,14 +336,18 @@ class World:
         elif call.script == talk.asked.script and reply[0] != OVERDUE:
             self._decided(talk, reply)
         if self._lines is not None:
-            self._lines.check(tenant)
+            self._lines.check(tenant, call.script, reply)
         return reply
 
     def _make_turns(self, tenant: str) -> None:
-        """The model makes turns at any call; a script only where the terms of the queues are those of now."""
+        """The model makes turns at any call; a script only where the terms of the queues are those of now, and where it
+        minds what is overdue. A turn counts from when it is made.
+        """
         assert self._lines is not None
-        if self._lines.owes_turns(tenant):
+        if self._lines.owes_turns(tenant) and not self._makes_turns:
+            self._makes_turns = True
             self.ask_plainly(SeeTo(tenant))
+            self._makes_turns = False
 
     def _reaped(self, key: bytes, reply: Sequence[Any]) -> None:
         if self._model is None:
