@@ -172,6 +172,15 @@ async def test_a_ticket_that_is_asked_for_lasts_and_a_silent_one_lapses_at_its_i
     assert await state(lab, "w-0") is State.LEFT
 
 
+async def test_whoever_takes_a_ticket_over_for_a_shorter_time_lapses_as_soon(tenant: Tenants) -> None:
+    lab = await full(tenant, waiting=1)
+    brief = Ticket(5000, "ab.1")
+    assert isinstance(await lab.engine.queues.ticket(lab.plan("w-0"), "w-0", brief, WITHIN_S), Queued)
+    lab.clock.advance(brief.lasts_ms)
+    await lab.engine.sweep()
+    assert await state(lab, "w-0") is State.LEFT
+
+
 @pytest.mark.parametrize("waits", [State.QUEUED, State.PROMOTED, State.LEFT])
 async def test_what_does_not_run_cannot_be_settled_or_extended(waits: State, tenant: Tenants) -> None:
     lab = await full(tenant, waiting=1)

@@ -95,11 +95,6 @@ MUTANTS: Final = {
     "a turn is given where there is no place": ("reap", "math.min(#heads, cap - taken)", "math.min(#heads, cap)"),
     "a turn begins before its request did": ("reap", "math.max(now - hold[2], 0)", "now - hold[2]"),
     "who gives up stays in line": ("release", "redis.call('ZREM', queue_key(leaves), id)", "local _ = id"),
-    "a shorter ticket is noticed late": (
-        "ticket",
-        "local first_due = not standing",
-        "local first_due = false and standing",
-    ),
     "who comes back to the line stands at its end": (
         "ticket",
         "redis.call('ZADD', KEYS[3], 'XX', ends, id)",
