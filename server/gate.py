@@ -32,6 +32,7 @@ from server.domain.errors import (
     StoreUnavailableError,
 )
 from server.domain.hold import WAITING, Delivered, HoldView
+from server.domain.limit_value import Source, value_in
 from server.domain.limits import Gate, Kind
 from server.domain.operation import (
     Operation,
@@ -41,16 +42,7 @@ from server.domain.operation import (
     text_violations,
     unknown,
 )
-from server.domain.plan import (
-    ALWAYS_COUNTED,
-    Plan,
-    Source,
-    account_or_default,
-    make_plan,
-    terms_of,
-    usage_plan,
-    value_of,
-)
+from server.domain.plan import ALWAYS_COUNTED, Plan, account_or_default, make_plan, terms_of, usage_plan
 from server.domain.policy import Policy
 from server.domain.pricing import price
 from server.domain.queue import Ticket
@@ -329,7 +321,7 @@ class QuotaGate:
                 for limit in policy.limits
                 if not account.flags.get(limit.unless)
                 and (
-                    (value := value_of(limit, account, found.now_ms)).value is not None
+                    (value := value_in(policy, limit, account, found.now_ms)).value is not None
                     or limit.kind in {*ALWAYS_COUNTED, Kind.GATE}
                 )
             ),

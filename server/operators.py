@@ -10,9 +10,10 @@ from server.accounting import Accounting, fingerprint, page_of
 from server.domain.account import Account
 from server.domain.act import Act, AuditLine, Deed, Word
 from server.domain.errors import AccountChangedError, FieldViolation, InvalidRequestError
+from server.domain.limit_value import value_of
 from server.domain.limits import Balance, Kind, Limit, Quota, Window
 from server.domain.operation import TenantRef, text_violations, unknown
-from server.domain.plan import CheckForm, account_or_default, bare_form, terms_of, value_of
+from server.domain.plan import CheckForm, account_or_default, bare_form, terms_of
 from server.domain.policy import Policy
 from server.domain.units import MAX_AMOUNT
 from server.engine.base import Engine

@@ -8,9 +8,10 @@ import pytest
 from server.domain.act import Act, Deed
 from server.domain.errors import IdReusedError
 from server.domain.ledger import Cause
+from server.domain.limit_value import value_of
 from server.domain.limits import Balance, Limit
 from server.domain.limits.balance import GrantSource
-from server.domain.plan import CheckForm, bare_form, terms_of, value_of
+from server.domain.plan import CheckForm, bare_form, terms_of
 from server.domain.policy import Policy
 from server.domain.units import MAX_AMOUNT
 from server.engine.base import AccountWrite
