@@ -83,7 +83,7 @@ class QuotaGate:
         self._why_untrusted = trusted
         self._accounts: OrderedDict[TenantRef, Account | None] = OrderedDict()
         self._forms = Forms()
-        self.waiting = Waiting(engine.queues)
+        self.waiting = Waiting(engine.queues, lambda: policies.loaded_at_s)
         self._last_seen_ms = 0
 
     def resolve(self, ref: TenantRef, *, every: bool = False) -> tuple[Policy, TenantRef]:
