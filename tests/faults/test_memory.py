@@ -11,7 +11,7 @@ from quota.v1 import quota_service_pb2 as quota
 from quota.v1.decision_pb2 import OUTCOME_GRANTED
 from quota.v1.quota_service_pb2_grpc import QuotaServiceStub
 
-from tests.faults.conftest import Figure
+from tests.conftest import Figure
 from tests.faults.sizes import size
 from tests.rpc.processes import ServerProcess
 from tests.stores import RunningStore, running_store
