@@ -36,6 +36,9 @@ APPLIES: Final[Mapping[str, Callable[[Sequence[Any]], bool]]] = {
 }
 """Per script, whether a reply says that something was changed; what is not named here changes nothing."""
 
+TAKE_NOTHING: Final = frozenset({"settle", "release", "deallocate", "reap", "reset", "trim"})
+"""Scripts that may still find something of a tenant that is being deleted, and change it before it goes."""
+
 _HEADS: Final = {b"v", b"due"}
 
 
@@ -70,6 +73,8 @@ class _Tenant:
     due: dict[bytes, int] = field(default_factory=dict)
     held: dict[tuple[int, bytes], int] = field(default_factory=lambda: defaultdict(int))
     """By kind and field, what live holds have taken."""
+    is_closed: bool = False
+    """Whether it is being deleted."""
 
 
 class Books:
@@ -101,14 +106,32 @@ class Books:
             if b"/" in prefix:
                 by_tenant[prefix].append((kind, rest, name, was))
         for prefix, own in by_tenant.items():
-            self._book(self._tenants[prefix], prefix, script, own, units)
+            tenant = self._tenants[prefix]
+            if not tenant.is_closed:
+                self._book(tenant, prefix, script, own, units)
+            elif script not in TAKE_NOTHING:
+                raise Violation(f"{script} changed {own} of a tenant that is being deleted")
+
+    def close(self, prefix: bytes, left: Callable[[bytes], bool]) -> None:
+        """The deletion of a tenant begins, and ends its open holds; `left` tells whether a key is there."""
+        tenant = self._tenants[prefix]
+        open_ones = [hold_id for hold_id, hold in tenant.holds.items() if hold.record.state in LIVE]
+        kept = [hold_id for hold_id in open_ones if left(prefix + b"}:h:" + hold_id)]
+        if kept or left(prefix + b"}:due"):
+            raise Violation(f"the deletion of {prefix!r} begins with open holds: {kept}")
+        tenant.is_closed = True
+
+    def forget(self, prefix: bytes) -> None:
+        """A tenant is gone: who comes under its name is new."""
+        self._tenants[prefix] = _Tenant()
+        self._values = {place: value for place, value in self._values.items() if not place[0].startswith(prefix + b"}")}
 
     def _forget(self, key: bytes) -> None:
         """A record's time is over."""
         self._values[key, b""] = None
         prefix, _, rest = key.partition(b"}:")
         hold = self._tenants[prefix].holds.pop(rest.removeprefix(b"h:"), None)
-        if hold is not None and hold.record.state in LIVE:
+        if hold is not None and hold.record.state in LIVE and not self._tenants[prefix].is_closed:
             raise Violation(f"{key!r} was open, and is gone")
 
     def _book(

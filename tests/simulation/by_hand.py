@@ -1,4 +1,4 @@
-"""What operators do in the simulation: resets, adjustments, and a look at the trail that they leave."""
+"""What operators do in the simulation: resets, adjustments, deletions, and a look at the trail that they leave."""
 
 from dataclasses import dataclass
 from typing import Any, Self
@@ -7,7 +7,8 @@ from server.domain.act import Act, Deed
 from server.domain.limit_value import value_of
 from server.domain.limits import Balance, Limit, Quota, Window
 from server.domain.plan import CheckForm, bare_form, terms_of
-from server.engine.hands import Adjustment, Reset
+from server.engine.base import Engine
+from server.engine.hands import Adjustment, Deletion, Reset
 from tests.simulation.asked import MOST_READ, SCOPES, Ask, Asked, Drawn, Facts
 from tests.tenants import WITHIN_S
 
@@ -82,6 +83,30 @@ class AdjustByHand(Asked):
         mark = f"{limit.cell} {form.scope} {self.units} {sets}".encode()
         adjustment = Adjustment(form, version, self.units, sets)
         return lambda engine: engine.hands.adjust(self.ref, adjustment, act, mark, WITHIN_S)
+
+
+@dataclass(frozen=True)
+class DeleteTenant(Asked):
+    """Everything of the tenant goes, in as many calls as that takes."""
+
+    forced: bool
+
+    @classmethod
+    def draw(cls, drawn: Drawn) -> Self:
+        return cls(drawn.tenant(), drawn.random.random() < 0.7)
+
+    def question(self, facts: Facts) -> Ask:
+        act = Act(Deed.DELETE, "ops", "drawn")
+
+        async def delete(engine: Engine) -> Deletion:
+            steps, place = list[Deletion](), ""
+            while not steps or place:
+                step = await engine.hands.delete(self.ref, act, forced=self.forced, place=place, within_s=WITHIN_S)
+                steps.append(step)
+                place = step.place
+            return Deletion(any(step.applied for step in steps), sum(step.holds for step in steps), 0, "")
+
+        return delete
 
 
 @dataclass(frozen=True)

@@ -78,11 +78,13 @@ class Renew(Asked):
 
 @dataclass(frozen=True)
 class SeeTo(Asked):
-    """What is due at a tenant is done, and free places go to those who wait."""
+    """What is due at a tenant is done, and free places go to those who wait; `afresh` by the policy as it is now."""
+
+    afresh: bool = False
 
     @classmethod
     def draw(cls, drawn: Drawn) -> Self:
-        return cls(drawn.tenant())
+        return cls(drawn.tenant(), drawn.random.random() < 0.5)
 
     def question(self, facts: Facts) -> Ask:
-        return lambda engine: engine.queues.see_to(self.ref, WITHIN_S)
+        return lambda engine: engine.queues.see_to(self.ref, WITHIN_S, afresh=self.afresh)

@@ -24,7 +24,7 @@ from server.domain.units import FOREVER_MS
 from server.engine.base import AccountWrite, Engine
 from tests.policies_for_tests import HOUR_MS, MINUTE_MS
 from tests.simulation.asked import MOST_READ, MOST_UNITS, SCOPES, Ask, Asked, Drawn, Facts, Named
-from tests.simulation.by_hand import AdjustByHand, ReadTrail, ResetByHand
+from tests.simulation.by_hand import AdjustByHand, DeleteTenant, ReadTrail, ResetByHand
 from tests.simulation.lines import Leave, Renew, SeeTo, TakeTurn
 from tests.simulation.samples import RecordUse
 from tests.tenants import WITHIN_S
@@ -392,6 +392,7 @@ OPERATIONS: Final[Mapping[type[Asked], int]] = {
     Trim: 1,
     ResetByHand: 2,
     AdjustByHand: 3,
+    DeleteTenant: 1,
     ReadTrail: 1,
     ListHolds: 1,
     Find: 1,

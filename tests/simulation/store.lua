@@ -329,6 +329,26 @@ function command.DEL(key)
   return entry and 1 or 0
 end
 
+command.UNLINK = command.DEL
+
+-- As SCAN with a pattern that is a prefix: what is there all the while is found once, a few keys at a time.
+local SCANNED, cursors = 3, {}
+function command.SCAN(cursor, _, pattern)
+  local prefix, after = string.gsub(string.sub(pattern, 1, -2), '\\(.)', '%1'), cursors[tonumber(cursor)] or ''
+  local names, found = command.KEYS(), {}
+  table.sort(names)
+  for _, key in ipairs(names) do
+    if key > after and string.sub(key, 1, #prefix) == prefix then
+      if #found == SCANNED then
+        cursors[#cursors + 1] = found[SCANNED]
+        return { tostring(#cursors), found }
+      end
+      found[#found + 1] = key
+    end
+  end
+  return { '0', found }
+end
+
 function command.EXISTS(key)
   return find(key) and 1 or 0
 end
@@ -417,7 +437,7 @@ local function set_time(to_ms, counts)
 end
 
 local function flush()
-  keys, expires, changed = {}, {}, 0
+  keys, expires, changed, cursors = {}, {}, 0, {}
 end
 
 return {

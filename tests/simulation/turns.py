@@ -50,6 +50,11 @@ class Lines:
         tenant = tenant_keys(TenantRef("lab", name))
         return bool(self._lines[name]) and (not self._terms_are_current(tenant) or self._is_overdue(tenant))
 
+    def forget(self, name: str) -> None:
+        """A tenant is deleted, and with it who waits for it."""
+        self._lines[name] = []
+        self._left_to_reap.discard(name)
+
     def check(self, name: str, script: str, reply: Sequence[Any]) -> None:
         """Looks at a tenant's queues after a script."""
         tenant = tenant_keys(TenantRef("lab", name))

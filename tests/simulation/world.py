@@ -23,7 +23,8 @@ from tests.engine_answers import Fault, answer_of
 from tests.policies_for_tests import HOUR_MS
 from tests.simulation.asked import SCOPES, TENANTS, Ask, Asked
 from tests.simulation.books import Books, Violation
-from tests.simulation.by_hand import ReadTrail, ResetByHand
+from tests.simulation.by_hand import DeleteTenant, ReadTrail, ResetByHand
+from tests.simulation.deletions import Deletions
 from tests.simulation.episodes import SERVERS, Again, Begin, Clock, Crash, Episode, Fate, GoOn, Reload, Step
 from tests.simulation.lines import SeeTo
 from tests.simulation.loop import StillLoop
@@ -147,6 +148,7 @@ class World:
         self._books = Books()
         self._windows: dict[tuple[str, str, tuple[str, ...]], deque[tuple[int, int]]] = {}
         self._half_reaped: set[str] = set()
+        self._deletions = Deletions(store, self._books)
         self._makes_turns = False
         clock = (lambda: 0) if store.takes_time else self.now_ms
         refills, queues, looks = self._refills, self._refills.queues, self._refills.looks
@@ -181,6 +183,8 @@ class World:
             self.steps += 1
         for talk in list(self._talks):
             self._go_on(talk)
+        for name in sorted(self._deletions.closed):
+            self.ask_plainly(DeleteTenant(name, forced=False))
         self._look_at_everything()
         self._must_keep_rules()
         self._pass_time(PAST_ALL_MS)
@@ -214,13 +218,13 @@ class World:
         match step:
             case Begin(asked, server, calls):
                 self._past.append(asked)
-                self._go_on(self._begin(asked, server), calls)
+                self._ask(asked, server, calls)
             case GoOn(which, fate):
                 if self._talks:
                     self._meet(self._talks[which % len(self._talks)], fate)
             case Again(back, server):
                 if self._past:
-                    self._go_on(self._begin(self._past[-1 - back % len(self._past)], server))
+                    self._ask(self._past[-1 - back % len(self._past)], server)
             case Crash(server, made):
                 self._crash(server, made=made)
             case Clock(by_ms):
@@ -229,6 +233,15 @@ class World:
                 self._catch_up()
                 self.policy = self.episode.policies[which % len(self.episode.policies)]
                 self._refills.policy = self.policy
+
+    def _ask(self, asked: Asked, server: int, calls: int = 1_000_000) -> None:
+        """Begins an operation, and makes some of its calls. The model deletes at once, so nothing comes between."""
+        if isinstance(asked, DeleteTenant) and self._model is not None:
+            for talk in list(self._talks):
+                self._go_on(talk)
+            self._catch_up()
+            calls = 1_000_000
+        self._go_on(self._begin(asked, server), calls)
 
     def _begin(self, asked: Asked, server: int) -> _Talk:
         talk = _Talk(asked, server, asked.question(self))
@@ -325,6 +338,8 @@ class World:
         if call.script == talk.asked.script and call.script in {"trim", "find", "deallocate", "record"}:
             self._catch_up()  # they alone decide while something is overdue
         tenant = tenant_of(call.keys[0].removeprefix(b"hg:{").partition(b"}:")[0]).tenant
+        if call.script == "delete":
+            return self._deleting(tenant, call)
         if self._model is not None and self._lines is not None and call.script != "reap":
             self._make_turns(tenant)
         reply = self.store.run(call.script, call.keys, call.words)
@@ -335,8 +350,20 @@ class World:
             self._reaped(call.keys[0], reply)
         elif call.script == talk.asked.script and reply[0] != OVERDUE:
             self._decided(talk, reply)
-        if self._lines is not None:
+        if self._lines is not None and tenant not in self._deletions.closed:
             self._lines.check(tenant, call.script, reply)
+        return reply
+
+    def _deleting(self, name: str, call: _Call) -> Reply:
+        """A step of a deletion, which begins with what is known of the tenant."""
+        reply = self.store.run(call.script, call.keys, call.words)
+        changed = any(True for _ in self.store.changes())
+        if self._deletions.look_at(name, call.keys[0], call.words[0], reply, changed=changed):
+            self._half_reaped.discard(name)
+            self._accounts[name] = [Account(plan="free")]
+            self._windows = {key: log for key, log in self._windows.items() if key[0] != name}
+            if self._lines is not None:
+                self._lines.forget(name)
         return reply
 
     def _make_turns(self, tenant: str) -> None:
