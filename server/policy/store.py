@@ -95,6 +95,8 @@ def policy_files(paths: Sequence[Path]) -> tuple[Path, ...]:
     """The files that `paths` stand for; raises PolicyRejectedError for a directory without policies."""
     files: list[Path] = []
     for path in paths:
+        if not path.exists():
+            raise PolicyRejectedError(f"{path}: there is no such file or folder; name files of policies, or folders")
         found = sorted(path.glob("*.yaml")) if path.is_dir() else [path]
         if not found:
             raise PolicyRejectedError(f"{path}: the directory has no *.yaml file")
