@@ -110,7 +110,7 @@ class Metering:
         found = await self._engine.find(ref, "", _left_s(ends_at_s))
         account, now_ms = found.account, found.now_ms
         for _ in range(PLANNING_ROUNDS):
-            placing = _Placing(policy, account_or_default(policy, ref, account), now_ms)
+            placing = _Placing(policy, account_or_default(policy, ref, account, now_ms), now_ms)
             results: dict[int, Result] = {}
             placed: list[Placed] = []
             for index, sample in step:

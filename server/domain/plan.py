@@ -270,7 +270,7 @@ def value_of(limit: Limit, account: Account, now_ms: int) -> Value:
     return Value(limit.values.of(account.plan), source, from_ms=from_ms)
 
 
-def account_or_default(policy: Policy, ref: TenantRef, account: Account | None, now_ms: int = 0) -> Account:
+def account_or_default(policy: Policy, ref: TenantRef, account: Account | None, now_ms: int) -> Account:
     """The tenant's account, or the policy's default plan for a tenant without one; on its tier where there are any."""
     if account is None:
         if policy.default_plan is None:
