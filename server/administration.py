@@ -37,7 +37,6 @@ from server.notices import Notices
 from server.operators import Operators, account_act, reason_violations
 from server.policy.store import PolicyStore
 
-
 _PLACE: Final = re.compile(r"([0-9]{1,16})/(.*)", re.ASCII | re.DOTALL)
 """How tokens of ListHolds are written: a lease's end, and a hold."""
 
