@@ -96,8 +96,8 @@ class Settings(BaseSettings):
     redis_url: str = Field("", repr=False, description="Redis or Valkey to use, as redis://user:password@host:port/db")
     data_dir: Path = Field(
         Path(".holdgate"),
-        description="folder of the embedded store, and of the file by which the server knows any store again; it must be "
-        "writable",
+        description="folder of the embedded store, and of the file by which the server knows any store again; it must "
+        "be writable",
     )
     fsync: Fsync = Field(
         Fsync.EVERYSEC,
