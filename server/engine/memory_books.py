@@ -62,7 +62,7 @@ class MemoryBooks:
         checks, tenant.limits_ms = self._looks(ref, tenant.account, now_ms, list(tenant.cells))
         for check in checks:
             target = Target(check, over=False)
-            if _cell_of(tenant, target).cycles:
+            if _cell_of(tenant, target).known(_start(target)) is not None:  # where nothing was used, nothing is found
                 _book(tenant, target, 0, now_ms)
 
     def _must_have_room(self, ref: TenantRef, tenant: Tenant, booking: Booking, touched: set[int]) -> None:

@@ -1,8 +1,9 @@
 """The Lua scripts: assembled from files and their includes, once, with the digest that EVALSHA wants.
 
 A line `--@include name` stands for `lua/include/name.lua`; a file that several need stands once, where it is first
-asked for. A line `local NAME, OTHER = 1, 'text'` names constants: the store gets their values in place of the names,
-since a local that functions share costs the script time at every call.
+asked for. A line `local NAME, OTHER = 1, 'text'` names constants, and `local NAME = string.sub(KEYS[…` what stands in a
+key: the store gets what they stand for in place of the names, since a local that functions share costs the script time
+at every call, and so does a function.
 """
 
 import re
@@ -15,6 +16,7 @@ from typing import Final
 LUA: Final = Path(__file__).parent / "lua"
 INCLUDE: Final = "--@include "
 CONSTANTS: Final = re.compile(r"^local ([A-Z][A-Z0-9_]*(?:, [A-Z][A-Z0-9_]*)*) = ([-'>:\w, ]+)$", re.MULTILINE)
+NAMES_IN_KEYS: Final = re.compile(r"^local ([A-Z][A-Z0-9_]*) = (string\.sub\(KEYS\b.*)$", re.MULTILINE)
 SCRIPT_NAMES: Final = (
     "reserve",
     "settle",
@@ -80,10 +82,11 @@ def inline_constants(text: str) -> str:
     values: dict[str, str] = {}
     for names, literals in CONSTANTS.findall(text):
         values |= zip(names.split(", "), literals.split(", "), strict=True)
+    values |= {name: f"({expression})" for name, expression in NAMES_IN_KEYS.findall(text)}
     if not values:
         return text
     named = re.compile(rf"\b({'|'.join(values)})\b")
-    return named.sub(lambda found: values[found[0]], CONSTANTS.sub("", text))
+    return named.sub(lambda found: values[found[0]], NAMES_IN_KEYS.sub("", CONSTANTS.sub("", text)))
 
 
 @cache

@@ -6,13 +6,14 @@ from typing import Final
 
 from server.domain.account import Account, Override, TierOverride
 from server.domain.allowances import next_change_ms
-from server.domain.operation import TenantRef
+from server.domain.operation import Operation, TenantRef
+from server.domain.plan import usage_plan
 from server.domain.policy import Policy
 from server.domain.tiers import Tiers
 from server.domain.units import FOREVER_MS
-from server.engine.base import AccountWrite
+from server.engine.base import AccountWrite, Cycles
 from tests.policies_for_tests import HOUR_MS, policy, quota
-from tests.tenants import WITHIN_S, Tenant
+from tests.tenants import EVERYWHERE, WITHIN_S, Tenant
 
 Tenants = Callable[[Policy], Tenant]
 
@@ -131,6 +132,18 @@ async def test_a_lowered_policy_is_found_by_a_look(tenant: Tenants) -> None:
     await lab.engine.books.note_thresholds(TenantRef("lab", "nobody"), WITHIN_S)
     await lab.engine.books.note_thresholds(lab.ref, WITHIN_S)
     assert await told(lab) == [("frames", 80, 50)]
+
+
+async def test_a_look_opens_no_cycle(tenant: Tenants) -> None:
+    """Where nothing was used nothing is reached, and a cycle that nobody asked anything of is none."""
+    lab = tenant(ALLOWANCE)
+    await use(lab, "h1", 40)
+    lab.clock.advance(40 * 24 * HOUR_MS)
+    await lab.engine.books.note_thresholds(lab.ref, WITHIN_S)
+    operation = Operation(ref=lab.ref, action="", scope=EVERYWHERE)
+    answer = await lab.engine.cycles(usage_plan(lab.policy, operation, lab.account, lab.clock()), WITHIN_S)
+    assert isinstance(answer, Cycles)
+    assert [cycle.within for cycle in answer.cycles[0]] == [40]
 
 
 def test_what_no_threshold_watches_is_not_due() -> None:

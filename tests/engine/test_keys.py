@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from server.domain.operation import TenantRef
 from server.domain.plan import CheckForm
 from server.engine import keys
-from server.engine.scripts import LUA
+from server.engine.scripts import LUA, inline_constants
 from tests.policies_for_tests import slots, window
 from tests.stores import RunningStore
 
@@ -122,8 +122,10 @@ def test_an_index_key_is_in_its_slot(slot: int, cluster: RunningStore) -> None:
 def test_scripts_build_the_same_keys(ref: TenantRef, hold_id: str, valkey: RunningStore) -> None:
     tenant = keys.tenant_keys(ref)
     include = (LUA / "include" / "keys.lua").read_text()
-    source = include + "return { tenant_key('h:' .. ARGV[1]), tenant_key('w:' .. ARGV[2]), tenant_key('w:') }"
+    built = "tenant_key('h:' .. ARGV[1]), tenant_key('w:' .. ARGV[2]), tenant_key('w:'), NOTED_KEY, MEMBER"
+    source = inline_constants(include + f"return {{ {built} }}")
 
-    built = valkey.command("EVAL", source, 1, tenant.cells, hold_id, "project=p")
+    found = valkey.command("EVAL", source, 4, tenant.cells, "-", "-", tenant.due_index, hold_id, "project=p")
 
-    assert built == [tenant.hold(hold_id), tenant.windows("project=p"), tenant.windows("")]
+    holds_and_windows = [tenant.hold(hold_id), tenant.windows("project=p"), tenant.windows("")]
+    assert found == [*holds_and_windows, tenant.noted, tenant.member]

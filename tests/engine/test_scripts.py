@@ -97,6 +97,12 @@ def test_a_constant_may_be_a_text() -> None:
     assert inline_constants(text) == "\nreturn struct.unpack('>I7I6', raw, 13)\n"
 
 
+def test_what_is_named_in_a_key_is_worked_out_where_it_is_wanted() -> None:
+    text = "local SLOT = string.sub(KEYS[4], 1, -4) .. 'x'\nreturn SLOT\n"
+
+    assert inline_constants(text) == "\nreturn (string.sub(KEYS[4], 1, -4) .. 'x')\n"
+
+
 def test_a_constants_name_inside_another_name_is_untouched() -> None:
     text = "local ROW, ROW_SIZE = 3, 6\nreturn ROW_SIZE + ROW + ROWS + MY_ROW + row + t.ROW_1\n"
 
@@ -116,6 +122,7 @@ def test_a_constant_counts_wherever_its_line_stands() -> None:
         "local lower = 1\nreturn lower\n",
         "local Mixed = 1\nreturn Mixed\n",
         "local COMPUTED = size(2)\nreturn COMPUTED\n",
+        "local ARGUMENT = string.sub(ARGV[1], 2)\nreturn ARGUMENT\n",
         "  local INNER = 1\n  return INNER\n",
         "local UNSET\nreturn UNSET\n",
     ],

@@ -51,7 +51,7 @@ def apply(  # noqa: PLR0911  # an answer each
             if kind != "open":
                 return state, "unknown" if kind == "none" else "unfit"
             known[hold_id] = ("settled", used)
-            available += units - used
+            available += units - min(used, units + available)  # what nobody has is delivered, and not collected
             answer = ("settled", True)
         case ("release", hold_id):
             kind, units = known.get(hold_id, ("none", 0))

@@ -12,7 +12,7 @@ import hiredis
 import pytest
 
 from server.engine.client import StoreConnection
-from server.engine.scripts import assemble
+from server.engine.scripts import script
 from tests.lua.scenes import AMOUNTS, OPERATIONS, REAP, SCRIPT_OF, TENANT, Capture, Scene, capture
 from tests.policies_for_tests import balance, policy, slots, window
 from tests.store_state import snapshot
@@ -73,7 +73,7 @@ POOLS: Final = Call("GET", TENANT.prefix + b"pools")
 
 def wrapped(name: str, *, failing: int = 0, tracing: bool = False) -> str:
     """A script whose n-th `redis.call` fails, or which answers the calls that it made instead of its reply."""
-    first, _, body = assemble(name).partition("\n")
+    first, _, body = script(name).source.decode().partition("\n")
     call = f"""
 local trace, count, real = {{}}, 0, redis.call
 local redis = {{ call = function(...)

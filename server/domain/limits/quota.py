@@ -234,13 +234,14 @@ class QuotaCell:
     cycles: list[CycleUse] = field(default_factory=list)
     crossed: list[Crossing] = field(default_factory=list)
 
-    def _known(self, start_ms: int) -> CycleUse | None:
+    def known(self, start_ms: int) -> CycleUse | None:
+        """The cycle that begins then; None where nothing was asked of it."""
         return next((cycle for cycle in self.cycles if cycle.terms.start_ms == start_ms), None)
 
     def _seen(self, check: Check, now_ms: int) -> CycleUse:
         """The check's cycle as it would be under the check's terms; the cell is not changed."""
         assert check.terms is not None
-        known = self._known(check.terms.start_ms)
+        known = self.known(check.terms.start_ms)
         seen = CycleUse(check.terms, check.cap) if known is None else replace(known)
         seen.renew(check.terms, check.cap, now_ms)
         return seen
@@ -264,7 +265,7 @@ class QuotaCell:
         """Holds units in the cycle of now, which a first take opens."""
         cycle = self._seen(check, now_ms)
         cycle.held += check.take
-        known = self._known(cycle.terms.start_ms)
+        known = self.known(cycle.terms.start_ms)
         if known is not None:
             self.cycles[self.cycles.index(known)] = cycle
         else:
@@ -282,7 +283,7 @@ class QuotaCell:
         """Charges what was reported, in full, to the cycle that the hold was taken in; nothing is uncollected."""
         assert isinstance(limit, Quota)
         before, after = change.share(taken, change.before), change.share(taken, change.after)
-        cycle = self._known(taken.cycle_ms) or self.cycles[-1]
+        cycle = self.known(taken.cycle_ms) or self.cycles[-1]
         own = max(taken.amount - before, 0) if change.live else 0
         cycle.held -= min(after - before, own) if change.ending is Ending.REPORT else own
         if after > before:
@@ -292,19 +293,19 @@ class QuotaCell:
 
     def used_in(self, start_ms: int) -> int:
         """Units used and held in the cycle that began there."""
-        cycle = self._known(start_ms)
+        cycle = self.known(start_ms)
         return cycle.used + cycle.held if cycle is not None else 0
 
     def settled_in(self, start_ms: int) -> int:
         """Units used in the cycle that began there."""
-        cycle = self._known(start_ms)
+        cycle = self.known(start_ms)
         return cycle.used if cycle is not None else 0
 
     def forget(self, start_ms: int) -> int:
         """Counts nothing as used in the cycle that began there, and arms its thresholds again; how much that was. What
         is held stays held.
         """
-        cycle = self._known(start_ms)
+        cycle = self.known(start_ms)
         if cycle is None:
             return 0
         used = cycle.used
@@ -317,9 +318,9 @@ class QuotaCell:
         """
         assert check.terms is not None
         assert isinstance(check.limit, Quota)
-        if not (over and self._known(check.terms.start_ms)):
+        if not (over and self.known(check.terms.start_ms)):
             self.take(check._replace(take=0), now_ms)
-        cycle = self._known(check.terms.start_ms) or self.cycles[-1]
+        cycle = self.known(check.terms.start_ms) or self.cycles[-1]
         if units < 0:
             cycle.take_back(-units)
         elif units:
@@ -330,7 +331,7 @@ class QuotaCell:
         """Adds use that happened elsewhere to the check's cycle; what it crosses, the next settle notes."""
         assert check.terms is not None
         self.take(check._replace(take=0), now_ms)
-        cycle = self._known(check.terms.start_ms)
+        cycle = self.known(check.terms.start_ms)
         if cycle is not None and used:
             cycle.charge(used, now_ms, now_ms)
 

@@ -206,7 +206,7 @@ local before = redis.call('ZSCORE', KEYS[3], GRANTS_DUE)
 local limits_before = redis.call('ZSCORE', KEYS[3], LIMITS_DUE)
 redis.call('ZSCORE', KEYS[4], member)
 if falls then
-  look_at_notes()
+  notes_kept().look()
 end
 
 if replaces then
@@ -243,7 +243,7 @@ if write_id ~= '' then
 end
 write_ledger(entries)
 if falls then
-  write_crossings(falls, now)
+  notes_kept().write(falls, now)
 end
 if acted_ms then
   write_act(ARGV[2], acted_ms, now, '', '')

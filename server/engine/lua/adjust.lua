@@ -84,7 +84,7 @@ else
   end
 end
 if crossings then
-  look_at_notes()
+  notes_kept().look()
 end
 local acted_ms = last_act()
 
@@ -92,7 +92,7 @@ redis.call('HSET', KEYS[1], field, new)
 redis.call('HSET', KEYS[6], write_id, fingerprint .. cmsgpack.pack(before, after))
 write_ledger(entries)
 if crossings then
-  write_crossings(crossings, now)
+  notes_kept().write(crossings, now)
 end
 write_act(ARGV[2], acted_ms, now, string.format('%.0f', before), string.format('%.0f', after))
 return { 1, now, before, after }

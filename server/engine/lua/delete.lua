@@ -22,8 +22,8 @@ local args = { cmsgpack.unpack(ARGV[1]) }
 local now, phase, forced, remains, ended = clock(args[1]), unpack(args, 2, 5)
 local head = redis.call('HMGET', KEYS[1], 'v', 'due')
 local gone = account_version(head[1]) == GONE
-redis.call('ZSCORE', KEYS[4], member_name())
-redis.call('ZCARD', noted_key())
+redis.call('ZSCORE', KEYS[4], MEMBER)
+redis.call('ZCARD', NOTED_KEY)
 
 if phase > 0 and not gone then
   return { 0, now }
@@ -34,8 +34,8 @@ elseif phase == 1 then
   end
   return { 1, now, removed }
 elseif phase == 2 then
-  redis.call('ZREM', KEYS[4], member_name())
-  redis.call('ZREM', noted_key(), member_name())
+  redis.call('ZREM', KEYS[4], MEMBER)
+  redis.call('ZREM', NOTED_KEY, MEMBER)
   for _, name in ipairs({ 'acct', 'ids', 'grants', 'ledger', 'trimmed', 'due', 'alloc', 'note', 'told', 'pools' }) do
     redis.call('UNLINK', tenant_key(name))
   end
@@ -69,7 +69,7 @@ local acted_ms = last_act()
 
 redis.call('HSET', KEYS[1], 'v', string.format('%.0f', GONE))
 redis.call('HDEL', KEYS[1], 'due')
-redis.call('ZREM', KEYS[4], member_name())
+redis.call('ZREM', KEYS[4], MEMBER)
 for _, id in ipairs(holds) do
   redis.call('UNLINK', tenant_key('h:' .. id))
 end

@@ -146,10 +146,10 @@ local set, crossings, opened = {}, nil, 0
 for index = 1, #cells do
   local field, cap, terms, param, over = unpack(cells[index], 1, 5)
   local raw = read[HEADS + index]
-  if is_touched[index] or (again_ms and raw) then
+  local known = raw and select(2, quota_place(raw, (struct.unpack('>I6', param))))
+  if is_touched[index] or (again_ms and known) then -- where nothing was used, a look finds nothing
     opened = opened + (raw and 0 or 1)
-    local start = struct.unpack('>I6', param)
-    if over == 0 or not raw or not select(2, quota_place(raw, start)) then
+    if over == 0 or not known then
       raw = select(4, quota_check(raw, now, 0, 0, cap, terms))
     end
     local units = math.max(added[index], -sums[index])
@@ -168,11 +168,11 @@ if opened > 0 and redis.call('HLEN', KEYS[1]) - heads + opened > most then
   return { 5, now }
 end
 if crossings then
-  look_at_notes()
+  notes_kept().look()
 end
 if again_ms then
   redis.call('ZSCORE', KEYS[3], LIMITS_DUE)
-  redis.call('ZSCORE', KEYS[4], member_name())
+  redis.call('ZSCORE', KEYS[4], MEMBER)
 end
 
 if again_ms and again_ms < NEVER then
@@ -180,7 +180,7 @@ if again_ms and again_ms < NEVER then
   redis.call('ZADD', KEYS[3], due, LIMITS_DUE)
   if again_ms < (tonumber(read[2]) or NEVER) then
     set[#set + 1], set[#set + 2] = 'due', due
-    redis.call('ZADD', KEYS[4], due, member_name())
+    redis.call('ZADD', KEYS[4], due, MEMBER)
   end
 elseif again_ms then
   redis.call('ZREM', KEYS[3], LIMITS_DUE)
@@ -196,6 +196,6 @@ for index, page in ipairs(pages) do
   end
 end
 if crossings then
-  write_crossings(crossings, now)
+  notes_kept().write(crossings, now)
 end
 return { 1, now, table.concat(outcomes) }

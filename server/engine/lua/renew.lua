@@ -9,7 +9,7 @@ Reply  {1, now, next due, ids} ids: those whose turn has come, or who have left;
 Writes due, cells.due, index.
 Example {1, 1773144000000, 1773144005000, {'r-7'}} ]]
 --@include clock
---@include pool
+--@include keys
 
 local args = { cmsgpack.unpack(ARGV[1]) }
 local now, member, first = clock(args[1]), args[3], 5 + args[4]
@@ -19,7 +19,7 @@ if due and tonumber(due) <= now then
 end
 local waits = {}
 for cell = 5, first - 1 do
-  local arrivals = redis.call('ZMSCORE', queue_key(args[cell]), unpack(args, first))
+  local arrivals = redis.call('ZMSCORE', tenant_key('q:' .. args[cell]), unpack(args, first))
   for index = 1, #arrivals do
     waits[index] = waits[index] or arrivals[index]
   end

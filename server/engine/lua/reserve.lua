@@ -107,7 +107,7 @@ if plan.queued then
   pool, terms = asked[2], asked[3]
   state, lease_end, lease_in = QUEUED, now + asked[1], 0
   for index = 4, #asked do
-    local last = redis.call('ZRANGE', queue_key(asked[index]), -1, -1, 'WITHSCORES')
+    local last = redis.call('ZRANGE', tenant_key('q:' .. asked[index]), -1, -1, 'WITHSCORES')
     arrival = math.max(arrival, (tonumber(last[2]) or 0) + 1)
   end
 end
@@ -130,7 +130,7 @@ if first_due then
 end
 write_all(plan, sets, renews, moves)
 if plan.queued then
-  redis.call('ZADD', queue_key(pool), string.format('%.0f', arrival), id)
+  redis.call('ZADD', tenant_key('q:' .. pool), string.format('%.0f', arrival), id)
   redis.call('SET', tenant_key('pools'), terms)
   return { 6, now, figures, plan.queued + 1, plan.free and 1 or 0 }
 end

@@ -9,7 +9,7 @@ Example {1} ]]
 --@include notes
 
 local before, id = cmsgpack.unpack(ARGV[1])
-local told, notes, index = tenant_key('told'), tenant_key('note'), noted_key()
+local told, notes, index = tenant_key('told'), tenant_key('note'), NOTED_KEY
 local cursor = redis.call('GET', told) or ''
 local following = redis.call('XRANGE', notes, '(' .. id, '+', 'COUNT', 1)[1]
 redis.call('ZCARD', index)
@@ -19,8 +19,8 @@ end
 redis.call('SET', told, id)
 if following then
   -- An entry's id begins with when it was made.
-  redis.call('ZADD', index, string.match(following[1], '^%d+'), member_name())
+  redis.call('ZADD', index, string.match(following[1], '^%d+'), MEMBER)
 else
-  redis.call('ZREM', index, member_name())
+  redis.call('ZREM', index, MEMBER)
 end
 return { 1 }

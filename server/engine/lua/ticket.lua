@@ -49,7 +49,7 @@ if hold[1] == PROMOTED then
 end
 
 -- Its position: all who came before it to the queues that share its pool's places.
-local field, joined, arrival = hold[take + 3], 0, redis.call('ZSCORE', queue_key(hold[take + 3]), id)
+local field, joined, arrival = hold[take + 3], 0, redis.call('ZSCORE', tenant_key('q:' .. hold[take + 3]), id)
 local first_field = SCOPES + 3 + plan[SCOPES] * SCOPE_SIZE
 local position, own = 1, nil
 for check = 1, plan[STANDING] do
@@ -64,7 +64,7 @@ elseif not own then
   return { 7, now, raw }
 end
 for other = 0, joined do
-  local queue = queue_key(plan[own - other])
+  local queue = tenant_key('q:' .. plan[own - other])
   position = position + redis.call('ZCOUNT', queue, '-inf', '(' .. arrival)
 end
 if kept == '' then
@@ -74,12 +74,12 @@ end
 local due = now + struct.unpack('>I4', kept, TICKET_AT)
 local first_due = not standing[2] or due < tonumber(standing[2])
 if first_due then
-  redis.call('ZSCORE', KEYS[4], member_name())
+  redis.call('ZSCORE', KEYS[4], MEMBER)
 end
 local ends = string.format('%.0f', due)
 redis.call('ZADD', KEYS[3], 'XX', ends, id)
 if first_due then
-  redis.call('ZADD', KEYS[4], ends, member_name())
+  redis.call('ZADD', KEYS[4], ends, MEMBER)
   redis.call('HSET', KEYS[1], 'due', ends)
 end
 if hold[take + 8] ~= kept then

@@ -31,13 +31,8 @@ end
 local NOTED_CHANNEL, TURN_CHANNEL = 'hg:noted', 'hg:turn:'
 
 -- The index of the slot's tenants with notes for the webhook, beside that by due, and the tenant's name in both.
-local function noted_key()
-  return string.sub(KEYS[4], 1, -4) .. 'noted'
-end
-
-local function member_name()
-  return string.sub(KEYS[1], 5, -8)
-end
+local NOTED_KEY = string.sub(KEYS[4], 1, -4) .. 'noted'
+local MEMBER = string.sub(KEYS[1], 5, -8)
 
 --[[ What operators did: the stream hg:{n}:acts of the tenant's hash slot, beside the index by due, so that the line is
 written by the step that it tells of and outlives the tenant. An entry is two msgpack sequences: `a`, the act as the
@@ -59,7 +54,7 @@ end
 local function write_act(act, last_ms, now, before, after)
   redis.call(
     'XADD', acts_key(), 'MAXLEN', '=', MOST_ACTS, string.format('%.0f-*', math.max(last_ms, now)),
-    'a', act, 'e', cmsgpack.pack(now, member_name(), before, after)
+    'a', act, 'e', cmsgpack.pack(now, MEMBER, before, after)
   )
   redis.call('XTRIM', acts_key(), 'MINID', string.format('%.0f', math.max(now - ACTS_KEPT_MS, 0)))
   redis.call('PEXPIRE', acts_key(), string.format('%.0f', ACTS_KEPT_MS))
@@ -268,30 +263,35 @@ The oldest leave when there are more than this. ]]
 local MOST_NOTES = '1000'
 local FALL_SIZE = 3
 
--- That both keys have their types is seen before a step's first write.
-local function look_at_notes()
-  redis.call('XLEN', tenant_key('note'))
-  redis.call('ZCARD', noted_key())
-end
-
--- Writes the thresholds that a step crossed: `crossings` has field, start, end, percent, limit, used of each, or for a
--- balance field, mark, left. The tenant is listed for the webhook by its oldest note that was not told, and whoever
--- watches is woken; a store user who may not PUBLISH only makes watchers slow.
-local function write_crossings(crossings, now)
-  for index = 1, #crossings do
-    local crossing = crossings[index]
-    local names = #crossing == FALL_SIZE and { 'mark', 'left' } or { 'cycle', 'ends', 'percent', 'limit', 'used' }
-    local fields = {}
-    for place = 1, #names do
-      fields[place * 2 - 1], fields[place * 2] = names[place], string.format('%.0f', crossing[place + 1])
-    end
-    redis.call(
-      'XADD', tenant_key('note'), 'MAXLEN', '=', MOST_NOTES, '*',
-      'kind', 'threshold', 'at', string.format('%.0f', now), 'cell', crossing[1], unpack(fields)
-    )
+-- What there is to do with notes: look, write. Made when asked for: few steps reach a threshold.
+local function notes_kept()
+  -- That both keys have their types is seen before a step's first write.
+  local function notes_look()
+    redis.call('XLEN', tenant_key('note'))
+    redis.call('ZCARD', NOTED_KEY)
   end
-  redis.call('ZADD', noted_key(), 'NX', string.format('%.0f', now), member_name())
-  redis.pcall('PUBLISH', NOTED_CHANNEL, member_name())
+
+  -- Writes the thresholds that a step crossed: `crossings` has field, start, end, percent, limit, used of each, or for
+  -- a balance field, mark, left. The tenant is listed for the webhook by its oldest note that was not told, and whoever
+  -- watches is woken; a store user who may not PUBLISH only makes watchers slow.
+  local function notes_write(crossings, now)
+    for index = 1, #crossings do
+      local crossing = crossings[index]
+      local names = #crossing == FALL_SIZE and { 'mark', 'left' } or { 'cycle', 'ends', 'percent', 'limit', 'used' }
+      local fields = {}
+      for place = 1, #names do
+        fields[place * 2 - 1], fields[place * 2] = names[place], string.format('%.0f', crossing[place + 1])
+      end
+      redis.call(
+        'XADD', tenant_key('note'), 'MAXLEN', '=', MOST_NOTES, '*',
+        'kind', 'threshold', 'at', string.format('%.0f', now), 'cell', crossing[1], unpack(fields)
+      )
+    end
+    redis.call('ZADD', NOTED_KEY, 'NX', string.format('%.0f', now), MEMBER)
+    redis.pcall('PUBLISH', NOTED_CHANNEL, MEMBER)
+  end
+
+  return { look = notes_look, write = notes_write }
 end
 --[[ quota: an allowance per cycle. Twin of server/domain/limits/quota.py.
 
@@ -496,7 +496,7 @@ else
   end
 end
 if crossings then
-  look_at_notes()
+  notes_kept().look()
 end
 local acted_ms = last_act()
 
@@ -504,7 +504,7 @@ redis.call('HSET', KEYS[1], field, new)
 redis.call('HSET', KEYS[6], write_id, fingerprint .. cmsgpack.pack(before, after))
 write_ledger(entries)
 if crossings then
-  write_crossings(crossings, now)
+  notes_kept().write(crossings, now)
 end
 write_act(ARGV[2], acted_ms, now, string.format('%.0f', before), string.format('%.0f', after))
 return { 1, now, before, after }

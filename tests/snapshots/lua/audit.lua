@@ -27,13 +27,8 @@ end
 local NOTED_CHANNEL, TURN_CHANNEL = 'hg:noted', 'hg:turn:'
 
 -- The index of the slot's tenants with notes for the webhook, beside that by due, and the tenant's name in both.
-local function noted_key()
-  return string.sub(KEYS[4], 1, -4) .. 'noted'
-end
-
-local function member_name()
-  return string.sub(KEYS[1], 5, -8)
-end
+local NOTED_KEY = string.sub(KEYS[4], 1, -4) .. 'noted'
+local MEMBER = string.sub(KEYS[1], 5, -8)
 --[[ A hold's record: msgpack values one behind the other.
 1 state  2 created_ms  3 lease's end, in ms since created (0: no lease)  4 longest end, in ms since created
 5 figures of the grant (checks.lua)  6 fingerprint and figures key (opaque)  7 lease_ms  8 tombstone_ms  9 note (opaque)

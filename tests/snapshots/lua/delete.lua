@@ -32,13 +32,8 @@ end
 local NOTED_CHANNEL, TURN_CHANNEL = 'hg:noted', 'hg:turn:'
 
 -- The index of the slot's tenants with notes for the webhook, beside that by due, and the tenant's name in both.
-local function noted_key()
-  return string.sub(KEYS[4], 1, -4) .. 'noted'
-end
-
-local function member_name()
-  return string.sub(KEYS[1], 5, -8)
-end
+local NOTED_KEY = string.sub(KEYS[4], 1, -4) .. 'noted'
+local MEMBER = string.sub(KEYS[1], 5, -8)
 
 --[[ What operators did: the stream hg:{n}:acts of the tenant's hash slot, beside the index by due, so that the line is
 written by the step that it tells of and outlives the tenant. An entry is two msgpack sequences: `a`, the act as the
@@ -60,7 +55,7 @@ end
 local function write_act(act, last_ms, now, before, after)
   redis.call(
     'XADD', acts_key(), 'MAXLEN', '=', MOST_ACTS, string.format('%.0f-*', math.max(last_ms, now)),
-    'a', act, 'e', cmsgpack.pack(now, member_name(), before, after)
+    'a', act, 'e', cmsgpack.pack(now, MEMBER, before, after)
   )
   redis.call('XTRIM', acts_key(), 'MINID', string.format('%.0f', math.max(now - ACTS_KEPT_MS, 0)))
   redis.call('PEXPIRE', acts_key(), string.format('%.0f', ACTS_KEPT_MS))
@@ -75,8 +70,8 @@ local args = { cmsgpack.unpack(ARGV[1]) }
 local now, phase, forced, remains, ended = clock(args[1]), unpack(args, 2, 5)
 local head = redis.call('HMGET', KEYS[1], 'v', 'due')
 local gone = account_version(head[1]) == GONE
-redis.call('ZSCORE', KEYS[4], member_name())
-redis.call('ZCARD', noted_key())
+redis.call('ZSCORE', KEYS[4], MEMBER)
+redis.call('ZCARD', NOTED_KEY)
 
 if phase > 0 and not gone then
   return { 0, now }
@@ -87,8 +82,8 @@ elseif phase == 1 then
   end
   return { 1, now, removed }
 elseif phase == 2 then
-  redis.call('ZREM', KEYS[4], member_name())
-  redis.call('ZREM', noted_key(), member_name())
+  redis.call('ZREM', KEYS[4], MEMBER)
+  redis.call('ZREM', NOTED_KEY, MEMBER)
   for _, name in ipairs({ 'acct', 'ids', 'grants', 'ledger', 'trimmed', 'due', 'alloc', 'note', 'told', 'pools' }) do
     redis.call('UNLINK', tenant_key(name))
   end
@@ -122,7 +117,7 @@ local acted_ms = last_act()
 
 redis.call('HSET', KEYS[1], 'v', string.format('%.0f', GONE))
 redis.call('HDEL', KEYS[1], 'due')
-redis.call('ZREM', KEYS[4], member_name())
+redis.call('ZREM', KEYS[4], MEMBER)
 for _, id in ipairs(holds) do
   redis.call('UNLINK', tenant_key('h:' .. id))
 end

@@ -173,43 +173,43 @@ end
 local NOTED_CHANNEL, TURN_CHANNEL = 'hg:noted', 'hg:turn:'
 
 -- The index of the slot's tenants with notes for the webhook, beside that by due, and the tenant's name in both.
-local function noted_key()
-  return string.sub(KEYS[4], 1, -4) .. 'noted'
-end
-
-local function member_name()
-  return string.sub(KEYS[1], 5, -8)
-end
+local NOTED_KEY = string.sub(KEYS[4], 1, -4) .. 'noted'
+local MEMBER = string.sub(KEYS[1], 5, -8)
 
 --[[ Notes for the tenant's people, in the stream hg:{p/t}:note: each a list of fields with values (engine/notes.py).
 The oldest leave when there are more than this. ]]
 local MOST_NOTES = '1000'
 local FALL_SIZE = 3
 
--- That both keys have their types is seen before a step's first write.
-local function look_at_notes()
-  redis.call('XLEN', tenant_key('note'))
-  redis.call('ZCARD', noted_key())
-end
-
--- Writes the thresholds that a step crossed: `crossings` has field, start, end, percent, limit, used of each, or for a
--- balance field, mark, left. The tenant is listed for the webhook by its oldest note that was not told, and whoever
--- watches is woken; a store user who may not PUBLISH only makes watchers slow.
-local function write_crossings(crossings, now)
-  for index = 1, #crossings do
-    local crossing = crossings[index]
-    local names = #crossing == FALL_SIZE and { 'mark', 'left' } or { 'cycle', 'ends', 'percent', 'limit', 'used' }
-    local fields = {}
-    for place = 1, #names do
-      fields[place * 2 - 1], fields[place * 2] = names[place], string.format('%.0f', crossing[place + 1])
-    end
-    redis.call(
-      'XADD', tenant_key('note'), 'MAXLEN', '=', MOST_NOTES, '*',
-      'kind', 'threshold', 'at', string.format('%.0f', now), 'cell', crossing[1], unpack(fields)
-    )
+-- What there is to do with notes: look, write. Made when asked for: few steps reach a threshold.
+local function notes_kept()
+  -- That both keys have their types is seen before a step's first write.
+  local function notes_look()
+    redis.call('XLEN', tenant_key('note'))
+    redis.call('ZCARD', NOTED_KEY)
   end
-  redis.call('ZADD', noted_key(), 'NX', string.format('%.0f', now), member_name())
-  redis.pcall('PUBLISH', NOTED_CHANNEL, member_name())
+
+  -- Writes the thresholds that a step crossed: `crossings` has field, start, end, percent, limit, used of each, or for
+  -- a balance field, mark, left. The tenant is listed for the webhook by its oldest note that was not told, and whoever
+  -- watches is woken; a store user who may not PUBLISH only makes watchers slow.
+  local function notes_write(crossings, now)
+    for index = 1, #crossings do
+      local crossing = crossings[index]
+      local names = #crossing == FALL_SIZE and { 'mark', 'left' } or { 'cycle', 'ends', 'percent', 'limit', 'used' }
+      local fields = {}
+      for place = 1, #names do
+        fields[place * 2 - 1], fields[place * 2] = names[place], string.format('%.0f', crossing[place + 1])
+      end
+      redis.call(
+        'XADD', tenant_key('note'), 'MAXLEN', '=', MOST_NOTES, '*',
+        'kind', 'threshold', 'at', string.format('%.0f', now), 'cell', crossing[1], unpack(fields)
+      )
+    end
+    redis.call('ZADD', NOTED_KEY, 'NX', string.format('%.0f', now), MEMBER)
+    redis.pcall('PUBLISH', NOTED_CHANNEL, MEMBER)
+  end
+
+  return { look = notes_look, write = notes_write }
 end
 -- What is due besides holds, which have no such ids: a change of grants, a change of an allowance with thresholds.
 -- Mirrors server/engine/keys.py.
@@ -340,10 +340,10 @@ local set, crossings, opened = {}, nil, 0
 for index = 1, #cells do
   local field, cap, terms, param, over = unpack(cells[index], 1, 5)
   local raw = read[HEADS + index]
-  if is_touched[index] or (again_ms and raw) then
+  local known = raw and select(2, quota_place(raw, (struct.unpack('>I6', param))))
+  if is_touched[index] or (again_ms and known) then -- where nothing was used, a look finds nothing
     opened = opened + (raw and 0 or 1)
-    local start = struct.unpack('>I6', param)
-    if over == 0 or not raw or not select(2, quota_place(raw, start)) then
+    if over == 0 or not known then
       raw = select(4, quota_check(raw, now, 0, 0, cap, terms))
     end
     local units = math.max(added[index], -sums[index])
@@ -362,11 +362,11 @@ if opened > 0 and redis.call('HLEN', KEYS[1]) - heads + opened > most then
   return { 5, now }
 end
 if crossings then
-  look_at_notes()
+  notes_kept().look()
 end
 if again_ms then
   redis.call('ZSCORE', KEYS[3], LIMITS_DUE)
-  redis.call('ZSCORE', KEYS[4], member_name())
+  redis.call('ZSCORE', KEYS[4], MEMBER)
 end
 
 if again_ms and again_ms < NEVER then
@@ -374,7 +374,7 @@ if again_ms and again_ms < NEVER then
   redis.call('ZADD', KEYS[3], due, LIMITS_DUE)
   if again_ms < (tonumber(read[2]) or NEVER) then
     set[#set + 1], set[#set + 2] = 'due', due
-    redis.call('ZADD', KEYS[4], due, member_name())
+    redis.call('ZADD', KEYS[4], due, MEMBER)
   end
 elseif again_ms then
   redis.call('ZREM', KEYS[3], LIMITS_DUE)
@@ -390,6 +390,6 @@ for index, page in ipairs(pages) do
   end
 end
 if crossings then
-  write_crossings(crossings, now)
+  notes_kept().write(crossings, now)
 end
 return { 1, now, table.concat(outcomes) }

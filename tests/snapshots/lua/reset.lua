@@ -31,13 +31,8 @@ end
 local NOTED_CHANNEL, TURN_CHANNEL = 'hg:noted', 'hg:turn:'
 
 -- The index of the slot's tenants with notes for the webhook, beside that by due, and the tenant's name in both.
-local function noted_key()
-  return string.sub(KEYS[4], 1, -4) .. 'noted'
-end
-
-local function member_name()
-  return string.sub(KEYS[1], 5, -8)
-end
+local NOTED_KEY = string.sub(KEYS[4], 1, -4) .. 'noted'
+local MEMBER = string.sub(KEYS[1], 5, -8)
 
 --[[ What operators did: the stream hg:{n}:acts of the tenant's hash slot, beside the index by due, so that the line is
 written by the step that it tells of and outlives the tenant. An entry is two msgpack sequences: `a`, the act as the
@@ -59,7 +54,7 @@ end
 local function write_act(act, last_ms, now, before, after)
   redis.call(
     'XADD', acts_key(), 'MAXLEN', '=', MOST_ACTS, string.format('%.0f-*', math.max(last_ms, now)),
-    'a', act, 'e', cmsgpack.pack(now, member_name(), before, after)
+    'a', act, 'e', cmsgpack.pack(now, MEMBER, before, after)
   )
   redis.call('XTRIM', acts_key(), 'MINID', string.format('%.0f', math.max(now - ACTS_KEPT_MS, 0)))
   redis.call('PEXPIRE', acts_key(), string.format('%.0f', ACTS_KEPT_MS))

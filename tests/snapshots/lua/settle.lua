@@ -31,13 +31,8 @@ end
 local NOTED_CHANNEL, TURN_CHANNEL = 'hg:noted', 'hg:turn:'
 
 -- The index of the slot's tenants with notes for the webhook, beside that by due, and the tenant's name in both.
-local function noted_key()
-  return string.sub(KEYS[4], 1, -4) .. 'noted'
-end
-
-local function member_name()
-  return string.sub(KEYS[1], 5, -8)
-end
+local NOTED_KEY = string.sub(KEYS[4], 1, -4) .. 'noted'
+local MEMBER = string.sub(KEYS[1], 5, -8)
 --[[ A hold's record: msgpack values one behind the other.
 1 state  2 created_ms  3 lease's end, in ms since created (0: no lease)  4 longest end, in ms since created
 5 figures of the grant (checks.lua)  6 fingerprint and figures key (opaque)  7 lease_ms  8 tombstone_ms  9 note (opaque)
@@ -157,10 +152,6 @@ that is an average of (1), and when the jobs in the pool began (6 each, at most 
 local POOL, POOL_SIZE, START_SIZE, STARTS_KEPT = '>I6I1', 7, 6, 64
 local JOBS_AVERAGED, JOBS_ENOUGH = 16, 8
 
-local function queue_key(field)
-  return tenant_key('q:' .. field)
-end
-
 local function slots_taken(raw)
   local taken = tonumber(raw) or tonumber(string.match(raw, '^(%d+);'))
   if not taken or taken < 0 or taken >= 9007199254740992 or taken % 1 ~= 0 then
@@ -169,57 +160,59 @@ local function slots_taken(raw)
   return taken
 end
 
--- Places taken, average length of jobs, of how many, and the beginnings.
-local function pool_read(raw)
-  if not raw then
-    return 0, 0, 0, ''
-  end
-  local taken, at = slots_taken(raw), string.find(raw, ';', 1, true)
-  if not at then
-    return taken, 0, 0, ''
-  end
-  local starts = #raw - at - POOL_SIZE
-  if starts < 0 or starts % START_SIZE ~= 0 then
-    error('CORRUPT a slots cell of ' .. #raw .. ' bytes')
-  end
-  local mean, jobs = struct.unpack(POOL, raw, at + 1)
-  return taken, mean, jobs, string.sub(raw, at + 1 + POOL_SIZE)
-end
-
-local function pool_packed(taken, mean, jobs, starts)
-  return string.format('%.0f', taken) .. ';' .. struct.pack(POOL, mean, jobs) .. starts
-end
-
--- The value with one place more, taken now.
-local function pool_taken(raw, now)
-  local taken, mean, jobs, starts = pool_read(raw)
-  if #starts < STARTS_KEPT * START_SIZE then
-    starts = starts .. struct.pack('>I6', now)
-  end
-  return pool_packed(taken + 1, mean, jobs, starts)
-end
-
--- The value without the places of a hold that began at `start`; nil where nothing is left to remember. `param` begins
--- with whether jobs are measured.
-local function pool_finish(raw, ending, amount, start, param, now)
-  local taken, mean, jobs, starts = pool_read(raw)
-  local packed = struct.pack('>I6', start)
-  for at = 1, #starts, START_SIZE do
-    if string.sub(starts, at, at + START_SIZE - 1) == packed then
-      starts = string.sub(starts, 1, at - 1) .. string.sub(starts, at + START_SIZE)
-      break
+-- What there is to do with a cell of a pool whose jobs have a usual length, or that has a queue: read, packed, taken,
+-- finish. Made when asked for: most pools are a count.
+local function pools_kept()
+  -- Places taken, average length of jobs, of how many, and the beginnings.
+  local function pool_read(raw)
+    if not raw then
+      return 0, 0, 0, ''
     end
+    local taken, at = slots_taken(raw), string.find(raw, ';', 1, true)
+    if not at then
+      return taken, 0, 0, ''
+    end
+    local starts = #raw - at - POOL_SIZE
+    if starts < 0 or starts % START_SIZE ~= 0 then
+      error('CORRUPT a slots cell of ' .. #raw .. ' bytes')
+    end
+    local mean, jobs = struct.unpack(POOL, raw, at + 1)
+    return taken, mean, jobs, string.sub(raw, at + 1 + POOL_SIZE)
   end
-  if string.byte(param) == 1 and (ending == SETTLE or ending == RELEASE) then
-    jobs = math.min(jobs + 1, JOBS_AVERAGED)
-    mean = mean + math.floor((math.max(now - start, 0) - mean) / jobs)
+
+  local function pool_packed(taken, mean, jobs, starts)
+    return string.format('%.0f', taken) .. ';' .. struct.pack(POOL, mean, jobs) .. starts
   end
-  taken = math.max(taken - amount, 0)
-  return (taken > 0 or jobs > 0) and pool_packed(taken, mean, jobs, starts) or nil
-end
--- The account's version as stored, 0 for a tenant without an account.
-local function account_version(raw)
-  return raw and (tonumber(raw) or error('CORRUPT an account version')) or 0
+
+  -- The value with one place more, taken now.
+  local function pool_taken(raw, now)
+    local taken, mean, jobs, starts = pool_read(raw)
+    if #starts < STARTS_KEPT * START_SIZE then
+      starts = starts .. struct.pack('>I6', now)
+    end
+    return pool_packed(taken + 1, mean, jobs, starts)
+  end
+
+  -- The value without the places of a hold that began at `start`; nil where nothing is left to remember. `param` begins
+  -- with whether jobs are measured.
+  local function pool_finish(raw, ending, amount, start, param, now)
+    local taken, mean, jobs, starts = pool_read(raw)
+    local packed = struct.pack('>I6', start)
+    for at = 1, #starts, START_SIZE do
+      if string.sub(starts, at, at + START_SIZE - 1) == packed then
+        starts = string.sub(starts, 1, at - 1) .. string.sub(starts, at + START_SIZE)
+        break
+      end
+    end
+    if string.byte(param) == 1 and (ending == SETTLE or ending == RELEASE) then
+      jobs = math.min(jobs + 1, JOBS_AVERAGED)
+      mean = mean + math.floor((math.max(now - start, 0) - mean) / jobs)
+    end
+    taken = math.max(taken - amount, 0)
+    return (taken > 0 or jobs > 0) and pool_packed(taken, mean, jobs, starts) or nil
+  end
+
+  return { read = pool_read, packed = pool_packed, taken = pool_taken, finish = pool_finish }
 end
 
 --[[ Queues in front of pools. hg:{p/t}:q:<cell> has the ids of those who wait for a pool's places, by order of arrival
@@ -233,6 +226,8 @@ local TICKET_AT, OWNER_AT, MOST_TURNS = 2, 6, 16
 
 -- What there is to do with queues: take, look, write. Made when asked for: few holds have to do with any.
 local function queues_kept()
+  local pools = pools_kept()
+
   -- The take of the pool that a hold waits for: its index.
   local function queued_take(hold, takes_at)
     for take = takes_at + 1, #hold, TAKE_SIZE do
@@ -277,7 +272,7 @@ local function queues_kept()
       at = at + 2 + terms[at + 1]
     end
     local read = redis.call('HMGET', KEYS[1], unpack(fields))
-    if terms[1] ~= account_version(read[1]) or now < terms[2] or now >= terms[3] then
+    if terms[1] ~= tonumber(read[1] or 0) or now < terms[2] or now >= terms[3] then
       return nil, 2
     end
     local turns, sets, more, waiting, before, first = {}, {}, 0, 0, 2, nil
@@ -292,10 +287,10 @@ local function queues_kept()
           raws[cell] = changed[field]
         end
         taken = taken + (raws[cell] and slots_taken(raws[cell]) or 0)
-        waiting = waiting + redis.call('ZCARD', queue_key(field))
+        waiting = waiting + redis.call('ZCARD', tenant_key('q:' .. field))
       end
       for cell = 1, taken < cap and count or 0 do
-        local queue = redis.call('ZRANGE', queue_key(terms[at + 1 + cell]), 0, MOST_TURNS, 'WITHSCORES')
+        local queue = redis.call('ZRANGE', tenant_key('q:' .. terms[at + 1 + cell]), 0, MOST_TURNS, 'WITHSCORES')
         for place = 1, #queue, 2 do
           if queue[place] ~= leaving then
             heads[#heads + 1] = { tonumber(queue[place + 1]), queue[place], cell }
@@ -313,7 +308,7 @@ local function queues_kept()
         local cell = heads[place][3]
         local turn = turn_of(heads[place][2], terms[at + 1 + cell], now)
         if turn[3] then
-          raws[cell] = pool_taken(raws[cell], turn[7])
+          raws[cell] = pools.taken(raws[cell], turn[7])
           sets[terms[at + 1 + cell]] = raws[cell]
           first = math.min(first or turn[5], turn[5])
         end
@@ -325,7 +320,7 @@ local function queues_kept()
     if first and read[2] and tonumber(read[2]) <= first then
       first = nil
     elseif first then
-      redis.call('ZSCORE', KEYS[4], member_name())
+      redis.call('ZSCORE', KEYS[4], MEMBER)
     end
     return { turns, sets, waiting - #turns - (leaving and 1 or 0), first }, more
   end
@@ -336,7 +331,7 @@ local function queues_kept()
     local turns, sets, waiting, first = unpack(promoted, 1, 4)
     for number = 1, #turns do
       local id, field, key, record, deadline = unpack(turns[number], 1, 5)
-      redis.call('ZREM', queue_key(field), id)
+      redis.call('ZREM', tenant_key('q:' .. field), id)
       if key then
         redis.call('SET', key, record)
         redis.call('ZADD', KEYS[3], 'XX', string.format('%.0f', deadline), id)
@@ -344,7 +339,7 @@ local function queues_kept()
     end
     if first then
       local due = string.format('%.0f', first)
-      redis.call('ZADD', KEYS[4], due, member_name())
+      redis.call('ZADD', KEYS[4], due, MEMBER)
       redis.call('HSET', KEYS[1], 'due', due)
     end
     if #turns > 0 and next(sets) then
@@ -358,7 +353,7 @@ local function queues_kept()
       local owner = turns[number][6]
       if owner and owner ~= '' then
         local process = string.match(owner, '^[^.]*')
-        redis.pcall('PUBLISH', TURN_CHANNEL .. process, member_name() .. '\n' .. turns[number][1])
+        redis.pcall('PUBLISH', TURN_CHANNEL .. process, MEMBER .. '\n' .. turns[number][1])
       end
     end
     if waiting == 0 then
@@ -545,9 +540,9 @@ local function balance_finish(raw, ending, live, amount, param, before, after, f
     kept = grants_kept()
     grants = kept.read(string.sub(raw, BALANCE_SIZE + 1), granted - reversed - expired - charged + debt - held)
   end
-  before, after = math.max(before, 0), math.max(after, 0)
-  local own = live and math.max(amount - before, 0) or 0
-  local from_own = math.min(after - before, own)
+  before, after = before > 0 and before or 0, after > 0 and after or 0
+  local own = live and amount > before and amount - before or 0
+  local from_own = after - before < own and after - before or own
   local rest = after - before - from_own
   local lost = 0
   if rest > 0 then
@@ -569,7 +564,8 @@ local function balance_finish(raw, ending, live, amount, param, before, after, f
   expired = expired + over
   uncollected = uncollected + lost
   if
-    math.min(held, debt) < 0
+    held < 0
+    or debt < 0
     or math.max(granted, reversed, charged, held, expired, uncollected, debt) >= 9007199254740992
   then
     error('CORRUPT a balance outside 0 to 2^53 - 1')
@@ -673,7 +669,7 @@ A cell is the letter n, the units that stand, and those that open holds keep; th
 allocations stand is in the hash hg:{p/t}:alloc: by name a msgpack sequence, per cell: field, units. ]]
 local COUNT, COUNT_SIZE = '>c1I7I7', 15
 
--- What there is to do with a cell: read, packed. Made when asked for: few policies have counts.
+-- What there is to do with a cell: read, packed, finish. Made when asked for: few policies have counts.
 local function counts_kept()
   -- Units that stand and units that are held.
   local function count_read(raw)
@@ -698,18 +694,14 @@ local function counts_kept()
     return standing + held > 0 and struct.pack(COUNT, 'n', standing, held)
   end
 
-  return { read = count_read, packed = count_packed }
-end
-
--- New raw value (false: nothing is left). Places are given back when the hold ends; after a final settle `stands` more
--- units stand, beyond the limit too, because they exist.
-local function count_finish(raw, ending, live, amount, stands)
-  local kept = counts_kept()
-  local standing, held = kept.read(raw)
-  if live and ending ~= REPORT then
-    held = held - amount
+  -- The new raw value without what a hold held, where that ends, and with `stands` units more that stand, beyond the
+  -- limit too, because they exist.
+  local function count_finish(raw, frees, amount, stands)
+    local standing, held = count_read(raw)
+    return count_packed(standing + stands, held - (frees and amount or 0))
   end
-  return kept.packed(standing + stands, held)
+
+  return { read = count_read, packed = count_packed, finish = count_finish }
 end
 
 -- What there is to do with allocations: read, write. Made when asked for: few holds have counts.
@@ -749,30 +741,35 @@ The oldest leave when there are more than this. ]]
 local MOST_NOTES = '1000'
 local FALL_SIZE = 3
 
--- That both keys have their types is seen before a step's first write.
-local function look_at_notes()
-  redis.call('XLEN', tenant_key('note'))
-  redis.call('ZCARD', noted_key())
-end
-
--- Writes the thresholds that a step crossed: `crossings` has field, start, end, percent, limit, used of each, or for a
--- balance field, mark, left. The tenant is listed for the webhook by its oldest note that was not told, and whoever
--- watches is woken; a store user who may not PUBLISH only makes watchers slow.
-local function write_crossings(crossings, now)
-  for index = 1, #crossings do
-    local crossing = crossings[index]
-    local names = #crossing == FALL_SIZE and { 'mark', 'left' } or { 'cycle', 'ends', 'percent', 'limit', 'used' }
-    local fields = {}
-    for place = 1, #names do
-      fields[place * 2 - 1], fields[place * 2] = names[place], string.format('%.0f', crossing[place + 1])
-    end
-    redis.call(
-      'XADD', tenant_key('note'), 'MAXLEN', '=', MOST_NOTES, '*',
-      'kind', 'threshold', 'at', string.format('%.0f', now), 'cell', crossing[1], unpack(fields)
-    )
+-- What there is to do with notes: look, write. Made when asked for: few steps reach a threshold.
+local function notes_kept()
+  -- That both keys have their types is seen before a step's first write.
+  local function notes_look()
+    redis.call('XLEN', tenant_key('note'))
+    redis.call('ZCARD', NOTED_KEY)
   end
-  redis.call('ZADD', noted_key(), 'NX', string.format('%.0f', now), member_name())
-  redis.pcall('PUBLISH', NOTED_CHANNEL, member_name())
+
+  -- Writes the thresholds that a step crossed: `crossings` has field, start, end, percent, limit, used of each, or for
+  -- a balance field, mark, left. The tenant is listed for the webhook by its oldest note that was not told, and whoever
+  -- watches is woken; a store user who may not PUBLISH only makes watchers slow.
+  local function notes_write(crossings, now)
+    for index = 1, #crossings do
+      local crossing = crossings[index]
+      local names = #crossing == FALL_SIZE and { 'mark', 'left' } or { 'cycle', 'ends', 'percent', 'limit', 'used' }
+      local fields = {}
+      for place = 1, #names do
+        fields[place * 2 - 1], fields[place * 2] = names[place], string.format('%.0f', crossing[place + 1])
+      end
+      redis.call(
+        'XADD', tenant_key('note'), 'MAXLEN', '=', MOST_NOTES, '*',
+        'kind', 'threshold', 'at', string.format('%.0f', now), 'cell', crossing[1], unpack(fields)
+      )
+    end
+    redis.call('ZADD', NOTED_KEY, 'NX', string.format('%.0f', now), MEMBER)
+    redis.pcall('PUBLISH', NOTED_CHANNEL, MEMBER)
+  end
+
+  return { look = notes_look, write = notes_write }
 end
 
 --[[ The ledger: a stream with an entry for each step that moved money, numbered 0-1, 0-2, … without gaps. An entry is
@@ -838,7 +835,13 @@ local function finish(key, id, hold, at, ending, state, after, now, name, reaps)
       local before, total, uncollected = -1, -1, 0
       if meter > 0 then
         local base = hold[take + 6]
-        before, total = math.max(hold[meter + REPORTED] - base, 0), math.max(after[hold[take + 1]] - base, 0)
+        before, total = hold[meter + REPORTED] - base, after[hold[take + 1]] - base
+        if before < 0 then
+          before = 0
+        end
+        if total < 0 then
+          total = 0
+        end
         if hold[take + 7] ~= 1 then
           before, total = math.min(before, amount), math.min(total, amount)
         end
@@ -854,7 +857,7 @@ local function finish(key, id, hold, at, ending, state, after, now, name, reaps)
         elseif live and ending ~= REPORT and raw then
           -- Places are freed when the hold ends, however it ends.
           if param ~= 0 then
-            new = pool_finish(raw, was == ACTIVE and ending, amount, created + hold[take + 5], param, now)
+            new = pools_kept().finish(raw, was == ACTIVE and ending, amount, created + hold[take + 5], param, now)
             if has_queue then
               freed = freed or {}
               freed[field] = new or false
@@ -889,7 +892,7 @@ local function finish(key, id, hold, at, ending, state, after, now, name, reaps)
           more = known[field] and 0 or amount -- who settles under a name that stands, adds nothing to it
           stands[field] = (stands[field] or 0) + amount
         end
-        new = count_finish(raw, ending, live, amount, more)
+        new = counts_kept().finish(raw, live and ending ~= REPORT, amount, more)
       else
         error('CORRUPT a take of a hold')
       end
@@ -944,7 +947,7 @@ local function finish(key, id, hold, at, ending, state, after, now, name, reaps)
 
   local queues, promoted, more
   if leaves then
-    redis.call('ZCARD', queue_key(leaves))
+    redis.call('ZCARD', tenant_key('q:' .. leaves))
   end
   if not reaps and (freed or leaves) then
     queues = queues_kept()
@@ -956,7 +959,7 @@ local function finish(key, id, hold, at, ending, state, after, now, name, reaps)
     end
   end
   if crossings then
-    look_at_notes()
+    notes_kept().look()
   end
   if entries then
     redis.call('XLEN', tenant_key('ledger'))
@@ -965,7 +968,7 @@ local function finish(key, id, hold, at, ending, state, after, now, name, reaps)
     redis.call('ZREM', KEYS[3], id)
   end
   if leaves then
-    redis.call('ZREM', queue_key(leaves), id)
+    redis.call('ZREM', tenant_key('q:' .. leaves), id)
   end
   for group = 1, groups, 4 do
     -- A window cell whose key has left is not brought back: it would have no TTL.
@@ -985,7 +988,7 @@ local function finish(key, id, hold, at, ending, state, after, now, name, reaps)
     allocations_kept().write(name, known)
   end
   if crossings then
-    write_crossings(crossings, now)
+    notes_kept().write(crossings, now)
   end
   if entries then
     write_ledger(entries)

@@ -17,47 +17,47 @@ end
 local NOTED_CHANNEL, TURN_CHANNEL = 'hg:noted', 'hg:turn:'
 
 -- The index of the slot's tenants with notes for the webhook, beside that by due, and the tenant's name in both.
-local function noted_key()
-  return string.sub(KEYS[4], 1, -4) .. 'noted'
-end
-
-local function member_name()
-  return string.sub(KEYS[1], 5, -8)
-end
+local NOTED_KEY = string.sub(KEYS[4], 1, -4) .. 'noted'
+local MEMBER = string.sub(KEYS[1], 5, -8)
 
 --[[ Notes for the tenant's people, in the stream hg:{p/t}:note: each a list of fields with values (engine/notes.py).
 The oldest leave when there are more than this. ]]
 local MOST_NOTES = '1000'
 local FALL_SIZE = 3
 
--- That both keys have their types is seen before a step's first write.
-local function look_at_notes()
-  redis.call('XLEN', tenant_key('note'))
-  redis.call('ZCARD', noted_key())
-end
-
--- Writes the thresholds that a step crossed: `crossings` has field, start, end, percent, limit, used of each, or for a
--- balance field, mark, left. The tenant is listed for the webhook by its oldest note that was not told, and whoever
--- watches is woken; a store user who may not PUBLISH only makes watchers slow.
-local function write_crossings(crossings, now)
-  for index = 1, #crossings do
-    local crossing = crossings[index]
-    local names = #crossing == FALL_SIZE and { 'mark', 'left' } or { 'cycle', 'ends', 'percent', 'limit', 'used' }
-    local fields = {}
-    for place = 1, #names do
-      fields[place * 2 - 1], fields[place * 2] = names[place], string.format('%.0f', crossing[place + 1])
-    end
-    redis.call(
-      'XADD', tenant_key('note'), 'MAXLEN', '=', MOST_NOTES, '*',
-      'kind', 'threshold', 'at', string.format('%.0f', now), 'cell', crossing[1], unpack(fields)
-    )
+-- What there is to do with notes: look, write. Made when asked for: few steps reach a threshold.
+local function notes_kept()
+  -- That both keys have their types is seen before a step's first write.
+  local function notes_look()
+    redis.call('XLEN', tenant_key('note'))
+    redis.call('ZCARD', NOTED_KEY)
   end
-  redis.call('ZADD', noted_key(), 'NX', string.format('%.0f', now), member_name())
-  redis.pcall('PUBLISH', NOTED_CHANNEL, member_name())
+
+  -- Writes the thresholds that a step crossed: `crossings` has field, start, end, percent, limit, used of each, or for
+  -- a balance field, mark, left. The tenant is listed for the webhook by its oldest note that was not told, and whoever
+  -- watches is woken; a store user who may not PUBLISH only makes watchers slow.
+  local function notes_write(crossings, now)
+    for index = 1, #crossings do
+      local crossing = crossings[index]
+      local names = #crossing == FALL_SIZE and { 'mark', 'left' } or { 'cycle', 'ends', 'percent', 'limit', 'used' }
+      local fields = {}
+      for place = 1, #names do
+        fields[place * 2 - 1], fields[place * 2] = names[place], string.format('%.0f', crossing[place + 1])
+      end
+      redis.call(
+        'XADD', tenant_key('note'), 'MAXLEN', '=', MOST_NOTES, '*',
+        'kind', 'threshold', 'at', string.format('%.0f', now), 'cell', crossing[1], unpack(fields)
+      )
+    end
+    redis.call('ZADD', NOTED_KEY, 'NX', string.format('%.0f', now), MEMBER)
+    redis.pcall('PUBLISH', NOTED_CHANNEL, MEMBER)
+  end
+
+  return { look = notes_look, write = notes_write }
 end
 
 local before, id = cmsgpack.unpack(ARGV[1])
-local told, notes, index = tenant_key('told'), tenant_key('note'), noted_key()
+local told, notes, index = tenant_key('told'), tenant_key('note'), NOTED_KEY
 local cursor = redis.call('GET', told) or ''
 local following = redis.call('XRANGE', notes, '(' .. id, '+', 'COUNT', 1)[1]
 redis.call('ZCARD', index)
@@ -67,8 +67,8 @@ end
 redis.call('SET', told, id)
 if following then
   -- An entry's id begins with when it was made.
-  redis.call('ZADD', index, string.match(following[1], '^%d+'), member_name())
+  redis.call('ZADD', index, string.match(following[1], '^%d+'), MEMBER)
 else
-  redis.call('ZREM', index, member_name())
+  redis.call('ZREM', index, MEMBER)
 end
 return { 1 }

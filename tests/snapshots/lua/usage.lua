@@ -116,13 +116,8 @@ end
 local NOTED_CHANNEL, TURN_CHANNEL = 'hg:noted', 'hg:turn:'
 
 -- The index of the slot's tenants with notes for the webhook, beside that by due, and the tenant's name in both.
-local function noted_key()
-  return string.sub(KEYS[4], 1, -4) .. 'noted'
-end
-
-local function member_name()
-  return string.sub(KEYS[1], 5, -8)
-end
+local NOTED_KEY = string.sub(KEYS[4], 1, -4) .. 'noted'
+local MEMBER = string.sub(KEYS[1], 5, -8)
 
 --[[ slots: a pool of concurrent places. Twin of server/domain/limits/slots.py. A cell is a decimal count; an empty pool
 has no cell. Whose place it is stands in the holds; overdue ones are given back before anybody looks.
@@ -132,10 +127,6 @@ that is an average of (1), and when the jobs in the pool began (6 each, at most 
 local POOL, POOL_SIZE, START_SIZE, STARTS_KEPT = '>I6I1', 7, 6, 64
 local JOBS_AVERAGED, JOBS_ENOUGH = 16, 8
 
-local function queue_key(field)
-  return tenant_key('q:' .. field)
-end
-
 local function slots_taken(raw)
   local taken = tonumber(raw) or tonumber(string.match(raw, '^(%d+);'))
   if not taken or taken < 0 or taken >= 9007199254740992 or taken % 1 ~= 0 then
@@ -144,104 +135,117 @@ local function slots_taken(raw)
   return taken
 end
 
--- Places taken, average length of jobs, of how many, and the beginnings.
-local function pool_read(raw)
-  if not raw then
-    return 0, 0, 0, ''
-  end
-  local taken, at = slots_taken(raw), string.find(raw, ';', 1, true)
-  if not at then
-    return taken, 0, 0, ''
-  end
-  local starts = #raw - at - POOL_SIZE
-  if starts < 0 or starts % START_SIZE ~= 0 then
-    error('CORRUPT a slots cell of ' .. #raw .. ' bytes')
-  end
-  local mean, jobs = struct.unpack(POOL, raw, at + 1)
-  return taken, mean, jobs, string.sub(raw, at + 1 + POOL_SIZE)
-end
-
-local function pool_packed(taken, mean, jobs, starts)
-  return string.format('%.0f', taken) .. ';' .. struct.pack(POOL, mean, jobs) .. starts
-end
-
--- The value with one place more, taken now.
-local function pool_taken(raw, now)
-  local taken, mean, jobs, starts = pool_read(raw)
-  if #starts < STARTS_KEPT * START_SIZE then
-    starts = starts .. struct.pack('>I6', now)
-  end
-  return pool_packed(taken + 1, mean, jobs, starts)
-end
-
--- The value without the places of a hold that began at `start`; nil where nothing is left to remember. `param` begins
--- with whether jobs are measured.
-local function pool_finish(raw, ending, amount, start, param, now)
-  local taken, mean, jobs, starts = pool_read(raw)
-  local packed = struct.pack('>I6', start)
-  for at = 1, #starts, START_SIZE do
-    if string.sub(starts, at, at + START_SIZE - 1) == packed then
-      starts = string.sub(starts, 1, at - 1) .. string.sub(starts, at + START_SIZE)
-      break
+-- What there is to do with a cell of a pool whose jobs have a usual length, or that has a queue: read, packed, taken,
+-- finish. Made when asked for: most pools are a count.
+local function pools_kept()
+  -- Places taken, average length of jobs, of how many, and the beginnings.
+  local function pool_read(raw)
+    if not raw then
+      return 0, 0, 0, ''
     end
+    local taken, at = slots_taken(raw), string.find(raw, ';', 1, true)
+    if not at then
+      return taken, 0, 0, ''
+    end
+    local starts = #raw - at - POOL_SIZE
+    if starts < 0 or starts % START_SIZE ~= 0 then
+      error('CORRUPT a slots cell of ' .. #raw .. ' bytes')
+    end
+    local mean, jobs = struct.unpack(POOL, raw, at + 1)
+    return taken, mean, jobs, string.sub(raw, at + 1 + POOL_SIZE)
   end
-  if string.byte(param) == 1 and (ending == SETTLE or ending == RELEASE) then
-    jobs = math.min(jobs + 1, JOBS_AVERAGED)
-    mean = mean + math.floor((math.max(now - start, 0) - mean) / jobs)
+
+  local function pool_packed(taken, mean, jobs, starts)
+    return string.format('%.0f', taken) .. ';' .. struct.pack(POOL, mean, jobs) .. starts
   end
-  taken = math.max(taken - amount, 0)
-  return (taken > 0 or jobs > 0) and pool_packed(taken, mean, jobs, starts) or nil
+
+  -- The value with one place more, taken now.
+  local function pool_taken(raw, now)
+    local taken, mean, jobs, starts = pool_read(raw)
+    if #starts < STARTS_KEPT * START_SIZE then
+      starts = starts .. struct.pack('>I6', now)
+    end
+    return pool_packed(taken + 1, mean, jobs, starts)
+  end
+
+  -- The value without the places of a hold that began at `start`; nil where nothing is left to remember. `param` begins
+  -- with whether jobs are measured.
+  local function pool_finish(raw, ending, amount, start, param, now)
+    local taken, mean, jobs, starts = pool_read(raw)
+    local packed = struct.pack('>I6', start)
+    for at = 1, #starts, START_SIZE do
+      if string.sub(starts, at, at + START_SIZE - 1) == packed then
+        starts = string.sub(starts, 1, at - 1) .. string.sub(starts, at + START_SIZE)
+        break
+      end
+    end
+    if string.byte(param) == 1 and (ending == SETTLE or ending == RELEASE) then
+      jobs = math.min(jobs + 1, JOBS_AVERAGED)
+      mean = mean + math.floor((math.max(now - start, 0) - mean) / jobs)
+    end
+    taken = math.max(taken - amount, 0)
+    return (taken > 0 or jobs > 0) and pool_packed(taken, mean, jobs, starts) or nil
+  end
+
+  return { read = pool_read, packed = pool_packed, taken = pool_taken, finish = pool_finish }
 end
 
 local QUEUES = -2
 
--- As the other looks (checks.lua): places taken, 0, when the oldest job ends if it takes as long as is usual, and the
--- new value. `param` has whether jobs are measured, and how long one takes otherwise.
-local function pool_check(raw, now, amount, take, cap, param)
-  local taken, mean, jobs, starts = pool_read(raw)
-  if amount > 0 and taken + amount > cap then
-    local measured, typical = struct.unpack('>I1I6', param)
-    if measured == 1 and jobs >= JOBS_ENOUGH then
-      typical = mean
-    end
-    local oldest = now
-    for at = 1, #starts, START_SIZE do
-      oldest = math.min(oldest, (struct.unpack('>I6', starts, at)))
-    end
-    return taken, 0, math.max(oldest + typical - now, 1)
-  end
-  if not take then
-    return taken, 0, 0
-  end
-  if #starts < STARTS_KEPT * START_SIZE then
-    starts = starts .. struct.pack('>I6', now)
-  end
-  return taken, 0, 0, pool_packed(taken + take, mean, jobs, starts)
-end
+-- The looks at pools that are more than a count: check, queued. Made when asked for.
+local function pool_looks()
+  local kept = pools_kept()
 
---[[ The same for a pool with a queue: `rows` before `row` has the places taken of the pools that share theirs with it,
-`field` is the place of its own cell among the plan's fields, with theirs in front. Returns the places taken of all, how
-many wait, what the wait is (QUEUES: there is a place in the queue), the new value, and whether somebody waits although
-a place is free. Nobody overtakes: with anyone waiting, a request waits too. ]]
-local function queued_check(plan, field, rows, row, raw, now, amount, take, cap, param)
-  local taken, mean, jobs = pool_read(raw)
-  local measured, typical, depth, joined = struct.unpack('>I1I6I7I1', param)
-  local all, waiting = taken, redis.call('ZCARD', queue_key(plan[field]))
-  for other = 1, joined do
-    all = all + rows[row - other * 3 + 1]
-    waiting = waiting + redis.call('ZCARD', queue_key(plan[field - other]))
-  end
-  if amount > 0 and (waiting > 0 or all + amount > cap) then
-    if amount > cap then
-      return all, waiting, -1
-    elseif waiting < depth then
-      return all, waiting, QUEUES, nil, all + amount <= cap
+  -- As the other looks (checks.lua): places taken, 0, when the oldest job ends if it takes as long as is usual, and the
+  -- new value. `param` has whether jobs are measured, and how long one takes otherwise.
+  local function pool_check(raw, now, amount, take, cap, param)
+    local taken, mean, jobs, starts = kept.read(raw)
+    if amount > 0 and taken + amount > cap then
+      local measured, typical = struct.unpack('>I1I6', param)
+      if measured == 1 and jobs >= JOBS_ENOUGH then
+        typical = mean
+      end
+      local oldest = now
+      for at = 1, #starts, START_SIZE do
+        oldest = math.min(oldest, (struct.unpack('>I6', starts, at)))
+      end
+      return taken, 0, math.max(oldest + typical - now, 1)
     end
-    return all, waiting, math.max(measured == 1 and jobs >= JOBS_ENOUGH and mean or typical, 1)
-  elseif not take then
-    return all, waiting, 0
+    if not take then
+      return taken, 0, 0
+    end
+    if #starts < STARTS_KEPT * START_SIZE then
+      starts = starts .. struct.pack('>I6', now)
+    end
+    return taken, 0, 0, kept.packed(taken + take, mean, jobs, starts)
   end
-  return all, waiting, 0, pool_taken(raw, now)
+
+  --[[ The same for a pool with a queue: `rows` before `row` has the places taken of the pools that share theirs with
+  it, `field` is the place of its own cell among the plan's fields, with theirs in front. Returns the places taken of
+  all, how many wait, what the wait is (QUEUES: there is a place in the queue), the new value, and whether somebody
+  waits although a place is free. Nobody overtakes: with anyone waiting, a request waits too. ]]
+  local function queued_check(plan, field, rows, row, raw, now, amount, take, cap, param)
+    local taken, mean, jobs = kept.read(raw)
+    local measured, typical, depth, joined = struct.unpack('>I1I6I7I1', param)
+    local all, waiting = taken, redis.call('ZCARD', tenant_key('q:' .. plan[field]))
+    for other = 1, joined do
+      all = all + rows[row - other * 3 + 1]
+      waiting = waiting + redis.call('ZCARD', tenant_key('q:' .. plan[field - other]))
+    end
+    if amount > 0 and (waiting > 0 or all + amount > cap) then
+      if amount > cap then
+        return all, waiting, -1
+      elseif waiting < depth then
+        return all, waiting, QUEUES, nil, all + amount <= cap
+      end
+      return all, waiting, math.max(measured == 1 and jobs >= JOBS_ENOUGH and mean or typical, 1)
+    elseif not take then
+      return all, waiting, 0
+    end
+    return all, waiting, 0, kept.taken(raw, now)
+  end
+
+  return { check = pool_check, queued = queued_check }
 end
 --[[ balance: prepaid units. Twin of server/domain/limits/balance.py. A cell is seven running totals of 7 bytes:
 granted, reversed, charged, held, expired, uncollected, debt. Behind them stand its grants, where the policy keeps them
@@ -485,7 +489,7 @@ A cell is the letter n, the units that stand, and those that open holds keep; th
 allocations stand is in the hash hg:{p/t}:alloc: by name a msgpack sequence, per cell: field, units. ]]
 local COUNT, COUNT_SIZE = '>c1I7I7', 15
 
--- What there is to do with a cell: read, packed. Made when asked for: few policies have counts.
+-- What there is to do with a cell: read, packed, finish. Made when asked for: few policies have counts.
 local function counts_kept()
   -- Units that stand and units that are held.
   local function count_read(raw)
@@ -510,7 +514,14 @@ local function counts_kept()
     return standing + held > 0 and struct.pack(COUNT, 'n', standing, held)
   end
 
-  return { read = count_read, packed = count_packed }
+  -- The new raw value without what a hold held, where that ends, and with `stands` units more that stand, beyond the
+  -- limit too, because they exist.
+  local function count_finish(raw, frees, amount, stands)
+    local standing, held = count_read(raw)
+    return count_packed(standing + stands, held - (frees and amount or 0))
+  end
+
+  return { read = count_read, packed = count_packed, finish = count_finish }
 end
 
 -- Returns units that stand or are held, those held, wait_ms, and the new raw value (nil when it does not fit or takes
@@ -574,10 +585,10 @@ local function check_all(plan, standing, now)
       elseif kind == 4 and plan[at + 4] ~= 0 then
         local amount, take, cap, param = plan[at + 1], plan[at + 2], plan[at + 3], plan[at + 4]
         if #param == DRAIN_PARAM then
-          own, other, wait, new = pool_check(raw, now, amount, take, cap, param)
+          own, other, wait, new = pool_looks().check(raw, now, amount, take, cap, param)
         else
           local free
-          own, other, wait, new, free = queued_check(plan, field, rows, row, raw, now, amount, take, cap, param)
+          own, other, wait, new, free = pool_looks().queued(plan, field, rows, row, raw, now, amount, take, cap, param)
           plan.queued = wait == QUEUES and other
           plan.free = free
         end

@@ -20,7 +20,7 @@ end
 local function write_act(act, last_ms, now, before, after)
   redis.call(
     'XADD', acts_key(), 'MAXLEN', '=', MOST_ACTS, string.format('%.0f-*', math.max(last_ms, now)),
-    'a', act, 'e', cmsgpack.pack(now, member_name(), before, after)
+    'a', act, 'e', cmsgpack.pack(now, MEMBER, before, after)
   )
   redis.call('XTRIM', acts_key(), 'MINID', string.format('%.0f', math.max(now - ACTS_KEPT_MS, 0)))
   redis.call('PEXPIRE', acts_key(), string.format('%.0f', ACTS_KEPT_MS))

@@ -38,9 +38,9 @@ local function balance_finish(raw, ending, live, amount, param, before, after, f
     kept = grants_kept()
     grants = kept.read(string.sub(raw, BALANCE_SIZE + 1), granted - reversed - expired - charged + debt - held)
   end
-  before, after = math.max(before, 0), math.max(after, 0)
-  local own = live and math.max(amount - before, 0) or 0
-  local from_own = math.min(after - before, own)
+  before, after = before > 0 and before or 0, after > 0 and after or 0
+  local own = live and amount > before and amount - before or 0
+  local from_own = after - before < own and after - before or own
   local rest = after - before - from_own
   local lost = 0
   if rest > 0 then
@@ -62,7 +62,8 @@ local function balance_finish(raw, ending, live, amount, param, before, after, f
   expired = expired + over
   uncollected = uncollected + lost
   if
-    math.min(held, debt) < 0
+    held < 0
+    or debt < 0
     or math.max(granted, reversed, charged, held, expired, uncollected, debt) >= 9007199254740992
   then
     error('CORRUPT a balance outside 0 to 2^53 - 1')

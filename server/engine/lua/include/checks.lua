@@ -55,10 +55,10 @@ local function check_all(plan, standing, now)
       elseif kind == 4 and plan[at + 4] ~= 0 then
         local amount, take, cap, param = plan[at + 1], plan[at + 2], plan[at + 3], plan[at + 4]
         if #param == DRAIN_PARAM then
-          own, other, wait, new = pool_check(raw, now, amount, take, cap, param)
+          own, other, wait, new = pool_looks().check(raw, now, amount, take, cap, param)
         else
           local free
-          own, other, wait, new, free = queued_check(plan, field, rows, row, raw, now, amount, take, cap, param)
+          own, other, wait, new, free = pool_looks().queued(plan, field, rows, row, raw, now, amount, take, cap, param)
           plan.queued = wait == QUEUES and other
           plan.free = free
         end

@@ -4,7 +4,7 @@ A cell is the letter n, the units that stand, and those that open holds keep; th
 allocations stand is in the hash hg:{p/t}:alloc: by name a msgpack sequence, per cell: field, units. ]]
 local COUNT, COUNT_SIZE = '>c1I7I7', 15
 
--- What there is to do with a cell: read, packed. Made when asked for: few policies have counts.
+-- What there is to do with a cell: read, packed, finish. Made when asked for: few policies have counts.
 local function counts_kept()
   -- Units that stand and units that are held.
   local function count_read(raw)
@@ -29,5 +29,12 @@ local function counts_kept()
     return standing + held > 0 and struct.pack(COUNT, 'n', standing, held)
   end
 
-  return { read = count_read, packed = count_packed }
+  -- The new raw value without what a hold held, where that ends, and with `stands` units more that stand, beyond the
+  -- limit too, because they exist.
+  local function count_finish(raw, frees, amount, stands)
+    local standing, held = count_read(raw)
+    return count_packed(standing + stands, held - (frees and amount or 0))
+  end
+
+  return { read = count_read, packed = count_packed, finish = count_finish }
 end

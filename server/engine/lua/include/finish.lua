@@ -6,7 +6,7 @@
 --@include queues
 --@include balance_finish
 --@include quota_finish
---@include count_finish
+--@include count_layout
 --@include allocations
 --@include notes
 --@include ledger
@@ -59,7 +59,13 @@ local function finish(key, id, hold, at, ending, state, after, now, name, reaps)
       local before, total, uncollected = -1, -1, 0
       if meter > 0 then
         local base = hold[take + 6]
-        before, total = math.max(hold[meter + REPORTED] - base, 0), math.max(after[hold[take + 1]] - base, 0)
+        before, total = hold[meter + REPORTED] - base, after[hold[take + 1]] - base
+        if before < 0 then
+          before = 0
+        end
+        if total < 0 then
+          total = 0
+        end
         if hold[take + 7] ~= 1 then
           before, total = math.min(before, amount), math.min(total, amount)
         end
@@ -75,7 +81,7 @@ local function finish(key, id, hold, at, ending, state, after, now, name, reaps)
         elseif live and ending ~= REPORT and raw then
           -- Places are freed when the hold ends, however it ends.
           if param ~= 0 then
-            new = pool_finish(raw, was == ACTIVE and ending, amount, created + hold[take + 5], param, now)
+            new = pools_kept().finish(raw, was == ACTIVE and ending, amount, created + hold[take + 5], param, now)
             if has_queue then
               freed = freed or {}
               freed[field] = new or false
@@ -110,7 +116,7 @@ local function finish(key, id, hold, at, ending, state, after, now, name, reaps)
           more = known[field] and 0 or amount -- who settles under a name that stands, adds nothing to it
           stands[field] = (stands[field] or 0) + amount
         end
-        new = count_finish(raw, ending, live, amount, more)
+        new = counts_kept().finish(raw, live and ending ~= REPORT, amount, more)
       else
         error('CORRUPT a take of a hold')
       end
@@ -165,7 +171,7 @@ local function finish(key, id, hold, at, ending, state, after, now, name, reaps)
 
   local queues, promoted, more
   if leaves then
-    redis.call('ZCARD', queue_key(leaves))
+    redis.call('ZCARD', tenant_key('q:' .. leaves))
   end
   if not reaps and (freed or leaves) then
     queues = queues_kept()
@@ -177,7 +183,7 @@ local function finish(key, id, hold, at, ending, state, after, now, name, reaps)
     end
   end
   if crossings then
-    look_at_notes()
+    notes_kept().look()
   end
   if entries then
     redis.call('XLEN', tenant_key('ledger'))
@@ -186,7 +192,7 @@ local function finish(key, id, hold, at, ending, state, after, now, name, reaps)
     redis.call('ZREM', KEYS[3], id)
   end
   if leaves then
-    redis.call('ZREM', queue_key(leaves), id)
+    redis.call('ZREM', tenant_key('q:' .. leaves), id)
   end
   for group = 1, groups, 4 do
     -- A window cell whose key has left is not brought back: it would have no TTL.
@@ -206,7 +212,7 @@ local function finish(key, id, hold, at, ending, state, after, now, name, reaps)
     allocations_kept().write(name, known)
   end
   if crossings then
-    write_crossings(crossings, now)
+    notes_kept().write(crossings, now)
   end
   if entries then
     write_ledger(entries)

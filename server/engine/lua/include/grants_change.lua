@@ -128,7 +128,7 @@ local function change_grants(now, terms_ms, terms, marks)
     end
   end
   if falls then
-    look_at_notes()
+    notes_kept().look()
   end
 
   if #cells > 0 then
@@ -147,7 +147,7 @@ local function change_grants(now, terms_ms, terms, marks)
   end
   write_ledger(entries)
   if falls then
-    write_crossings(falls, at_ms)
+    notes_kept().write(falls, at_ms)
   end
   return nil
 end

@@ -1,7 +1,6 @@
 --@include keys
 --@include hold
 --@include pool
---@include version
 
 --[[ Queues in front of pools. hg:{p/t}:q:<cell> has the ids of those who wait for a pool's places, by order of arrival
 over all queues of the tenant. While anyone waits, hg:{p/t}:pools says whose turn is next (wire_queues.py): the account
@@ -14,6 +13,8 @@ local TICKET_AT, OWNER_AT, MOST_TURNS = 2, 6, 16
 
 -- What there is to do with queues: take, look, write. Made when asked for: few holds have to do with any.
 local function queues_kept()
+  local pools = pools_kept()
+
   -- The take of the pool that a hold waits for: its index.
   local function queued_take(hold, takes_at)
     for take = takes_at + 1, #hold, TAKE_SIZE do
@@ -58,7 +59,7 @@ local function queues_kept()
       at = at + 2 + terms[at + 1]
     end
     local read = redis.call('HMGET', KEYS[1], unpack(fields))
-    if terms[1] ~= account_version(read[1]) or now < terms[2] or now >= terms[3] then
+    if terms[1] ~= tonumber(read[1] or 0) or now < terms[2] or now >= terms[3] then
       return nil, 2
     end
     local turns, sets, more, waiting, before, first = {}, {}, 0, 0, 2, nil
@@ -73,10 +74,10 @@ local function queues_kept()
           raws[cell] = changed[field]
         end
         taken = taken + (raws[cell] and slots_taken(raws[cell]) or 0)
-        waiting = waiting + redis.call('ZCARD', queue_key(field))
+        waiting = waiting + redis.call('ZCARD', tenant_key('q:' .. field))
       end
       for cell = 1, taken < cap and count or 0 do
-        local queue = redis.call('ZRANGE', queue_key(terms[at + 1 + cell]), 0, MOST_TURNS, 'WITHSCORES')
+        local queue = redis.call('ZRANGE', tenant_key('q:' .. terms[at + 1 + cell]), 0, MOST_TURNS, 'WITHSCORES')
         for place = 1, #queue, 2 do
           if queue[place] ~= leaving then
             heads[#heads + 1] = { tonumber(queue[place + 1]), queue[place], cell }
@@ -94,7 +95,7 @@ local function queues_kept()
         local cell = heads[place][3]
         local turn = turn_of(heads[place][2], terms[at + 1 + cell], now)
         if turn[3] then
-          raws[cell] = pool_taken(raws[cell], turn[7])
+          raws[cell] = pools.taken(raws[cell], turn[7])
           sets[terms[at + 1 + cell]] = raws[cell]
           first = math.min(first or turn[5], turn[5])
         end
@@ -106,7 +107,7 @@ local function queues_kept()
     if first and read[2] and tonumber(read[2]) <= first then
       first = nil
     elseif first then
-      redis.call('ZSCORE', KEYS[4], member_name())
+      redis.call('ZSCORE', KEYS[4], MEMBER)
     end
     return { turns, sets, waiting - #turns - (leaving and 1 or 0), first }, more
   end
@@ -117,7 +118,7 @@ local function queues_kept()
     local turns, sets, waiting, first = unpack(promoted, 1, 4)
     for number = 1, #turns do
       local id, field, key, record, deadline = unpack(turns[number], 1, 5)
-      redis.call('ZREM', queue_key(field), id)
+      redis.call('ZREM', tenant_key('q:' .. field), id)
       if key then
         redis.call('SET', key, record)
         redis.call('ZADD', KEYS[3], 'XX', string.format('%.0f', deadline), id)
@@ -125,7 +126,7 @@ local function queues_kept()
     end
     if first then
       local due = string.format('%.0f', first)
-      redis.call('ZADD', KEYS[4], due, member_name())
+      redis.call('ZADD', KEYS[4], due, MEMBER)
       redis.call('HSET', KEYS[1], 'due', due)
     end
     if #turns > 0 and next(sets) then
@@ -139,7 +140,7 @@ local function queues_kept()
       local owner = turns[number][6]
       if owner and owner ~= '' then
         local process = string.match(owner, '^[^.]*')
-        redis.pcall('PUBLISH', TURN_CHANNEL .. process, member_name() .. '\n' .. turns[number][1])
+        redis.pcall('PUBLISH', TURN_CHANNEL .. process, MEMBER .. '\n' .. turns[number][1])
       end
     end
     if waiting == 0 then
