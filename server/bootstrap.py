@@ -258,8 +258,8 @@ def load_policies(settings: Settings) -> PolicyStore:
     try:
         return PolicyStore.load(settings.policies, KnobSource(os.environ, settings.settings_file))
     except PolicyRejectedError as error:
-        missing = any(not path.exists() for path in settings.policies)
-        raise StartError(error.message + "\n--policies or HOLDGATE_POLICIES names them" * missing) from error
+        missing = not all(map(os.path.exists, settings.policies))
+        raise StartError(error.message + "\n--policies or HOLDGATE_POLICIES names others" * missing) from error
 
 
 @asynccontextmanager

@@ -39,7 +39,7 @@ def test_policies_that_are_nowhere_are_named_with_the_flag_that_names_them(capsy
     assert cli.main(["serve", "--store", "memory", "--policies", "nowhere"]) == 1
     first, second = capsys.readouterr().err.splitlines()
     assert first.startswith("holdgate: nowhere: there is no such file or folder")
-    assert second == "holdgate: --policies or HOLDGATE_POLICIES names them"
+    assert second == "holdgate: --policies or HOLDGATE_POLICIES names others"
 
 
 def test_without_a_command_the_help_is_shown(capsys: pytest.CaptureFixture[str]) -> None:
