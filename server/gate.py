@@ -32,7 +32,7 @@ from server.domain.errors import (
     StoreUnavailableError,
 )
 from server.domain.hold import WAITING, Delivered, HoldView
-from server.domain.limits import Gate, Kind
+from server.domain.limits import Kind
 from server.domain.operation import (
     Operation,
     TenantRef,
@@ -44,7 +44,6 @@ from server.domain.operation import (
 from server.domain.plan import (
     ALWAYS_COUNTED,
     Plan,
-    Source,
     account_or_default,
     make_plan,
     terms_of,
@@ -443,4 +442,4 @@ def _must_be_amounts(field: str, amounts: Mapping[str, int], policy: Policy) -> 
         raise InvalidRequestError(bad)
 
 
-__all__ = ["EffectiveLimit", "Gate", "HoldOutcome", "LimitsView", "QuotaGate", "Source", "UsageView"]
+__all__ = ["PLANNING_ROUNDS", "HoldOutcome", "QuotaGate"]
