@@ -10,7 +10,7 @@ from typing import Final
 
 from server.accounting import Accounting, balances_of, cells_of, fingerprint, page_of
 from server.domain.account import Account
-from server.domain.act import NOBODY, Act, Deed, Word
+from server.domain.act import NOBODY, Act, Deed, Word, reason_violations
 from server.domain.allowances import next_change_ms
 from server.domain.errors import (
     AccountChangedError,
@@ -34,7 +34,7 @@ from server.gate import QuotaGate
 from server.imports import ImportedAllocation, ImportedUsage, imported_allocations, imported_uses
 from server.metering import Metering
 from server.notices import Notices
-from server.operators import Operators, account_act, reason_violations
+from server.operators import Operators, account_act
 from server.policy.store import PolicyStore
 
 _PLACE: Final = re.compile(r"([0-9]{1,16})/(.*)", re.ASCII | re.DOTALL)

@@ -115,7 +115,7 @@ def _ledger(chosen: argparse.Namespace) -> int:
 
 
 def _reconcile(chosen: argparse.Namespace) -> int:
-    return ledger_commands.reconcile(_target(chosen), chosen.policy, chosen.tenant, repair=chosen.repair)
+    return ledger_commands.reconcile(_target(chosen), chosen.policy, chosen.tenant, chosen.reason, repair=chosen.repair)
 
 
 def _holds(chosen: argparse.Namespace) -> int:
@@ -244,6 +244,7 @@ def _add_ledger(parser: argparse.ArgumentParser) -> None:
 def _add_reconcile(parser: argparse.ArgumentParser) -> None:
     _add_tenant(parser, "whose balances")
     parser.add_argument("--repair", action="store_true", help="give balances what the ledger and the holds tell")
+    parser.add_argument("--reason", metavar="TEXT", default="", help="why it is repaired, for the audit trail")
     parser.set_defaults(run=_reconcile)
 
 

@@ -45,9 +45,9 @@ def ledger(target: Target, policy: str, tenant: str, export: Path | None) -> int
     return OK
 
 
-def reconcile(target: Target, policy: str, tenant: str, *, repair: bool) -> int:
+def reconcile(target: Target, policy: str, tenant: str, reason: str, *, repair: bool) -> int:
     """Prints each difference of the tenant's balances; 1 while there is one, or when the server fails."""
-    request = admin_service_pb2.ReconcileBalancesRequest(policy=policy, tenant=tenant, repair=repair)
+    request = admin_service_pb2.ReconcileBalancesRequest(policy=policy, tenant=tenant, repair=repair, reason=reason)
     with target.channel() as channel:
         try:
             answer = unary(channel, "ReconcileBalances", request, admin_service_pb2.ReconcileBalancesResponse)

@@ -14,9 +14,10 @@ from server.domain.errors import (
     InvalidRequestError,
     StoreUnavailableError,
 )
+from server.domain.limit_value import value_of
 from server.domain.limits.quota import Quota
 from server.domain.operation import TenantRef, scope_violations, unknown
-from server.domain.plan import account_or_default, bare_form, value_of
+from server.domain.plan import account_or_default, bare_form
 from server.domain.policy import Meter, Policy
 from server.domain.sampling import (
     FIXED_MS,

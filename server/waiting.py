@@ -6,12 +6,12 @@ the next renewal. What a dead process leaves behind lapses within CALL_TICKET_MS
 
 import asyncio
 from collections.abc import Callable, Coroutine, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
 from itertools import count
 from typing import Any, Final
 
-from server.domain.errors import HoldgateError, StoreUnavailableError
+from server.domain.errors import HoldgateError, InvalidRequestError, StoreUnavailableError
 from server.domain.operation import TenantRef
 from server.domain.queue import CALL_TICKET_MS, Ticket
 from server.engine.queues import Queues
@@ -41,10 +41,12 @@ class Turn:
 
 
 class Waiting:
-    """The open calls of one process."""
+    """The open calls of one process. `loaded_at_s` tells when the policies were read that decide now."""
 
-    def __init__(self, queues: Queues) -> None:
+    def __init__(self, queues: Queues, loaded_at_s: Callable[[], float]) -> None:
         self._queues = queues
+        self._loaded_at_s = loaded_at_s
+        self._heeded_s = loaded_at_s()
         self._turns: dict[TenantRef, dict[str, list[Turn]]] = {}
         self._numbers = count(1)
         self._tasks: set[asyncio.Task[None]] = set()
@@ -93,8 +95,12 @@ class Waiting:
             raise StoreUnavailableError("the server stops; send the request again at once, and it keeps its place")
 
     async def renew(self) -> None:
-        """Renews the places of all calls."""
+        """Renews the places of all calls; once the policies have been read again, gives those that are free by them."""
         await asyncio.gather(*[self._renew(ref, list(turns.items())) for ref, turns in list(self._turns.items())])
+        loaded_s = self._loaded_at_s()
+        if loaded_s != self._heeded_s:
+            await asyncio.gather(*[self._heed(ref) for ref in list(self._turns)])
+            self._heeded_s = loaded_s
 
     def close(self) -> None:
         """Ends the waiting of all calls, whose places are kept for whoever repeats them soon enough."""
@@ -119,6 +125,11 @@ class Waiting:
                 _wake(some[hold_id])
             if renewed.next_due_ms:
                 self._see_to_at(ref, (renewed.next_due_ms - renewed.now_ms) / _MS_PER_SECOND)
+
+    async def _heed(self, ref: TenantRef) -> None:
+        """Looks at who waits by the policy as it is now; where it is gone, they are told when they ask again."""
+        with suppress(InvalidRequestError):
+            await self._queues.see_to(ref, WITHIN_S, afresh=True)
 
     def _see_to_at(self, ref: TenantRef, delay_s: float) -> None:
         """Frees what a lease's end frees at that moment, if it comes before the next renewal."""

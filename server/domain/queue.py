@@ -5,9 +5,10 @@ from typing import Final, NamedTuple, TypeAlias
 
 from server.domain.account import Account
 from server.domain.errors import AccountNotFoundError
+from server.domain.limit_value import value_in
 from server.domain.limits.slots import Slots
 from server.domain.operation import TenantRef
-from server.domain.plan import account_or_default, plan_span, value_of
+from server.domain.plan import account_or_default, plan_span
 from server.domain.policy import Policy
 from server.domain.units import MAX_AMOUNT
 
@@ -56,11 +57,11 @@ def queue_terms(policy: Policy, ref: TenantRef, stored: Account | None, now_ms: 
     pools = [limit for limit in policy.limits if isinstance(limit, Slots) and limit.queue is not None]
     groups: dict[tuple[str, ...], Group] = {}
     for pool in pools:
-        value = value_of(pool, account, now_ms)
+        value = value_in(policy, pool, account, now_ms)
         from_ms, until_ms = max(from_ms, value.from_ms), min(until_ms, value.until_ms)
         cells = pool.joined(account.plan)
         cap = MAX_AMOUNT if value.value is None else value.value
-        groups[cells] = Group(min(cap, groups[cells].cap) if cells in groups else cap, cells)
+        groups[cells] = Group(cap, cells)
     return QueueTerms(account.version, from_ms, until_ms, tuple(groups.values()))
 
 

@@ -14,7 +14,7 @@ MAX_REQUEST_BYTES: Final = 4 * 1024 * 1024
 """Largest request; an import of 1000 rows, the largest that the contract allows, needs about a quarter of it."""
 
 MAX_CONCURRENT_CALLS: Final = 4096
-"""Calls in work at once; beyond that the caller gets RESOURCE_EXHAUSTED at once, which keeps the others quick."""
+"""Calls in work at once, of all methods together; one more ends with BUSY at once, which keeps the others quick."""
 
 
 BUSY: Final[Status] = errors.status_of(BusyError("the server has as many calls in work as it can answer in time"))

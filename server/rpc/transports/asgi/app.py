@@ -36,6 +36,7 @@ class GrpcApp:
         self._methods: Final[dict[str, Method]] = {}
         self._routes: Final[dict[str, Route]] = {}
         self._loads: Final[dict[str, Load]] = {}
+        self._load: Load | None = None
         self._tasks: Final[set[asyncio.Task[Any]]] = set()
         self._over = False
 
@@ -50,6 +51,7 @@ class GrpcApp:
     def bound(self, paths: Collection[str], load: Load) -> None:
         """Turns away what the load has no room for, of these paths."""
         self._loads.update(dict.fromkeys(paths, load))
+        self._load = load
 
     def add_route(self, path: str, route: Route) -> None:
         """Has `route`, an ASGI application, answer plain HTTP requests for this path."""
@@ -67,11 +69,12 @@ class GrpcApp:
             await send({"type": "websocket.close"})
             return
         load = self._loads.get(scope["path"])
-        if load is None:
-            await self._answer(scope, receive, send)
-        elif load.is_full:
-            load.turn_away(scope["path"])
+        if len(self._tasks) >= MAX_CONCURRENT_CALLS or (load is not None and load.is_full):
+            if self._load is not None and scope["path"] in self._methods:
+                self._load.turn_away(scope["path"])
             await _turn_away(scope, send)
+        elif load is None:
+            await self._answer(scope, receive, send)
         else:
             load.active += 1
             try:
@@ -82,28 +85,24 @@ class GrpcApp:
 
     async def _answer(self, scope: Event, receive: Receive, send: Send) -> None:
         if (route := self._routes.get(scope["path"])) is not None:
-            await self._serve_plain(route(scope, receive, send), send)
+            await self._serve_plain(route(scope, receive, send))
         elif scope["method"] != "POST":
             await _refuse(send, 405, b"a call is a POST", (b"allow", b"POST"))
         elif _is_of(scope["headers"], _MEDIA_TYPES):
             await self._serve(scope, receive, Reply(send))
         elif _is_of(scope["headers"], _JSON):
             answer = json_call.answer(self._methods.get(scope["path"]), scope, receive, send)
-            await self._serve_plain(answer, send)
+            await self._serve_plain(answer)
         else:
             text = b"expected the content-type application/grpc or application/json"
             await _refuse(send, 415, text, (b"accept", _MEDIA_TYPE + b", " + json_call.MEDIA_TYPE))
 
-    async def _serve_plain(self, work: Coroutine[Any, Any, None], send: Send) -> None:
+    async def _serve_plain(self, work: Coroutine[Any, Any, None]) -> None:
         """Has plain HTTP answered; cut off with the rest when the server stops."""
         task = asyncio.current_task()
         assert task is not None  # noqa: S101  # an application always runs in one
         self._tasks.add(task)
         try:
-            if len(self._tasks) > MAX_CONCURRENT_CALLS:
-                work.close()
-                await _refuse(send, 503, b"too many calls are in work", (b"retry-after", b"1"))
-                return
             await work
         except (Disconnected, OSError):
             pass  # nobody is there to be told anything
@@ -128,7 +127,7 @@ class GrpcApp:
     async def _work(self, task: asyncio.Task[Any], scope: Event, receive: Receive, reply: Reply) -> bytes | None:
         """Has the servicer answer; the response still to be sent. A call that failed has its status in the reply."""
         try:
-            return await Call(task, self._admitted(scope), scope, receive, reply).answer()
+            return await Call(task, self._called(scope), scope, receive, reply).answer()
         except aio.AbortError:
             return None
         except CallFailed as failure:
@@ -145,10 +144,8 @@ class GrpcApp:
             reply.fail(StatusCode.UNKNOWN, "the server failed; its log has the cause")
         return None
 
-    def _admitted(self, scope: Event) -> Method:
-        """The method that is called, if there is room for one more call."""
-        if len(self._tasks) > MAX_CONCURRENT_CALLS:
-            raise CallFailed(StatusCode.RESOURCE_EXHAUSTED, "Concurrent RPC limit exceeded!")
+    def _called(self, scope: Event) -> Method:
+        """The method that is called."""
         method = self._methods.get(scope["path"])
         if method is None:
             raise CallFailed(StatusCode.UNIMPLEMENTED, "Method not found!")
