@@ -12,7 +12,8 @@ from server.engine.client import StoreConnection
 from server.engine.fallback_engine import FallbackEngine
 from server.engine.guarded_store import GuardedStore
 from server.gate import QuotaGate
-from tests.conformance.test_best_effort import OnePolicy
+from server.policy.knobs import KnobSource
+from server.policy.store import PolicyStore
 from tests.policies_for_tests import HOUR_MS, policy, slots, window
 from tests.stores import running_store
 from tests.tenants import WITHIN_S
@@ -37,7 +38,7 @@ async def test_an_override_that_has_ended_is_none_again_because_a_hold_is_renewe
             account = Account(plan="free", overrides=(ended,), version=1)
             await engine.write_account(ACME, AccountWrite(account=account), WITHIN_S)
             rules = policy(window("rpm", 10), slots("jobs", 100))
-            gate = QuotaGate(OnePolicy(rules), engine)  # type: ignore[arg-type]  # no files behind it
+            gate = QuotaGate(PolicyStore((), KnobSource(), {rules.name: rules}), engine)
             assert (await gate.check_and_reserve(asked("before"), within_s=WITHIN_S)).granted
             store.kill()
             while not guard.is_open:
