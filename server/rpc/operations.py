@@ -56,12 +56,12 @@ class Operations:
         if len(operations) > MAX_OPERATIONS:
             text = f"has {len(operations)} entries; at most {MAX_OPERATIONS} are allowed"
             raise InvalidRequestError.of("operations", text)
-        ends_s = monotonic() + within_s
         chains: dict[object, list[tuple[quota.Operation, quota.OperationResult]]] = {}
         for index, operation in enumerate(operations):
             chains.setdefault(_hold_of(operation) or index, []).append((operation, results.add()))
 
         async def run(chain: Sequence[tuple[quota.Operation, quota.OperationResult]]) -> None:
+            ends_s = monotonic() + within_s
             for operation, result in chain:
                 await self.answer(operation, result, ends_s - monotonic())
 
