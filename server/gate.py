@@ -32,8 +32,8 @@ from server.domain.errors import (
     StoreUnavailableError,
 )
 from server.domain.hold import WAITING, Delivered, HoldView
-from server.domain.limit_value import Source, value_in
-from server.domain.limits import Gate, Kind
+from server.domain.limit_value import value_in
+from server.domain.limits import Kind
 from server.domain.operation import (
     Operation,
     TenantRef,
@@ -435,4 +435,4 @@ def _must_be_amounts(field: str, amounts: Mapping[str, int], policy: Policy) -> 
         raise InvalidRequestError(bad)
 
 
-__all__ = ["EffectiveLimit", "Gate", "HoldOutcome", "LimitsView", "QuotaGate", "Source", "UsageView"]
+__all__ = ["PLANNING_ROUNDS", "HoldOutcome", "QuotaGate"]

@@ -94,7 +94,11 @@ class Settings(BaseSettings):
         "memory (gone at exit; for a first look), or auto: redis when there is a URL, else embedded",
     )
     redis_url: str = Field("", repr=False, description="Redis or Valkey to use, as redis://user:password@host:port/db")
-    data_dir: Path = Field(Path(".holdgate"), description="folder of the embedded store")
+    data_dir: Path = Field(
+        Path(".holdgate"),
+        description="folder of the embedded store, and of the file by which the server knows any store again; it must "
+        "be writable",
+    )
     fsync: Fsync = Field(
         Fsync.EVERYSEC,
         description="when the embedded store forces writes to disk: everysec loses up to a second at a power cut, "

@@ -239,7 +239,7 @@ def forced(plan: Plan) -> Plan:
     return plan._replace(shape=replace(shape, checks=checks, guards=(), gates=(), gated=False, memo={}))
 
 
-def account_or_default(policy: Policy, ref: TenantRef, account: Account | None, now_ms: int = 0) -> Account:
+def account_or_default(policy: Policy, ref: TenantRef, account: Account | None, now_ms: int) -> Account:
     """The tenant's account, or the policy's default plan for a tenant without one; on its tier where there are any."""
     if account is None:
         if policy.default_plan is None:

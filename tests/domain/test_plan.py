@@ -242,11 +242,11 @@ def test_missing_entitlement_refused() -> None:
     """No account and no default plan, or a plan that the policy lacks: an error of its own, never a grant."""
     rules = policy()
 
-    assert account_or_default(rules, REF, None) == Account(plan="free")
+    assert account_or_default(rules, REF, None, 0) == Account(plan="free")
     with pytest.raises(AccountNotFoundError, match="acme"):
-        account_or_default(replace(rules, default_plan=None), REF, None)
+        account_or_default(replace(rules, default_plan=None), REF, None, 0)
     with pytest.raises(AccountNotFoundError, match="gold"):
-        account_or_default(rules, REF, Account(plan="gold"))
+        account_or_default(rules, REF, Account(plan="gold"), 0)
 
 
 def test_a_usage_plan_looks_at_every_limit_with_state_whose_dimensions_are_named() -> None:

@@ -6,6 +6,7 @@ status that the policy gives the refusal; headers for the client come along. ngi
 401 and 403.
 """
 
+import re
 from collections.abc import Awaitable, Callable, Iterable, Mapping, MutableMapping
 from typing import Any, Final, TypeAlias
 
@@ -28,6 +29,10 @@ _NO_CONTENT: Final = 204
 _FORBIDDEN: Final = 403
 _BAD_REQUEST: Final = 400
 _UNAVAILABLE: Final = 503
+
+_UNITS: Final = re.compile(r"[0-9]{1,16}")
+_SHOWN: Final = 64
+"""Characters of a bad amount that an error repeats."""
 
 _ASKERS_FAULTS: Final = (InvalidRequestError, UnauthenticatedError, PermissionDeniedError)
 
@@ -86,8 +91,9 @@ def _pairs(header: str, headers: Mapping[str, str]) -> Iterable[tuple[str, str]]
 
 
 def _units(name: str, text: str) -> int:
-    if not (text.isascii() and text.isdecimal()):
-        raise InvalidRequestError.of(f"x-quota-amounts[{name}]", f"is {text!r}; expected a whole number of base units")
+    if not _UNITS.fullmatch(text):
+        said = f"is {text[:_SHOWN]!r}; expected a whole number of base units of at most 16 digits"
+        raise InvalidRequestError.of(f"x-quota-amounts[{name}]", said)
     return int(text)
 
 

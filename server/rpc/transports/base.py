@@ -31,6 +31,12 @@ class ListenError(Exception):
     """The address cannot be served on."""
 
 
+def cannot_listen(listen: str, why: object = "") -> str:
+    """What is said of an address that cannot be served on, with the system's own reason where there is one."""
+    text = f"cannot listen on {listen}: is another server using the port, or is the address not this machine's?"
+    return f"{text} ({why})" if why else text
+
+
 Route: TypeAlias = Callable[[Any, Any, Any], Coroutine[Any, Any, None]]
 """An ASGI application: takes scope, receive and send."""
 

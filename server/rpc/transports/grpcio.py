@@ -7,7 +7,7 @@ import grpc
 from grpc import aio
 
 from server.rpc.load import Load
-from server.rpc.transports.base import MAX_REQUEST_BYTES, ListenError, Route
+from server.rpc.transports.base import MAX_REQUEST_BYTES, ListenError, Route, cannot_listen
 from server.rpc.transports.grpcio_methods import Methods
 from server.rpc.transports.tls import TlsContent, TlsError, TlsFiles
 
@@ -51,7 +51,7 @@ class GrpcioTransport:
         try:
             port = self._add_port()
         except RuntimeError as error:
-            raise ListenError(f"cannot listen on {self._listen}: is another server using the port?") from error
+            raise ListenError(cannot_listen(self._listen)) from error
         self._methods.add_to(self._grpcio)
         await self._grpcio.start()
         return f"{self._listen.rpartition(':')[0]}:{port}"
