@@ -1,6 +1,7 @@
 """However many ask while the store is gone, a server that goes on without it takes no more memory than it may."""
 
 from pathlib import Path
+from time import monotonic
 from typing import Final
 
 from grpc import aio
@@ -44,10 +45,11 @@ async def test_a_million_subjects_in_an_outage_take_a_bounded_memory(tmp_path: P
             store.kill()
             await health_turns(channel, HealthCheckResponse.NOT_SERVING)
             warm = await asked(channel, 0, IN_A_BATCH)
-            before = rss_bytes(server)
+            before, began_s = rss_bytes(server), monotonic()
             granted = warm + await asked(channel, IN_A_BATCH, subjects)
-            growth = rss_bytes(server) - before
+            growth, took_s = rss_bytes(server) - before, monotonic() - began_s
     assert warm
-    assert granted <= MOST_CELLS
+    # What counts for a minute makes room after two.
+    assert granted <= MOST_CELLS * (1 + took_s // 60)
     assert growth <= MOST_GROWTH_BYTES
     figure(f"{subjects:,} subjects, {granted:,} granted something, the server {growth / 2**20:+.1f} MiB")

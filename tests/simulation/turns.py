@@ -55,6 +55,11 @@ class Lines:
         self._lines[name] = []
         self._left_to_reap.discard(name)
 
+    def overtakes_nobody(self, name: str, cells: Sequence[str]) -> None:
+        """A newcomer was given a place of these pools, in front of which nobody may have waited."""
+        if passed := [hold_id for _, cell, hold_id in self._lines[name] if cell in cells]:
+            raise Violation(f"a newcomer was given a place of {cells}, and {passed} wait for one")
+
     def check(self, name: str, script: str, reply: Sequence[Any]) -> None:
         """Looks at a tenant's queues after a script."""
         tenant = tenant_keys(TenantRef("lab", name))

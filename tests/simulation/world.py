@@ -397,6 +397,9 @@ class World:
             self._accounts[talk.asked.tenant].append(talk.ask.write.account)
         if isinstance(talk.asked, ResetByHand) and reply[0] == 1:
             self._windows.clear()  # what was forgotten counts no more
+        if isinstance(talk.ask, Question) and reply[0] == 1 and (queue := talk.ask.plan.shape.queue) is not None:
+            assert self._lines is not None
+            self._lines.overtakes_nobody(talk.asked.tenant, queue.cells)
         if isinstance(talk.ask, Question) and reply[0] in {1, 6}:
             self._count_windows(talk.asked.tenant, talk.ask.plan, reply[1])
 
