@@ -15,6 +15,7 @@ from server.rpc.transports.asgi import json_call, metadata
 from server.rpc.transports.asgi.call import Call, Method
 from server.rpc.transports.asgi.framing import Disconnected, Event, Receive
 from server.rpc.transports.asgi.metadata import Headers
+from server.rpc.transports.asgi.pace import Pace
 from server.rpc.transports.asgi.reply import END, Reply, Send, ending
 from server.rpc.transports.asgi.status import CallFailed
 from server.rpc.transports.base import BUSY, MAX_CONCURRENT_CALLS, Route
@@ -35,7 +36,9 @@ class GrpcApp:
     def __init__(self) -> None:
         self._methods: Final[dict[str, Method]] = {}
         self._routes: Final[dict[str, Route]] = {}
-        self._loads: Final[dict[str, Load]] = {}
+        self._load = Load()
+        self._pace = Pace(self._load)
+        self._bounded: Collection[str] = ()
         self._tasks: Final[set[asyncio.Task[Any]]] = set()
         self._over = False
 
@@ -49,7 +52,7 @@ class GrpcApp:
 
     def bound(self, paths: Collection[str], load: Load) -> None:
         """Turns away what the load has no room for, of these paths."""
-        self._loads.update(dict.fromkeys(paths, load))
+        self._load, self._pace, self._bounded = load, Pace(load), frozenset(paths)
 
     def add_route(self, path: str, route: Route) -> None:
         """Has `route`, an ASGI application, answer plain HTTP requests for this path."""
@@ -66,16 +69,21 @@ class GrpcApp:
         if scope["type"] != "http":
             await send({"type": "websocket.close"})
             return
-        load = self._loads.get(scope["path"])
-        if load is None:
+        load, path = self._load, scope["path"]
+        self._pace.arrive()
+        if path not in self._bounded:
             await self._answer(scope, receive, send)
         elif load.is_full:
-            load.turn_away(scope["path"])
+            load.turn_away(path)
             await _turn_away(scope, send)
         else:
             load.active += 1
             try:
-                await self._answer(scope, receive, send)
+                if (turn := self._pace.begin()) is None or await turn:
+                    await self._answer(scope, receive, send)
+                else:
+                    load.turn_away(path)
+                    await _turn_away(scope, send)
             finally:
                 load.active -= 1
                 load.done += 1
