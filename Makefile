@@ -46,7 +46,8 @@ demo: $(STAMP) ## Start a server, make a few calls, show what they answer
 
 story: $(STAMP) ## Play one system's acceptance stories: make story SYSTEM=<a policy's name>
 	@test -n "$(SYSTEM)" || { echo "story: say which, e.g. make story SYSTEM=$$(basename -s .yaml "$$(ls policies/*.yaml | head -n 1)")"; exit 2; }
-	@$(BIN)/python -m pytest -k "$(SYSTEM)" tests/test_scenarios.py $(ARGS)
+	@$(BIN)/python -m pytest -k "$(SYSTEM)" tests/test_scenarios.py $(ARGS) || { status=$$?; [ $$status != 5 ] || \
+		echo "story: there is none of $(SYSTEM); there are those of $$(basename -as .yaml policies/*.yaml | xargs)"; exit $$status; }
 
 check: $(STAMP) ## Format, lint, types, layers, scripts, protos, stub drift
 	$(call step,ruff format,$(BIN)/ruff format --check .)

@@ -51,10 +51,13 @@ def run(chosen: argparse.Namespace) -> int:
     except (asyncio.CancelledError, KeyboardInterrupt):
         return _complain("interrupted", GIVEN_UP)
     print_report(Console(), report)
-    if chosen.json:
-        Path(chosen.json).write_bytes(orjson.dumps(report.document(), option=orjson.OPT_INDENT_2))
-    if chosen.html:
-        Path(chosen.html).write_text(page(report), encoding="utf-8")
+    try:
+        if chosen.json:
+            Path(chosen.json).write_bytes(orjson.dumps(report.document(), option=orjson.OPT_INDENT_2))
+        if chosen.html:
+            Path(chosen.html).write_text(page(report), encoding="utf-8")
+    except OSError as error:
+        return _complain(f"{error.filename}: cannot be written: {error.strerror}", USAGE)
     return status_of(report)
 
 

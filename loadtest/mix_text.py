@@ -81,8 +81,15 @@ def _checked(source: str, document: Mapping[str, Any], defaults: Mapping[str, ob
     try:
         return Mix.model_validate(document)
     except ValidationError as error:
-        lines = [_line(source, found["loc"], found["msg"]) for found in error.errors(include_url=False)]
-        raise MixError("\n".join(lines)) from error
+        faults = error.errors(include_url=False)
+        places = [fault["loc"] for fault in faults]
+        # A list all of whose entries are at fault is called too short as well.
+        told = [fault for fault in faults if not any(_within(place, fault["loc"]) for place in places)]
+        raise MixError("\n".join(_line(source, fault["loc"], fault["msg"]) for fault in told)) from error
+
+
+def _within(place: Sequence[str | int], outer: Sequence[str | int]) -> bool:
+    return len(place) > len(outer) and place[: len(outer)] == outer
 
 
 def _line(source: str, place: Sequence[str | int], message: str) -> str:

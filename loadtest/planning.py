@@ -51,6 +51,8 @@ def _plan(chosen: argparse.Namespace) -> LoadPlan:
     for name in filter(None, (chosen.json, chosen.html)):
         if not Path(name).resolve().parent.is_dir():
             raise Misused(f"{name}: there is no such folder to write to")
+        if Path(name).is_dir():
+            raise Misused(f"{name}: is a folder; name a file to write")
     if chosen.setup and mix.accounts is None:
         raise Misused("--setup needs to know the accounts' --plan, since the mix does not say")
     return LoadPlan(

@@ -8,8 +8,9 @@ from typing import Final
 import orjson
 
 from server.domain.account import Account
+from server.domain.act import Act, Deed, Word, reason_violations
 from server.domain.errors import AccountChangedError, AccountNotFoundError, FieldViolation, InvalidRequestError
-from server.domain.ledger import Cause, LedgerEntry
+from server.domain.ledger import Cause, LedgerEntry, Totals
 from server.domain.limits import Balance
 from server.domain.limits.balance import GrantSource
 from server.domain.operation import TenantRef, amount_violations, text_violations, unknown
@@ -213,9 +214,11 @@ class Accounting:
         self._gate.must_trust()
         return await self._engine.trim_ledger(ref, through, within_s)
 
-    async def reconcile(self, ref: TenantRef, *, repair: bool, within_s: float) -> Reconciliation:
+    async def reconcile(self, ref: TenantRef, word: Word, *, repair: bool, within_s: float) -> Reconciliation:
         """Holds the balances against ledger and open holds; gives them what those tell only if told to."""
         policy, ref = self._gate.resolve(ref)
+        if bad := reason_violations(word.why):
+            raise InvalidRequestError(bad)
         self._gate.must_trust()
         audit = await self._engine.audit(ref, list(balances_of(policy)), within_s)
         entries = await self._entries(ref, audit.last_sequence, within_s)
@@ -225,7 +228,10 @@ class Accounting:
             for cell, state in audit.balances.items()
             if (right := repaired(cell, state, entries)) != state.totals
         }
-        done = bool(repair and totals) and await self._engine.repair(ref, totals, audit, within_s)
+        if not (repair and totals):
+            return Reconciliation(found, len(entries), repaired=False)
+        act = repair_act(word, balances_of(policy), totals, audit.balances)
+        done = await self._engine.hands.repair(ref, totals, audit.balances, act, within_s)
         return Reconciliation(found, len(entries), done)
 
     async def _entries(self, ref: TenantRef, last: int, within_s: float) -> list[LedgerEntry]:
@@ -238,6 +244,20 @@ class Accounting:
             if after >= last:
                 break
         return [entry for entry in entries if entry.sequence <= last]
+
+
+def repair_act(
+    word: Word, balances: Mapping[str, Balance], totals: Mapping[str, Totals], seen: Mapping[str, BalanceState]
+) -> Act:
+    """What the audit trail tells of a repair: of each balance the totals that change, before and after."""
+    before, after = [], []
+    for cell, right in totals.items():
+        for name, now, then in zip(Totals._fields, right, seen[cell].totals, strict=True):
+            if now != then:
+                before.append(f"{balances[cell].id}.{name}={then}")
+                after.append(f"{balances[cell].id}.{name}={now}")
+    target = ", ".join(balances[cell].id for cell in totals)
+    return Act(Deed.REPAIR, word.who, word.why, target, before=" ".join(before), after=" ".join(after))
 
 
 def balances_of(policy: Policy) -> Mapping[str, Balance]:

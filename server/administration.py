@@ -2,13 +2,15 @@
 be told `notices`'s, and what operators do by hand `operators`'s.
 """
 
+import re
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from typing import Final
 
 from server.accounting import Accounting, balances_of, cells_of, fingerprint, page_of
 from server.domain.account import Account
-from server.domain.act import NOBODY, Act, Deed, Word
+from server.domain.act import NOBODY, Act, Deed, Word, reason_violations
 from server.domain.allowances import next_change_ms
 from server.domain.errors import (
     AccountChangedError,
@@ -32,8 +34,11 @@ from server.gate import QuotaGate
 from server.imports import ImportedAllocation, ImportedUsage, imported_allocations, imported_uses
 from server.metering import Metering
 from server.notices import Notices
-from server.operators import Operators, account_act, reason_violations
+from server.operators import Operators, account_act
 from server.policy.store import PolicyStore
+
+_PLACE: Final = re.compile(r"([0-9]{1,16})/(.*)", re.ASCII | re.DOTALL)
+"""How tokens of ListHolds are written: a lease's end, and a hold."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -285,7 +290,7 @@ def _is_upgrade(policy: Policy, stored: Account, record: Account) -> bool:
 def _position(page_token: str) -> tuple[int, str]:
     if not page_token:
         return (0, "")
-    lease_end, slash, hold_id = page_token.partition("/")
-    if not slash or not lease_end.isdigit():
+    parts = _PLACE.fullmatch(page_token)
+    if parts is None:
         raise InvalidRequestError.of("page_token", "is not a token that ListHolds gave; start without one")
-    return int(lease_end), hold_id
+    return int(parts[1]), parts[2]

@@ -6,9 +6,10 @@ from server.domain.account import Account
 from server.domain.decision import Decision, Lease, grant, queued, refuse, unblocked
 from server.domain.errors import FieldViolation, InvalidRequestError
 from server.domain.hold import HoldNote, HoldView, State
+from server.domain.limit_value import value_in
 from server.domain.limits.base import QUEUES, QueueLook
 from server.domain.operation import Operation, TenantRef, differing_parts
-from server.domain.plan import Plan, value_of
+from server.domain.plan import Plan
 from server.domain.policy import Policy
 from server.engine.base import Extended, Looked, Queued, Replayed
 from server.engine.faults import id_reused, left_queue
@@ -19,7 +20,7 @@ def totals_of(policy: Policy, account: Account, now_ms: int) -> dict[str, int]:
     """The figures for show: of each, the largest value of its limits."""
     limits = {limit.id: limit for limit in policy.limits}
     return {
-        name: max(value_of(limits[each], account, now_ms).value or 0 for each in of)
+        name: max(value_in(policy, limits[each], account, now_ms).value or 0 for each in of)
         for name, of in policy.totals.items()
     }
 

@@ -258,7 +258,8 @@ def load_policies(settings: Settings) -> PolicyStore:
     try:
         return PolicyStore.load(settings.policies, KnobSource(os.environ, settings.settings_file))
     except PolicyRejectedError as error:
-        raise StartError(error.message) from error
+        missing = not all(map(os.path.exists, settings.policies))
+        raise StartError(error.message + "\n--policies or HOLDGATE_POLICIES names others" * missing) from error
 
 
 @asynccontextmanager
@@ -386,6 +387,8 @@ async def adopt_store(settings: Settings) -> str:
     """
     if settings.store_kind is Store.MEMORY:
         raise StartError("a memory store is never lost and found: there is nothing to adopt")
+    if settings.store_kind is Store.EMBEDDED and not settings.data_dir.exists():
+        raise StartError(f"{settings.data_dir}: there is no such folder, and so no store to adopt; see --data-dir")
     async with AsyncExitStack() as stack:
         url = settings.redis_url
         if settings.store_kind is Store.EMBEDDED:

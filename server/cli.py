@@ -3,6 +3,7 @@
 import argparse
 import asyncio
 import os
+import re
 import sys
 from collections.abc import Sequence
 from importlib.metadata import version
@@ -25,7 +26,8 @@ from server import (
     usage_command,
     workers,
 )
-from server.reaching import TOKEN_VARIABLE, Target
+from server.domain.units import MAX_AMOUNT
+from server.reaching import TOKEN_VARIABLE, Target, TargetError, complain, warn
 
 OK: Final = 0
 FAILED: Final = 1
@@ -46,7 +48,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return UNUSABLE
     try:
         status: int = chosen.run(chosen)
-    except settings.SettingsError as error:
+    except (settings.SettingsError, TargetError) as error:
         _complain(str(error))
         return UNUSABLE
     except bootstrap.StartError as error:
@@ -73,18 +75,16 @@ def _adopt(chosen: argparse.Namespace) -> int:
 
 def _health(chosen: argparse.Namespace) -> int:
     request = health_pb2.HealthCheckRequest(service=chosen.service)
-    try:
-        channel = _target(chosen).channel()
-    except OSError as error:
-        _complain(f"TLS: {error}")
-        return UNUSABLE
-    with channel:
+    target = _target(chosen)
+    with target.channel() as channel:
         try:
             stub = health_pb2_grpc.HealthStub(channel)
             answer = stub.Check(request, timeout=_HEALTH_TIMEOUT_S)  # type: ignore[attr-defined]  # stubs lack it
         except grpc.RpcError as error:
-            _complain(f"{chosen.address}: {error.code().name}: {error.details()}")
-            return FAILED
+            ended = complain(target, error)
+            if error.code() is grpc.StatusCode.NOT_FOUND:
+                warn(f"it tells of no {chosen.service!r}; docs/operating.md has the names, none stands for the whole")
+            return ended
     status = health_pb2.HealthCheckResponse.ServingStatus.Name(answer.status)
     _say(f"{chosen.address}: {status}")
     return OK if answer.status == health_pb2.HealthCheckResponse.SERVING else FAILED
@@ -97,8 +97,8 @@ def _target(chosen: argparse.Namespace) -> Target:
 
 def _reachable(address: str) -> str:
     """The address to call for one that a server listens on: 0.0.0.0 and [::] stand for this machine."""
-    host, _, port = address.rpartition(":")
-    return f"{_THIS_MACHINE.get(host, host)}:{port}"
+    host, colon, port = address.rpartition(":")
+    return f"{_THIS_MACHINE.get(host, host)}{colon}{port}"
 
 
 def _version(_chosen: argparse.Namespace) -> int:
@@ -115,7 +115,7 @@ def _ledger(chosen: argparse.Namespace) -> int:
 
 
 def _reconcile(chosen: argparse.Namespace) -> int:
-    return ledger_commands.reconcile(_target(chosen), chosen.policy, chosen.tenant, repair=chosen.repair)
+    return ledger_commands.reconcile(_target(chosen), chosen.policy, chosen.tenant, chosen.reason, repair=chosen.repair)
 
 
 def _holds(chosen: argparse.Namespace) -> int:
@@ -166,7 +166,8 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="holdgate", description="Decides, in one atomic step, whether a request fits every quota."
     )
-    commands = parser.add_subparsers(title="commands", metavar="")
+    parser.add_argument("--version", action="version", version=f"holdgate {version('holdgate')}")
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND")
     serve = commands.add_parser("serve", help="answer calls until stopped", epilog=_SERVE_NOTE)
     settings.add_flags(serve)
     serve.set_defaults(run=_serve)
@@ -197,7 +198,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _add_policy(parser: argparse.ArgumentParser) -> None:
-    commands = parser.add_subparsers(title="commands", metavar="", required=True)
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
     check = commands.add_parser("check", help="say of each file whether it is a good policy, and where it is not")
     check.add_argument("paths", metavar="FILE", nargs="+", type=Path, help="a policy, or a folder of them")
     check.set_defaults(run=_policy_check)
@@ -218,7 +219,7 @@ def _add_policy(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_store(parser: argparse.ArgumentParser) -> None:
-    commands = parser.add_subparsers(title="commands", metavar="", required=True)
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
     adopt = commands.add_parser(
         "adopt", help="accept a store that came back empty, restored or exchanged: what it lost stays lost"
     )
@@ -243,6 +244,7 @@ def _add_ledger(parser: argparse.ArgumentParser) -> None:
 def _add_reconcile(parser: argparse.ArgumentParser) -> None:
     _add_tenant(parser, "whose balances")
     parser.add_argument("--repair", action="store_true", help="give balances what the ledger and the holds tell")
+    parser.add_argument("--reason", metavar="TEXT", default="", help="why it is repaired, for the audit trail")
     parser.set_defaults(run=_reconcile)
 
 
@@ -285,8 +287,10 @@ def _add_adjust(parser: argparse.ArgumentParser) -> None:
     _add_tenant(parser, "whose limit")
     _add_limit(parser)
     change = parser.add_mutually_exclusive_group(required=True)
-    change.add_argument("--add", metavar="N", type=int, help="base units to add, or below 0 to take off: `--add=-50`")
-    change.add_argument("--set", metavar="N", type=int, dest="set_to", help="base units that are used of a quota")
+    change.add_argument(
+        "--add", metavar="N", type=_units, help="base units to add, or below 0 to take off: `--add=-50`"
+    )
+    change.add_argument("--set", metavar="N", type=_units, dest="set_to", help="base units that are used of a quota")
     parser.description = (
         "Changes what is used of a quota in its current cycle, which never falls below 0, or a balance: what is taken "
         "off it is taken as far as it is available, and then as far as it may owe."
@@ -353,9 +357,18 @@ def _amount(text: str) -> tuple[str, int]:
     return name, int(value)
 
 
+def _units(text: str) -> int:
+    if not re.fullmatch(r"[+-]?[0-9]{1,16}", text) or abs(int(text)) > MAX_AMOUNT:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of base units of at most 2^53 - 1")
+    return int(text)
+
+
 def _say(text: str) -> None:
-    sys.stdout.write(f"{text}\n")
-    sys.stdout.flush()
+    try:
+        sys.stdout.write(f"{text}\n")
+        sys.stdout.flush()
+    except BrokenPipeError:  # whoever read it is gone, which is no reason for a server to end
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _complain(text: str) -> None:

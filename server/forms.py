@@ -11,8 +11,8 @@ from server.domain.policy import Policy
 FORMS_CACHED: Final = 10_000
 """Forms of requests kept by this process; made anew when there are more."""
 
-SHAPES_CACHED: Final = 1_000
-"""Shapes kept of one form."""
+SHAPES_CACHED: Final = 20_000
+"""Shapes kept of all forms, some 3 KB each: accounts with overrides of their own have shapes of their own in each."""
 
 USUAL: Final = "usual"
 """The id of the item that a request is about which names nothing."""
@@ -24,12 +24,14 @@ Planner: TypeAlias = Callable[[Policy, Operation, Account, int], Plan]
 class Form:
     """Valid requests that differ in tenant, id and units alone: for each kind of account, the shape of their plans.
 
-    `names` are those of the amounts; `scope` are the dimensions with what the policy's catalog makes of them.
+    `names` are those of the amounts; `scope` are the dimensions with what the policy's catalog makes of them. `made` is
+    told of each shape.
     """
 
-    def __init__(self, names: tuple[str, ...], scope: Mapping[str, str]) -> None:
+    def __init__(self, names: tuple[str, ...], scope: Mapping[str, str], made: Callable[[], None]) -> None:
         self.scope = scope
         self._names = names
+        self._made = made
         self._shapes: dict[tuple[object, ...], Shape] = {}
 
     def plan(self, policy: Policy, operation: Operation, account: Account, now_ms: int) -> Plan:
@@ -38,9 +40,9 @@ class Form:
         key = (account.plan, account.tier_override, account.overrides, account.flags_key, anchors)
         shape = self._shapes.get(key)
         if shape is None or not shape.valid_from_ms <= now_ms < shape.valid_until_ms:
-            if len(self._shapes) >= SHAPES_CACHED:
-                self._shapes.clear()
-            shape = self._shapes[key] = make_shape(policy, operation, self._names, account, now_ms)
+            shape = make_shape(policy, operation, self._names, account, now_ms)
+            self._made()
+            self._shapes[key] = shape
         return Plan(shape, operation, account, tuple(operation.amounts.values()))
 
 
@@ -49,6 +51,7 @@ class Forms:
 
     def __init__(self) -> None:
         self._forms: dict[tuple[object, ...], Form] = {}
+        self._shapes = 0
 
     def prepared(self, policy: Policy, operation: Operation) -> tuple[Operation, Planner]:
         """The operation as the policy has it, validated, and what plans it; raises InvalidRequestError."""
@@ -66,11 +69,18 @@ class Forms:
             operation.validate(policy)
             if len(self._forms) >= FORMS_CACHED:
                 self._forms.clear()
+                self._shapes = 0
             scope = _resolved(policy, operation).scope
-            form = self._forms[key] = Form(tuple(operation.amounts), scope)
+            form = self._forms[key] = Form(tuple(operation.amounts), scope, self._made)
         if policy.catalog is not None:
             operation = operation._replace(scope=form.scope)
         return operation, form.plan
+
+    def _made(self) -> None:
+        self._shapes += 1
+        if self._shapes > SHAPES_CACHED:
+            self._forms.clear()
+            self._shapes = 1
 
 
 def _resolved(policy: Policy, operation: Operation) -> Operation:

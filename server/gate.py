@@ -32,7 +32,8 @@ from server.domain.errors import (
     StoreUnavailableError,
 )
 from server.domain.hold import WAITING, Delivered, HoldView
-from server.domain.limits import Gate, Kind
+from server.domain.limit_value import value_in
+from server.domain.limits import Kind
 from server.domain.operation import (
     Operation,
     TenantRef,
@@ -41,16 +42,7 @@ from server.domain.operation import (
     text_violations,
     unknown,
 )
-from server.domain.plan import (
-    ALWAYS_COUNTED,
-    Plan,
-    Source,
-    account_or_default,
-    make_plan,
-    terms_of,
-    usage_plan,
-    value_of,
-)
+from server.domain.plan import ALWAYS_COUNTED, Plan, account_or_default, make_plan, terms_of, usage_plan
 from server.domain.policy import Policy
 from server.domain.pricing import price
 from server.domain.queue import Ticket
@@ -91,7 +83,7 @@ class QuotaGate:
         self._why_untrusted = trusted
         self._accounts: OrderedDict[TenantRef, Account | None] = OrderedDict()
         self._forms = Forms()
-        self.waiting = Waiting(engine.queues)
+        self.waiting = Waiting(engine.queues, lambda: policies.loaded_at_s)
         self._last_seen_ms = 0
 
     def resolve(self, ref: TenantRef, *, every: bool = False) -> tuple[Policy, TenantRef]:
@@ -329,7 +321,7 @@ class QuotaGate:
                 for limit in policy.limits
                 if not account.flags.get(limit.unless)
                 and (
-                    (value := value_of(limit, account, found.now_ms)).value is not None
+                    (value := value_in(policy, limit, account, found.now_ms)).value is not None
                     or limit.kind in {*ALWAYS_COUNTED, Kind.GATE}
                 )
             ),
@@ -443,4 +435,4 @@ def _must_be_amounts(field: str, amounts: Mapping[str, int], policy: Policy) -> 
         raise InvalidRequestError(bad)
 
 
-__all__ = ["EffectiveLimit", "Gate", "HoldOutcome", "LimitsView", "QuotaGate", "Source", "UsageView"]
+__all__ = ["PLANNING_ROUNDS", "HoldOutcome", "QuotaGate"]

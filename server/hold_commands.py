@@ -8,20 +8,24 @@ import grpc
 from quota.v1 import admin_service_pb2, quota_service_pb2
 from rich.console import Console
 
-from server.ledger_commands import OK, PAGE, complain, unary
-from server.reaching import Target
+from server.ledger_commands import OK, PAGE, unary
+from server.reaching import Target, complain, warn
 
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 def holds(target: Target, policy: str, tenant: str) -> int:
     """Prints the tenant's open holds, the earliest lease end first; 1 when the server fails."""
+    none = True
     with target.channel() as channel:
         try:
             for hold in _open_holds(channel, policy, tenant):
+                none = False
                 _say(_line(hold))
         except grpc.RpcError as error:
             return complain(target, error)
+    if none:
+        warn(f"{tenant} has no open holds")
     return OK
 
 

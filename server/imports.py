@@ -5,9 +5,10 @@ from typing import Final, NamedTuple
 
 from server.domain.account import Account
 from server.domain.errors import FieldViolation, InvalidRequestError
+from server.domain.limit_value import value_of
 from server.domain.limits import Count, Limit, Quota
 from server.domain.operation import text_violations, unknown
-from server.domain.plan import CheckForm, bare_form, value_of
+from server.domain.plan import CheckForm, bare_form
 from server.domain.policy import Policy
 from server.domain.units import MAX_AMOUNT
 from server.engine.base import AllocationImport, CycleImport

@@ -13,7 +13,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from server.reaching import Target
+from server.reaching import Target, complain, warn
 
 OK: Final = 0
 FAILED: Final = 1
@@ -28,21 +28,26 @@ _Answer = TypeVar("_Answer")
 
 
 def ledger(target: Target, policy: str, tenant: str, export: Path | None) -> int:
-    """Prints the tenant's ledger as a statement, or appends it to a file and drops it; 1 when the server fails."""
+    """Prints the tenant's ledger as a statement, or appends it to a file and drops it; 1 when server or file fail."""
     with target.channel() as channel:
         try:
             if export is not None:
                 _say(_exported(channel, policy, tenant, export))
             else:
-                _print(_statement(_pages(channel, policy, tenant)))
+                _print(statement := _statement(_pages(channel, policy, tenant)))
+                if not statement.row_count:
+                    warn(f"{tenant} has no entries: balances with `ledger: true` have, until they are exported")
         except grpc.RpcError as error:
             return complain(target, error)
+        except OSError as error:
+            warn(f"{export}: cannot be written: {error.strerror}; what is not in it was not dropped")
+            return FAILED
     return OK
 
 
-def reconcile(target: Target, policy: str, tenant: str, *, repair: bool) -> int:
+def reconcile(target: Target, policy: str, tenant: str, reason: str, *, repair: bool) -> int:
     """Prints each difference of the tenant's balances; 1 while there is one, or when the server fails."""
-    request = admin_service_pb2.ReconcileBalancesRequest(policy=policy, tenant=tenant, repair=repair)
+    request = admin_service_pb2.ReconcileBalancesRequest(policy=policy, tenant=tenant, repair=repair, reason=reason)
     with target.channel() as channel:
         try:
             answer = unary(channel, "ReconcileBalances", request, admin_service_pb2.ReconcileBalancesResponse)
@@ -142,11 +147,3 @@ def _print(table: Table) -> None:
 
 def _say(text: str) -> None:
     Console(highlight=False, markup=False, emoji=False, soft_wrap=True).print(text)
-
-
-def complain(target: Target, error: grpc.RpcError) -> int:
-    """Says how a call of the server failed; the exit status."""
-    Console(stderr=True, highlight=False, markup=False).print(
-        f"holdgate: {target.address}: {error.code().name}: {error.details()}"
-    )
-    return FAILED

@@ -14,9 +14,10 @@ from server.domain.errors import (
     InvalidRequestError,
     StoreUnavailableError,
 )
+from server.domain.limit_value import value_of
 from server.domain.limits.quota import Quota
-from server.domain.operation import TenantRef, scope_violations, text_violations, unknown
-from server.domain.plan import account_or_default, bare_form, value_of
+from server.domain.operation import TenantRef, scope_violations, unknown
+from server.domain.plan import account_or_default, bare_form
 from server.domain.policy import Meter, Policy
 from server.domain.sampling import (
     FIXED_MS,
@@ -91,9 +92,10 @@ class Metering:
         self, policy: Policy, tenant: str, samples: Sequence[tuple[int, Sample]], ends_at_s: float
     ) -> dict[int, Result]:
         """A tenant's results; what goes wrong with a step goes wrong with all samples of that step."""
-        if bad := text_violations("tenant", tenant, required=True):
-            return {index: InvalidRequestError(bad) for index, _ in samples}
-        ref = TenantRef(policy.name, tenant)
+        try:
+            _, ref = self._gate.resolve(TenantRef(policy.name, tenant))
+        except HoldgateError as error:  # no tenant's name, or one that the caller may not ask about
+            return {index: error for index, _ in samples}
         results: dict[int, Result] = {}
         for start in range(0, len(samples), SAMPLES_AT_ONCE):
             step = samples[start : start + SAMPLES_AT_ONCE]
@@ -110,7 +112,7 @@ class Metering:
         found = await self._engine.find(ref, "", _left_s(ends_at_s))
         account, now_ms = found.account, found.now_ms
         for _ in range(PLANNING_ROUNDS):
-            placing = _Placing(policy, account_or_default(policy, ref, account), now_ms)
+            placing = _Placing(policy, account_or_default(policy, ref, account, now_ms), now_ms)
             results: dict[int, Result] = {}
             placed: list[Placed] = []
             for index, sample in step:

@@ -10,8 +10,8 @@ import grpc
 from quota.v1 import operators_pb2
 from rich.console import Console
 
-from server.ledger_commands import OK, PAGE, complain, unary
-from server.reaching import Target
+from server.ledger_commands import OK, PAGE, unary
+from server.reaching import Target, complain, warn
 
 UNUSABLE: Final = 2
 
@@ -105,12 +105,12 @@ def delete(target: Target, whose: Whose, *, force: bool, yes: bool) -> int:
             except grpc.RpcError as error:
                 status = complain(target, error)
                 if begun or keys:
-                    _warn(f"{tenant} is deleted in part, and takes nothing new: delete it again")
+                    warn(f"{tenant} is deleted in part, and takes nothing new: delete it again")
                 return status
             begun, holds, keys = begun + done.applied, holds + done.holds_ended, keys + done.keys_removed
             if not done.next_page_token:
                 break
-            _warn(f"{tenant}: {keys:,} keys removed so far")
+            warn(f"{tenant}: {keys:,} keys removed so far")
     _say(f"{tenant}: deleted, with {holds:,} open holds" if begun or keys else f"{tenant}: there is nothing to delete")
     return OK
 
@@ -124,6 +124,8 @@ def audit(target: Target, policy: str, tenant: str) -> int:
             return complain(target, error)
     for entry in sorted(entries, key=lambda entry: entry.at_ms) if not tenant else entries:
         _say(_line(entry))
+    if not entries:
+        warn(f"nothing was done by hand to {tenant or 'anybody'}")
     return OK
 
 
@@ -132,7 +134,7 @@ def confirmed(question: str, *, yes: bool) -> bool:
     if yes:
         return True
     if not sys.stdin.isatty():
-        _warn(f"{question} There is no terminal to ask at: say --yes")
+        warn(f"{question} There is no terminal to ask at: say --yes")
         return False
     return input(f"{question} [y/N] ").strip().lower() in {"y", "yes"}
 
@@ -161,12 +163,8 @@ def _complain(target: Target, error: grpc.RpcError, act_id: str) -> int:
     """Says how an act failed; where nobody knows whether it was done, with which id it is done once."""
     status = complain(target, error)
     if error.code() in {grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED}:
-        _warn(f"it may have been done or not; repeat it with --id {act_id}, and it is done once")
+        warn(f"it may have been done or not; repeat it with --id {act_id}, and it is done once")
     return status
-
-
-def _warn(text: str) -> None:
-    Console(stderr=True, highlight=False, markup=False, soft_wrap=True).print(f"holdgate: {text}")
 
 
 def _say(text: str) -> None:

@@ -8,11 +8,12 @@ import orjson
 
 from server.accounting import Accounting, fingerprint, page_of
 from server.domain.account import Account
-from server.domain.act import Act, AuditLine, Deed, Word
+from server.domain.act import Act, AuditLine, Deed, Word, reason_violations
 from server.domain.errors import AccountChangedError, FieldViolation, InvalidRequestError
+from server.domain.limit_value import value_of
 from server.domain.limits import Balance, Kind, Limit, Quota, Window
 from server.domain.operation import TenantRef, text_violations, unknown
-from server.domain.plan import CheckForm, account_or_default, bare_form, terms_of, value_of
+from server.domain.plan import CheckForm, account_or_default, bare_form, terms_of
 from server.domain.policy import Policy
 from server.domain.units import MAX_AMOUNT
 from server.engine.base import Engine
@@ -23,8 +24,6 @@ from server.imports import cell_violations
 
 ROUNDS: Final = 4
 """Times that an act is prepared anew when the account changed meanwhile."""
-
-MAX_REASON_BYTES: Final = 500
 
 PLACE: Final = re.compile(r"(?:[0-9]{1,5}/)?(?:[0-9]{1,15}(?:-[0-9]{1,15})?)?", re.ASCII)
 """How tokens of the audit trail are written: a slot, where all tenants are listed, and the id of a line."""
@@ -177,18 +176,6 @@ def account_act(word: Word, stored: Account | None, record: Account) -> Act | No
         orjson.dumps(fields).decode() if fields else "" for fields in (old, {name: after[name] for name in changed})
     ]
     return Act(Deed.ACCOUNT, word.who, word.why, before=texts[0], after=texts[1])
-
-
-def reason_violations(reason: str, *, required: bool = False) -> list[FieldViolation]:
-    """What is wrong with a reason."""
-    if required and not reason.strip():
-        return [FieldViolation("reason", "must not be empty: whoever reads the audit trail wants to know why")]
-    size = len(reason.encode())
-    if size > MAX_REASON_BYTES:
-        return [FieldViolation("reason", f"has {size} bytes; at most {MAX_REASON_BYTES} are allowed")]
-    if not (reason.isprintable() or not reason):
-        return [FieldViolation("reason", "must not hold control characters: write it on one line")]
-    return []
 
 
 def _shown(account: Account) -> dict[str, Any]:

@@ -74,7 +74,7 @@ def explain(
         operation = Operation(ref=TenantRef(policy.name, "anyone"), action=action, scope=scope, amounts=amounts)
         operation.validate(policy)
         known = None if account["plan"] is None else Account(plan=account["plan"], flags=account["flags"])
-        explanation = _Explanation(document, policy, operation, account_or_default(policy, operation.ref, known))
+        explanation = _Explanation(document, policy, operation, account_or_default(policy, operation.ref, known, 0))
     except HoldgateError as error:
         console.print(error.message)
         return FAILED

@@ -1,13 +1,25 @@
-"""How the commands reach a server: its address, TLS, and what they show of themselves."""
+"""How the commands reach a server: its address, TLS, what they show of themselves, and what they say when it fails."""
 
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 import grpc
+from rich.console import Console
+
+from server.rpc.transports.tls import TlsError, check_authorities, check_pair
 
 TOKEN_VARIABLE: Final = "HOLDGATE_TOKEN"  # noqa: S105  # the name of one, none itself
 """Not a flag: others on the machine can read a process's flags."""
+
+_FAILED: Final = 1
+_LAST_PORT: Final = 65_535
+_NOBODY: Final = ("failed to connect to all addresses", "errors resolving")
+"""How grpc begins when no server had a part in the failure."""
+
+
+class TargetError(Exception):
+    """No server can be called with these flags; the message says which is wrong, and what is expected."""
 
 
 class Target(NamedTuple):
@@ -20,13 +32,52 @@ class Target(NamedTuple):
     token: str = ""
 
     def channel(self) -> grpc.Channel:
-        """A connection to it; raises OSError for a file that cannot be read."""
+        """A connection to it; raises TargetError for what cannot be used, which grpc would end the process for."""
+        self._check()
         if self.ca is None:
             channel = grpc.insecure_channel(self.address)
         else:
             key, chain = (path.read_bytes() if path else None for path in (self.key, self.cert))
             channel = grpc.secure_channel(self.address, grpc.ssl_channel_credentials(self.ca.read_bytes(), key, chain))
         return grpc.intercept_channel(channel, _Shows(self.token)) if self.token else channel
+
+    def _check(self) -> None:
+        host, _, port = self.address.rpartition(":")
+        if not (host and port.isascii() and port.isdecimal() and 0 < int(port) <= _LAST_PORT):
+            text = f"--address or HOLDGATE_LISTEN: expected host:port, such as 127.0.0.1:50051, not {self.address!r}"
+            raise TargetError(text)
+        if (self.cert is None) != (self.key is None):
+            raise TargetError("a certificate to show needs both --tls-cert and --tls-key")
+        if self.cert and not self.ca:
+            raise TargetError("--tls-cert needs --tls-ca: without TLS no certificate is shown")
+        if not (self.token.isascii() and self.token.isprintable()):
+            raise TargetError(
+                f"{TOKEN_VARIABLE}: expected printable ASCII on one line, as `openssl rand -hex 32` makes"
+            )
+        try:
+            if self.ca:
+                check_authorities(self.ca)
+            if self.cert and self.key:
+                check_pair(self.cert, self.key)
+        except TlsError as error:
+            raise TargetError(str(error)) from error
+
+
+def complain(target: Target, error: grpc.RpcError) -> int:
+    """Says on stderr how a call of the server failed, and what to look at; the exit status."""
+    told = error.details() or ""
+    warn(f"{target.address}: {error.code().name}: {told}")
+    if error.code() is grpc.StatusCode.UNAVAILABLE and told.startswith(_NOBODY):
+        tls = "with a certificate of --tls-ca" if target.ca else "without TLS (else say --tls-ca)"
+        warn(f"is a server running there, {tls}? --address or HOLDGATE_LISTEN names another")
+    if error.code() is grpc.StatusCode.DEADLINE_EXCEEDED and target.ca:
+        warn("does the server have TLS? Without, leave --tls-ca out")
+    return _FAILED
+
+
+def warn(text: str) -> None:
+    """A line on stderr, whole: what reads it looks for words."""
+    Console(stderr=True, highlight=False, markup=False, emoji=False, soft_wrap=True).print(f"holdgate: {text}")
 
 
 class _Shows(grpc.UnaryUnaryClientInterceptor):

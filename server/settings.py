@@ -94,7 +94,11 @@ class Settings(BaseSettings):
         "memory (gone at exit; for a first look), or auto: redis when there is a URL, else embedded",
     )
     redis_url: str = Field("", repr=False, description="Redis or Valkey to use, as redis://user:password@host:port/db")
-    data_dir: Path = Field(Path(".holdgate"), description="folder of the embedded store")
+    data_dir: Path = Field(
+        Path(".holdgate"),
+        description="folder of the embedded store, and of the file by which the server knows any store again; it must "
+        "be writable",
+    )
     fsync: Fsync = Field(
         Fsync.EVERYSEC,
         description="when the embedded store forces writes to disk: everysec loses up to a second at a power cut, "
@@ -190,7 +194,8 @@ class Settings(BaseSettings):
     @classmethod
     def _endpoint(cls, value: str) -> str:
         url = urlsplit(value)
-        if value and not (url.scheme in {"http", "https"} and url.hostname and url.username is None):
+        fits = url.scheme in {"http", "https"} and url.hostname and url.username is None
+        if value and not (fits and url.port != 0):  # which raises ValueError for what is none
             raise ValueError("expected a URL such as https://example.com:4318/path, without a user in it")
         return value
 

@@ -8,10 +8,9 @@ import grpc
 from quota.v1 import decision_pb2, quota_service_pb2
 from rich.console import Console
 
-from server.reaching import Target
+from server.reaching import Target, complain
 
 OK: Final = 0
-FAILED: Final = 1
 
 WITHIN_S: Final = 5.0
 WIDTH: Final = 30
@@ -52,10 +51,7 @@ def usage(target: Target, policy: str, tenant: str, scope: Mapping[str, str]) ->
         try:
             answer: quota_service_pb2.GetUsageResponse = _method(channel)(request, timeout=WITHIN_S)
         except grpc.RpcError as error:
-            Console(stderr=True, highlight=False, markup=False).print(
-                f"holdgate: {target.address}: {error.code().name}: {error.details()}"
-            )
-            return FAILED
+            return complain(target, error)
     blocks = _DRAWN if console.encoding.lower().startswith("utf") else _PLAIN
     for line in shown(tenant, answer, blocks):
         console.print(line)

@@ -5,9 +5,10 @@ from dataclasses import dataclass, field, replace
 
 from server.domain.account import Account
 from server.domain.decision import LimitResult, LimitResults
+from server.domain.limit_value import Value
 from server.domain.limits.base import CycleTerms, Limit
 from server.domain.limits.quota import CycleUse, Quota
-from server.domain.plan import Plan, Value
+from server.domain.plan import Plan
 from server.domain.policy import BannerRule, Product, UsageRule
 from server.domain.projection import Projection, run_rate
 from server.domain.units import MAX_AMOUNT

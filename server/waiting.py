@@ -6,12 +6,12 @@ the next renewal. What a dead process leaves behind lapses within CALL_TICKET_MS
 
 import asyncio
 from collections.abc import Callable, Coroutine, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
 from itertools import count
 from typing import Any, Final
 
-from server.domain.errors import HoldgateError, StoreUnavailableError
+from server.domain.errors import HoldgateError, InvalidRequestError, StoreUnavailableError
 from server.domain.operation import TenantRef
 from server.domain.queue import CALL_TICKET_MS, Ticket
 from server.engine.queues import Queues
@@ -41,11 +41,13 @@ class Turn:
 
 
 class Waiting:
-    """The open calls of one process."""
+    """The open calls of one process. `loaded_at_s` tells when the policies were read that decide now."""
 
-    def __init__(self, queues: Queues) -> None:
+    def __init__(self, queues: Queues, loaded_at_s: Callable[[], float]) -> None:
         self._queues = queues
-        self._turns: dict[TenantRef, dict[str, Turn]] = {}
+        self._loaded_at_s = loaded_at_s
+        self._heeded_s = loaded_at_s()
+        self._turns: dict[TenantRef, dict[str, list[Turn]]] = {}
         self._numbers = count(1)
         self._tasks: set[asyncio.Task[None]] = set()
         self._due: dict[TenantRef, asyncio.TimerHandle] = {}
@@ -56,24 +58,27 @@ class Waiting:
     @contextmanager
     def turn(self, ref: TenantRef, hold_id: str, cells: Sequence[str]) -> Iterator[Turn]:
         """A call that may have to wait. Cancelled, it leaves its queue; a place that another call of the same request
-        has taken over stays.
+        has taken over stays, and so does one that another here waits for: that one takes it over.
         """
         if not self._listens:
             self._listens = True
             self._queues.turns.listen(self._come, self._missed)
         ticket = Ticket(CALL_TICKET_MS, f"{self._queues.turns.process}.{next(self._numbers)}")
         turn = Turn(ref, hold_id, ticket, cells)
-        self._turns.setdefault(ref, {})[hold_id] = turn
+        same = self._turns.setdefault(ref, {}).setdefault(hold_id, [])
+        same.append(turn)
         try:
             yield turn
         except (asyncio.CancelledError, TimeoutError):
-            self._start(self._leave(turn))
+            if same == [turn]:
+                self._start(self._leave(turn))
             raise
         finally:
-            known = self._turns[ref]
-            if known.get(hold_id) is turn:
-                del known[hold_id]
-            if not known:
+            same.remove(turn)
+            _wake(same)
+            if not same:
+                del self._turns[ref][hold_id]
+            if not self._turns[ref]:
                 del self._turns[ref]
 
     async def until_come(self, turn: Turn, within_s: float | None) -> None:
@@ -90,32 +95,41 @@ class Waiting:
             raise StoreUnavailableError("the server stops; send the request again at once, and it keeps its place")
 
     async def renew(self) -> None:
-        """Renews the places of all calls."""
-        await asyncio.gather(*[self._renew(ref, list(turns.values())) for ref, turns in list(self._turns.items())])
+        """Renews the places of all calls; once the policies have been read again, gives those that are free by them."""
+        await asyncio.gather(*[self._renew(ref, list(turns.items())) for ref, turns in list(self._turns.items())])
+        loaded_s = self._loaded_at_s()
+        if loaded_s != self._heeded_s:
+            await asyncio.gather(*[self._heed(ref) for ref in list(self._turns)])
+            self._heeded_s = loaded_s
 
     def close(self) -> None:
         """Ends the waiting of all calls, whose places are kept for whoever repeats them soon enough."""
         self._closed = True
         for turns in self._turns.values():
-            for turn in turns.values():
-                turn.come.set()
+            for same in turns.values():
+                _wake(same)
         for timer in self._due.values():
             timer.cancel()
 
     @property
     def count(self) -> int:
         """How many calls wait, or are about to."""
-        return sum(map(len, self._turns.values()))
+        return sum(len(same) for turns in self._turns.values() for same in turns.values())
 
-    async def _renew(self, ref: TenantRef, turns: Sequence[Turn]) -> None:
+    async def _renew(self, ref: TenantRef, turns: Sequence[tuple[str, Sequence[Turn]]]) -> None:
         for start in range(0, len(turns), RENEWED_AT_ONCE):
-            some = {turn.hold_id: turn for turn in turns[start : start + RENEWED_AT_ONCE]}
-            cells = next(iter(some.values())).cells
-            renewed = await self._queues.renew(ref, cells, list(some), CALL_TICKET_MS, WITHIN_S)
+            some = dict(turns[start : start + RENEWED_AT_ONCE])
+            cells = {cell: None for same in some.values() for turn in same for cell in turn.cells}
+            renewed = await self._queues.renew(ref, tuple(cells), list(some), CALL_TICKET_MS, WITHIN_S)
             for hold_id in renewed.gone:
-                some[hold_id].come.set()
+                _wake(some[hold_id])
             if renewed.next_due_ms:
                 self._see_to_at(ref, (renewed.next_due_ms - renewed.now_ms) / _MS_PER_SECOND)
+
+    async def _heed(self, ref: TenantRef) -> None:
+        """Looks at who waits by the policy as it is now; where it is gone, they are told when they ask again."""
+        with suppress(InvalidRequestError):
+            await self._queues.see_to(ref, WITHIN_S, afresh=True)
 
     def _see_to_at(self, ref: TenantRef, delay_s: float) -> None:
         """Frees what a lease's end frees at that moment, if it comes before the next renewal."""
@@ -135,9 +149,7 @@ class Waiting:
         await self._queues.leave(turn.ref, turn.hold_id, turn.ticket.owner, WITHIN_S)
 
     def _come(self, ref: TenantRef, hold_id: str) -> None:
-        turn = self._turns.get(ref, {}).get(hold_id)
-        if turn is not None:
-            turn.come.set()
+        _wake(self._turns.get(ref, {}).get(hold_id, ()))
 
     def _missed(self) -> None:
         if self._turns:
@@ -147,6 +159,11 @@ class Waiting:
         task = asyncio.get_running_loop().create_task(_quietly(work))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+
+
+def _wake(turns: Sequence[Turn]) -> None:
+    for turn in turns:
+        turn.come.set()
 
 
 async def _quietly(work: Coroutine[Any, Any, None]) -> None:

@@ -20,6 +20,7 @@ import uvloop
 from server import bootstrap, logs
 from server.logs import log
 from server.metrics.book import book_of
+from server.rpc.transports.base import cannot_listen
 from server.settings import Settings, Store
 
 RESTART_PAUSE_S: Final = 1.0
@@ -85,7 +86,7 @@ def _bind(holder: socket.socket, host: str, port: int, listen: str) -> None:
     try:
         holder.bind((host.strip("[]"), port))
     except OSError as error:
-        raise bootstrap.StartError(f"cannot listen on {listen}: is another server using the port?") from error
+        raise bootstrap.StartError(cannot_listen(listen, error.strerror)) from error
 
 
 class _Worker:

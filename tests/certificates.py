@@ -54,15 +54,21 @@ class Authority:
         )
         return self._issue(name, names, ExtendedKeyUsageOID.SERVER_AUTH)
 
-    def caller(self, name: str) -> Pair:
-        """For a client; `name` is a host's, or a URI such as a SPIFFE id."""
+    def caller(self, name: str, begins_in: dt.timedelta = -_DAY) -> Pair:
+        """For a client, valid for two days; `name` is a host's, or a URI such as a SPIFFE id."""
         named = x509.UniformResourceIdentifier(name) if "://" in name else x509.DNSName(name)
-        return self._issue(name, x509.SubjectAlternativeName([named]), ExtendedKeyUsageOID.CLIENT_AUTH)
+        return self._issue(name, x509.SubjectAlternativeName([named]), ExtendedKeyUsageOID.CLIENT_AUTH, begins_in)
 
-    def _issue(self, name: str, names: x509.SubjectAlternativeName, usage: x509.ObjectIdentifier) -> Pair:
+    def _issue(
+        self,
+        name: str,
+        names: x509.SubjectAlternativeName,
+        usage: x509.ObjectIdentifier,
+        begins_in: dt.timedelta = -_DAY,
+    ) -> Pair:
         key = ec.generate_private_key(ec.SECP256R1())
         certificate = (
-            self._builder(_named(name), key)
+            self._builder(_named(name), key, begins_in)
             .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
             .add_extension(names, critical=False)
             .add_extension(x509.ExtendedKeyUsage([usage]), critical=False)
@@ -74,16 +80,18 @@ class Authority:
         pair.key.write_bytes(key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
         return pair
 
-    def _builder(self, subject: x509.Name, key: ec.EllipticCurvePrivateKey) -> x509.CertificateBuilder:
-        now = dt.datetime.now(dt.UTC)
+    def _builder(
+        self, subject: x509.Name, key: ec.EllipticCurvePrivateKey, begins_in: dt.timedelta = -_DAY
+    ) -> x509.CertificateBuilder:
+        begins = dt.datetime.now(dt.UTC) + begins_in
         return (
             x509.CertificateBuilder()
             .subject_name(subject)
             .issuer_name(self._name)
             .public_key(key.public_key())
             .serial_number(x509.random_serial_number())
-            .not_valid_before(now - _DAY)
-            .not_valid_after(now + _DAY)
+            .not_valid_before(begins)
+            .not_valid_after(begins + 2 * _DAY)
             .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
             .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(self._key.public_key()), critical=False)
         )

@@ -22,6 +22,7 @@ MOST_CELLS = 6
 
 PAST_ALL_LEASES_MS = 1000 * 24 * HOUR_MS
 
+Figure = Callable[[str], None]
 Connect = Callable[[RunningStore], Awaitable[StoreConnection]]
 
 REAL_STORES = (
@@ -97,6 +98,12 @@ async def connection(store: RunningStore, connect: Connect) -> StoreConnection:
 async def connect_valkey(valkey: RunningStore, connect: Connect) -> StoreConnection:
     """A connection to the store that the server embeds, for what need not be seen on others."""
     return await connect(valkey)
+
+
+@pytest.fixture
+def figure(record_property: Callable[[str, object], None]) -> Figure:
+    """Says what a test has measured, for the table of `make faults`."""
+    return lambda text: record_property("figure", text)
 
 
 @pytest.fixture

@@ -3,7 +3,10 @@
 from enum import IntEnum
 from typing import Final, NamedTuple
 
+from server.domain.errors import FieldViolation
 from server.domain.operation import TenantRef
+
+MAX_REASON_BYTES: Final = 500
 
 
 class Deed(IntEnum):
@@ -14,6 +17,7 @@ class Deed(IntEnum):
     RELEASE = 3
     ACCOUNT = 4
     DELETE = 5
+    REPAIR = 6
 
 
 class Act(NamedTuple):
@@ -48,3 +52,15 @@ class AuditLine(NamedTuple):
     at_ms: int
     ref: TenantRef
     act: Act
+
+
+def reason_violations(reason: str, *, required: bool = False) -> list[FieldViolation]:
+    """What is wrong with a reason."""
+    if required and not reason.strip():
+        return [FieldViolation("reason", "must not be empty: whoever reads the audit trail wants to know why")]
+    size = len(reason.encode())
+    if size > MAX_REASON_BYTES:
+        return [FieldViolation("reason", f"has {size} bytes; at most {MAX_REASON_BYTES} are allowed")]
+    if not (reason.isprintable() or not reason):
+        return [FieldViolation("reason", "must not hold control characters: write it on one line")]
+    return []

@@ -5,9 +5,10 @@ from typing import NamedTuple, TypeAlias
 
 from server.domain.account import Account
 from server.domain.errors import AccountNotFoundError
+from server.domain.limit_value import value_of
 from server.domain.limits.quota import Quota
 from server.domain.operation import TenantRef
-from server.domain.plan import CheckForm, account_or_default, bare_form, value_of
+from server.domain.plan import CheckForm, account_or_default, bare_form
 from server.domain.policy import Policy
 from server.domain.units import FOREVER_MS
 

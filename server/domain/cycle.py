@@ -51,10 +51,6 @@ class Months:
             month += 1
         return Cycle(max(self._start_ms(month), 0), self._start_ms(month + 1))
 
-    def next_after(self, cycle: Cycle) -> Cycle:
-        """The cycle that begins where `cycle` ends."""
-        return self.cycle_of(cycle.end_ms)
-
     def before(self, cycle: Cycle) -> Cycle:
         """The cycle that ends where `cycle` begins; the first one itself, as none is before it."""
         return self.cycle_of(cycle.start_ms - 1)

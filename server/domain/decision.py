@@ -180,6 +180,3 @@ def _text(template: Template, values: Mapping[str, object]) -> str:
 
 
 __all__ = ["Decision", "HttpAnswer", "Lease", "LimitResult", "LimitResults", "Refusal", "grant", "refuse"]
-
-
-__all__ = ["Decision", "HttpAnswer", "Lease", "LimitResult", "LimitResults", "Refusal", "grant", "refuse"]

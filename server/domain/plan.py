@@ -3,13 +3,13 @@
 import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from enum import IntEnum
 from typing import Any, Final, NamedTuple
 
 from server.domain.account import Account
 from server.domain.cycle import day_of_month
 from server.domain.errors import AccountNotFoundError, InvalidRequestError
 from server.domain.hold import HoldNote
+from server.domain.limit_value import value_in
 from server.domain.limits.balance import Balance, Marks
 from server.domain.limits.base import Check, CycleTerms, Kind, Limit, Look, QueueForm
 from server.domain.limits.gate import Gate
@@ -239,38 +239,7 @@ def forced(plan: Plan) -> Plan:
     return plan._replace(shape=replace(shape, checks=checks, guards=(), gates=(), gated=False, memo={}))
 
 
-class Source(IntEnum):
-    """Where a limit's value came from."""
-
-    POLICY = 1
-    PLAN = 2
-    OVERRIDE = 3
-
-
-class Value(NamedTuple):
-    """A limit's value for one account: None means unlimited; valid for from_ms <= now < until_ms."""
-
-    value: int | None
-    source: Source
-    from_ms: int = 0
-    until_ms: int = FOREVER_MS
-
-
-def value_of(limit: Limit, account: Account, now_ms: int) -> Value:
-    """The limit's value now. An override stops at exactly its expiry."""
-    from_ms = 0
-    for override in account.overrides:
-        if override.limit_id == limit.id:
-            if now_ms < override.expires_at_ms:
-                return Value(override.value, Source.OVERRIDE, until_ms=override.expires_at_ms)
-            from_ms = max(from_ms, override.expires_at_ms)
-    source = Source.POLICY if limit.values.by_plan is None else Source.PLAN
-    if limit.kind is Kind.COUNT and account.flags.get(limit.lifted_by):
-        return Value(None, source, from_ms=from_ms)
-    return Value(limit.values.of(account.plan), source, from_ms=from_ms)
-
-
-def account_or_default(policy: Policy, ref: TenantRef, account: Account | None, now_ms: int = 0) -> Account:
+def account_or_default(policy: Policy, ref: TenantRef, account: Account | None, now_ms: int) -> Account:
     """The tenant's account, or the policy's default plan for a tenant without one; on its tier where there are any."""
     if account is None:
         if policy.default_plan is None:
@@ -310,7 +279,7 @@ def make_shape(policy: Policy, operation: Operation, names: tuple[str, ...], acc
             passes = limit.passes(account, operation.scope)
             gates.append(Stateless(limit, Look(0, 0, 0, -1, 0 if passes else -1)))
             continue
-        value = value_of(limit, account, now_ms)
+        value = value_in(policy, limit, account, now_ms)
         from_ms, until_ms = max(from_ms, value.from_ms), min(until_ms, value.until_ms)
         if value.value is None and limit.kind not in ALWAYS_COUNTED:
             continue
@@ -362,7 +331,7 @@ def usage_plan(policy: Policy, operation: Operation, account: Account, now_ms: i
     for place, limit in enumerate(policy.limits):
         if limit.kind in {Kind.GUARD, Kind.GATE} or any(name not in operation.scope for name in limit.scope):
             continue
-        value = value_of(limit, account, now_ms)
+        value = value_in(policy, limit, account, now_ms)
         from_ms, until_ms = max(from_ms, value.from_ms), min(until_ms, value.until_ms)
         if value.value is None and limit.kind not in ALWAYS_COUNTED:
             continue

@@ -4,9 +4,11 @@ from collections.abc import Callable, Sequence
 from typing import Final, NamedTuple, TypeAlias
 
 from server.domain.account import Account
+from server.domain.errors import AccountNotFoundError
+from server.domain.limit_value import value_in
 from server.domain.limits.slots import Slots
 from server.domain.operation import TenantRef
-from server.domain.plan import account_or_default, plan_span, value_of
+from server.domain.plan import account_or_default, plan_span
 from server.domain.policy import Policy
 from server.domain.units import MAX_AMOUNT
 
@@ -44,22 +46,27 @@ TermsOf: TypeAlias = Callable[[TenantRef, Account | None, int], QueueTerms]
 
 
 def queue_terms(policy: Policy, ref: TenantRef, stored: Account | None, now_ms: int) -> QueueTerms:
-    """The pools of a policy that have queues, as they stand for an account now."""
-    account = account_or_default(policy, ref, stored, now_ms)
+    """The pools of a policy that have queues, as they stand for an account now. An account that the policy has no plan
+    for has none: nobody's turn comes, and who waits leaves with the ticket.
+    """
+    try:
+        account = account_or_default(policy, ref, stored, now_ms)
+    except AccountNotFoundError:
+        return no_queues(ref, stored, now_ms)
     from_ms, until_ms = plan_span(policy, account, now_ms)
     pools = [limit for limit in policy.limits if isinstance(limit, Slots) and limit.queue is not None]
     groups: dict[tuple[str, ...], Group] = {}
     for pool in pools:
-        value = value_of(pool, account, now_ms)
+        value = value_in(policy, pool, account, now_ms)
         from_ms, until_ms = max(from_ms, value.from_ms), min(until_ms, value.until_ms)
         cells = pool.joined(account.plan)
         cap = MAX_AMOUNT if value.value is None else value.value
-        groups[cells] = Group(min(cap, groups[cells].cap) if cells in groups else cap, cells)
+        groups[cells] = Group(cap, cells)
     return QueueTerms(account.version, from_ms, until_ms, tuple(groups.values()))
 
 
 def no_queues(_ref: TenantRef, account: Account | None, _now_ms: int) -> QueueTerms:
-    """No policy has a queue."""
+    """There is no pool with a queue."""
     return QueueTerms(account.version if account is not None else 0, 0, MAX_AMOUNT, ())
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple, Protocol
 from server.domain.account import Account
 from server.domain.act import Act
 from server.domain.hold import Delivered, HoldView, MeterTotals, State
-from server.domain.ledger import Cause, LedgerEntry, Totals
+from server.domain.ledger import Cause, LedgerEntry
 from server.domain.limits.balance import Balance, GrantSource, Marks
 from server.domain.limits.base import Look
 from server.domain.limits.quota import CycleUse
@@ -284,9 +284,6 @@ class Engine(Protocol):
 
     async def audit(self, ref: TenantRef, cells: Sequence[str], within_s: float) -> Audit:
         """These balances, at one instant."""
-
-    async def repair(self, ref: TenantRef, totals: Mapping[str, Totals], seen: Audit, within_s: float) -> bool:
-        """Gives balances these totals, if they are still as `seen`; whether it did."""
 
     async def open_holds(
         self, ref: TenantRef, after: tuple[int, str], count: int, within_s: float

@@ -15,7 +15,7 @@ import secrets
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-from server.engine.store_errors import StoreLost
+from server.engine.store_errors import StoreLost, StoreUnsuitable
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -127,6 +127,8 @@ class EpochGuard:
             return str(json.loads(self._memory.read_bytes())["epoch"])
         except FileNotFoundError:
             return None
+        except OSError as error:
+            raise self._unusable("read", error) from error
         except (ValueError, KeyError, TypeError) as error:
             raise StoreLost(
                 f"{self._memory} does not say which store this server knows ({error!r}); delete it to accept"
@@ -135,13 +137,23 @@ class EpochGuard:
             ) from error
 
     def _remember(self, epoch: str) -> None:
-        self._memory.parent.mkdir(parents=True, exist_ok=True)
         fresh = self._memory.with_name(f"{self._memory.name}.{os.getpid()}")
-        with fresh.open("w") as file:
-            json.dump({"epoch": epoch}, file)
-            file.flush()
-            os.fsync(file.fileno())
-        fresh.replace(self._memory)
+        try:
+            self._memory.parent.mkdir(parents=True, exist_ok=True)
+            with fresh.open("w") as file:
+                json.dump({"epoch": epoch}, file)
+                file.flush()
+                os.fsync(file.fileno())
+            fresh.replace(self._memory)
+        except OSError as error:
+            raise self._unusable("written", error) from error
+
+    def _unusable(self, done: str, error: OSError) -> StoreUnsuitable:
+        return StoreUnsuitable(
+            f"{self._memory} cannot be {done}: {error.strerror}. There this server remembers which store it knows, one"
+            " of your own, too: --data-dir or HOLDGATE_DATA_DIR names a folder that it may write to",
+            reason="epoch_memory",
+        )
 
 
 def _new_id() -> str:

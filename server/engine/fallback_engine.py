@@ -9,7 +9,7 @@ import logging
 import secrets
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from time import monotonic_ns
+from time import monotonic_ns, time_ns
 from typing import Final
 
 from server.domain.act import Act
@@ -46,6 +46,14 @@ PLANNING_ROUNDS: Final = 4
 _BOOKING_ID: Final = "booking-"
 
 _NS_PER_MS: Final = 1_000_000
+_EPOCH_NS: Final = time_ns() - monotonic_ns()
+
+
+def steady_ms() -> int:
+    """Milliseconds since the epoch by the clock that this process began with, which never step: accounts' overrides and
+    quotas' cycles are judged by them, too.
+    """
+    return (_EPOCH_NS + monotonic_ns()) // _NS_PER_MS
 
 
 @dataclass(slots=True)
@@ -62,7 +70,7 @@ class Counts:
 
 class FallbackEngine(RedisEngine):
     """`share` is the part of each open limit that this process may grant while the breaker of `store` is open; with 0
-    it grants nothing. `local_clock` gives milliseconds that never step back.
+    it grants nothing. `local_clock` gives milliseconds since the epoch that never step back.
     """
 
     def __init__(  # noqa: PLR0913  # what it is put together from
@@ -76,7 +84,7 @@ class FallbackEngine(RedisEngine):
         queues: TermsOf = no_queues,
         wakes: Wakes | None = None,
         turns: Turns | None = None,
-        local_clock: Callable[[], int] = lambda: monotonic_ns() // _NS_PER_MS,
+        local_clock: Callable[[], int] = steady_ms,
         metrics: Metrics | None = None,
         looks: LooksOf = no_looks,
     ) -> None:

@@ -1,11 +1,13 @@
 """What operators do to a tenant by hand, each time with a line in the audit trail."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple, Protocol
 
 from server.domain.act import Act, AuditLine
+from server.domain.ledger import Totals
 from server.domain.operation import TenantRef
 from server.domain.plan import CheckForm
+from server.domain.reconcile import BalanceState
 from server.engine.books import Outdated
 
 
@@ -72,6 +74,11 @@ class Hands(Protocol):
         self, ref: TenantRef, adjustment: Adjustment, act: Act, fingerprint: bytes, within_s: float
     ) -> Adjusted | Outdated:
         """Changes a quota's use or a balance."""
+
+    async def repair(
+        self, ref: TenantRef, totals: Mapping[str, Totals], seen: Mapping[str, BalanceState], act: Act, within_s: float
+    ) -> bool:
+        """Gives balances these totals, if they are still as `seen`; whether it did."""
 
     async def acts(self, ref: TenantRef, after: str, count: int, within_s: float) -> tuple[Sequence[AuditLine], str]:
         """At most `count` lines about the tenant, the first first, or with an empty name about all of the policy's; and

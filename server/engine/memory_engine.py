@@ -13,7 +13,7 @@ from server.domain.account import Account
 from server.domain.act import Act
 from server.domain.allowances import LooksOf, no_looks
 from server.domain.hold import WAITING, Delivered, HoldView, MeterTotals, State
-from server.domain.ledger import Cause, LedgerEntry, Totals
+from server.domain.ledger import LedgerEntry
 from server.domain.limits.base import Ending, Look
 from server.domain.note import Note
 from server.domain.operation import TenantRef
@@ -67,7 +67,7 @@ from server.engine.memory_hands import MemoryHands, kept_by
 from server.engine.memory_money import begin_refills, change_grants, grant_units, joined_draws, must_fit
 from server.engine.memory_queues import MemoryQueues, join_queue, make_turns
 from server.engine.memory_quotas import book_uses, cycles_of, joins
-from server.engine.memory_tenant import LIMITS_DUE, Hold, Tenant, balance_of
+from server.engine.memory_tenant import LIMITS_DUE, Hold, Tenant
 from server.engine.memory_totals import is_new, named_totals, unnamed
 from server.engine.memory_walks import MemoryWalks
 from server.engine.wakes import Wakes
@@ -313,19 +313,6 @@ class MemoryEngine:
         tenant, now_ms = self._enter(ref)
         last = tenant.ledger[-1].sequence if tenant.ledger else 0
         return Audit(now_ms, last, {cell: tenant.balance_state(cell) for cell in cells})
-
-    async def repair(self, ref: TenantRef, totals: Mapping[str, Totals], seen: Audit, within_s: float) -> bool:
-        """Sets totals."""
-        tenant, now_ms = self._enter(ref)
-        if any(tenant.balance_state(cell) != seen.balances[cell] for cell in totals):
-            return False
-        for cell, right in totals.items():
-            balance = balance_of(tenant, cell)
-            tenant.cells[cell, ()] = balance
-            before = balance.totals
-            balance.correct(right)
-            tenant.moved(now_ms, Cause.REPAIR, "", cell, before)
-        return True
 
     async def open_holds(
         self, ref: TenantRef, after: tuple[int, str], count: int, within_s: float

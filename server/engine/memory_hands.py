@@ -1,16 +1,17 @@
-"""What operators do, in the memory engine: the judge of `lua/reset.lua` and `lua/adjust.lua`."""
+"""What operators do, in the memory engine: the judge of `lua/reset.lua`, `lua/adjust.lua` and `lua/repair.lua`."""
 
 from collections.abc import Callable, Mapping, MutableMapping, Sequence
 from typing import Final
 
 from server.domain.act import Act, AuditLine
-from server.domain.ledger import Cause
+from server.domain.ledger import Cause, Totals
 from server.domain.limits.balance import Balance, BalanceCell, GrantSource
 from server.domain.limits.base import Cell
 from server.domain.limits.quota import QuotaCell
 from server.domain.limits.window import WindowCell
 from server.domain.operation import TenantRef
 from server.domain.plan import CheckForm
+from server.domain.reconcile import BalanceState
 from server.domain.units import MAX_AMOUNT
 from server.engine.books import Outdated
 from server.engine.faults import adjusted_too_far, id_reused, tenant_in_use
@@ -88,6 +89,27 @@ class MemoryHands:
         tenant.writes[act.request_id] = fingerprint, {"before": before, "after": after}
         self.tell(ref, act, now_ms, str(before), str(after))
         return Adjusted(applied=True, before=before, after=after)
+
+    async def repair(
+        self,
+        ref: TenantRef,
+        totals: Mapping[str, Totals],
+        seen: Mapping[str, BalanceState],
+        act: Act,
+        within_s: float,  # noqa: ARG002  # nothing waits here
+    ) -> bool:
+        """Sets totals."""
+        tenant, now_ms = self._enter(ref)
+        if any(tenant.balance_state(cell) != seen[cell] for cell in totals):
+            return False
+        for cell, right in totals.items():
+            balance = balance_of(tenant, cell)
+            tenant.cells[cell, ()] = balance
+            before = balance.totals
+            balance.correct(right)
+            tenant.moved(now_ms, Cause.REPAIR, "", cell, before)
+        self.tell(ref, act, now_ms)
+        return True
 
     async def delete(
         self,

@@ -135,6 +135,6 @@ class MemoryQueues:
         gone = tuple(hold_id for hold_id in hold_ids if hold_id not in waiting)
         return Renewed(now_ms, min(dues, default=0), gone)
 
-    async def see_to(self, ref: TenantRef, within_s: float) -> None:  # noqa: ARG002  # as above
-        """Does what is due."""
+    async def see_to(self, ref: TenantRef, within_s: float, *, afresh: bool = False) -> None:  # noqa: ARG002  # as above
+        """Does what is due, by the policy as it is now."""
         self._enter(ref)

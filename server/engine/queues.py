@@ -50,5 +50,7 @@ class Queues(Protocol):
     ) -> Renewed:
         """Renews the places of open calls in the queues of these cells."""
 
-    async def see_to(self, ref: TenantRef, within_s: float) -> None:
-        """Does what has become due at a tenant, and gives free places to those who wait."""
+    async def see_to(self, ref: TenantRef, within_s: float, *, afresh: bool = False) -> None:
+        """Does what has become due at a tenant, and gives free places to those who wait; `afresh` by the policy as
+        it is now, whatever was in force when they came.
+        """

@@ -14,7 +14,7 @@ from server.domain.act import Act
 from server.domain.allowances import LooksOf, no_looks
 from server.domain.errors import CorruptStateError, InvalidRequestError, StoreUnavailableError
 from server.domain.hold import Delivered, HoldView
-from server.domain.ledger import LedgerEntry, Totals
+from server.domain.ledger import LedgerEntry
 from server.domain.note import Note
 from server.domain.operation import TenantRef
 from server.domain.plan import Plan
@@ -346,13 +346,6 @@ class RedisEngine:
             return await self._run(ScriptCall("audit", tenant, "", args), within_s)
 
         return await audited(cells, page)
-
-    async def repair(self, ref: TenantRef, totals: Mapping[str, Totals], seen: Audit, within_s: float) -> bool:
-        """Writes totals over what was seen."""
-        values = [v for cell, right in totals.items() for v in (cell, seen.balances[cell].cell, *right)]
-        args = (sequences.pack([self._clock(), *values]),)
-        reply = await self._run(ScriptCall("repair", keys.tenant_keys(ref), "", args), within_s)
-        return bool(reply[0])
 
     async def sweep(self) -> int:
         """Expires overdue holds of idle tenants, slot by slot, by the index of tenants by earliest due.

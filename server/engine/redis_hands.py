@@ -2,16 +2,17 @@
 
 import asyncio
 import re
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from time import monotonic
 from typing import Any, Final
 
 import msgpack
 
 from server.domain.act import Act, AuditLine
-from server.domain.ledger import Cause
+from server.domain.ledger import Cause, Totals
 from server.domain.limits import Balance, Quota, Window
 from server.domain.operation import TenantRef
+from server.domain.reconcile import BalanceState
 from server.engine import keys, quota_cells, records, sequences
 from server.engine.acts import line_of, packed_act
 from server.engine.books import Outdated
@@ -105,6 +106,15 @@ class RedisHands:
                 raise id_reused(act.request_id, ["content"])
             case reply:
                 raise unreadable("adjust", reply)
+
+    async def repair(
+        self, ref: TenantRef, totals: Mapping[str, Totals], seen: Mapping[str, BalanceState], act: Act, within_s: float
+    ) -> bool:
+        """Writes totals over what was seen."""
+        values = [value for cell, right in totals.items() for value in (cell, seen[cell].cell, *right)]
+        args = (sequences.pack([self._clock(), *values]), packed_act(act))
+        reply = await self._run(ScriptCall("repair", keys.tenant_keys(ref), "", args), within_s)
+        return bool(reply[0])
 
     async def delete(self, ref: TenantRef, act: Act, *, forced: bool, place: str, within_s: float) -> Deletion:
         """Deletes a tenant. A place is a cursor over all keys; behind a ? while nothing of the tenant was found yet."""

@@ -5,7 +5,7 @@ from typing import Any, Final, Protocol
 
 from server.domain.operation import TenantRef
 from server.domain.plan import Plan
-from server.domain.queue import Ticket, queue_terms
+from server.domain.queue import QueueTerms, Ticket, queue_terms
 from server.engine import keys, records, sequences, wire, wire_queues
 from server.engine.base import Queued, Stale
 from server.engine.faults import no_queue, no_such_hold
@@ -13,6 +13,9 @@ from server.engine.queues import Claimed, Renewed
 from server.engine.replies import unreadable
 from server.engine.store_calls import ScriptCall
 from server.engine.turns import Turns
+
+OUTDATED: Final = wire_queues.pack_terms(QueueTerms(version=0, from_ms=0, until_ms=0, groups=()))
+"""Terms that are never in force: the script that finds them asks for those that are."""
 
 NO_QUEUE: Final = 7
 """The reply of the ticket's script where the plan knows of no queue: its policy was changed."""
@@ -98,6 +101,6 @@ class RedisQueues:
             case reply:
                 raise unreadable("renew", reply)
 
-    async def see_to(self, ref: TenantRef, within_s: float) -> None:
+    async def see_to(self, ref: TenantRef, within_s: float, *, afresh: bool = False) -> None:
         """Reaps, which also makes turns."""
-        await self._reap(keys.tenant_keys(ref), within_s)
+        await self._reap(keys.tenant_keys(ref), within_s, queues=OUTDATED if afresh else b"")

@@ -6,9 +6,9 @@ from typing import Final
 
 from server.domain.hold import HoldView
 from server.domain.ledger import LedgerEntry
+from server.domain.limit_value import Source
 from server.domain.limits.base import QueueLook
 from server.domain.limits.quota import QuotaState
-from server.domain.plan import Source
 from server.domain.policy import BannerRule
 from server.domain.units import MAX_AMOUNT
 from server.page.bars import bar, small_bar

@@ -149,12 +149,16 @@ class _Reader:
             return self._only_document()
         except yaml.MarkedYAMLError as error:
             line = error.problem_mark.line + 1 if error.problem_mark else 1
-            self._document.reject((), f"not YAML: {error.problem}", line)
+            quoted = '; between braces or brackets a knob is quoted: "${NAME}"' if self._has_knob(line) else ""
+            self._document.reject((), f"not YAML: {error.problem}{quoted}", line)
         except (yaml.YAMLError, UnicodeError) as error:
             self._document.reject((), f"not YAML: {' '.join(str(error).split())}")
         except _StopError:
             return None  # the problem is noted in the document
         return None
+
+    def _has_knob(self, line: int) -> bool:
+        return "${" in "".join(self._document.text.splitlines()[line - 1 : line])
 
     def _only_document(self) -> object:
         data: object = None

@@ -95,7 +95,13 @@ def policy_files(paths: Sequence[Path]) -> tuple[Path, ...]:
     """The files that `paths` stand for; raises PolicyRejectedError for a directory without policies."""
     files: list[Path] = []
     for path in paths:
-        found = sorted(path.glob("*.yaml")) if path.is_dir() else [path]
+        try:
+            path.stat()
+            found = sorted(path.glob("*.yaml")) if path.is_dir() else [path]
+        except FileNotFoundError:
+            raise PolicyRejectedError(f"{path}: there is no such file or folder") from None
+        except OSError as error:
+            raise PolicyRejectedError(f"{path}: cannot be read: {error}") from error
         if not found:
             raise PolicyRejectedError(f"{path}: the directory has no *.yaml file")
         files += found

@@ -16,7 +16,8 @@ from server.rpc import convert, convert_acts, convert_admin, convert_money, conv
 from server.rpc.calls import answering, streaming
 
 _WithReason: TypeAlias = (
-    admin_service_pb2.PutAccountRequest
+    admin_service_pb2.ReconcileBalancesRequest
+    | admin_service_pb2.PutAccountRequest
     | admin_service_pb2.ForceReleaseRequest
     | operators_pb2.ResetLimitRequest
     | operators_pb2.AdjustLimitRequest
@@ -143,7 +144,7 @@ class AdminService(admin_service_pb2_grpc.AdminServiceServicer):
     ) -> admin_service_pb2.ReconcileBalancesResponse:
         """Reports what does not add up; repairs it only if told to."""
         ref, accounting = TenantRef(request.policy, request.tenant), self._administration.accounting
-        found = await accounting.reconcile(ref, repair=request.repair, within_s=within_s)
+        found = await accounting.reconcile(ref, _word(request), repair=request.repair, within_s=within_s)
         return convert_money.reconciliation_message(found, accounting.limit_ids(ref))
 
     @answering

@@ -14,10 +14,10 @@ from quota.v1 import decision_pb2, quota_service_pb2
 from server.domain.decision import Decision, HttpAnswer, LimitResult, LimitResults, Refusal
 from server.domain.errors import InvalidRequestError
 from server.domain.hold import Delivered, Fraction, MeterTotals, State
+from server.domain.limit_value import Source
 from server.domain.limits import Balance, Gate, Kind, Window
 from server.domain.limits.base import Look, QueueLook
 from server.domain.operation import Flexible, Item, Operation, TenantRef
-from server.domain.plan import Source
 from server.domain.policy import Product
 from server.domain.units import FOREVER_MS, MAX_AMOUNT, MAX_FRACTION_PARTS, MAX_ITEMS
 from server.gate import HoldOutcome

@@ -69,7 +69,9 @@ class Door:
     def let_in_http(self, method: str, scope: MutableMapping[str, Any]) -> None:
         """As for calls, for a plain HTTP request that stands for this method; raises HoldgateError."""
         names = certificate_names(metadata.tls_facts(scope))
-        entry.enter(self._callers.who(token_of(metadata.decoded(scope["headers"])), names), method)
+        # No other header matters here: a proxy hands on what its clients send.
+        shown = metadata.decoded([(name, value) for name, value in scope["headers"] if name == b"authorization"])
+        entry.enter(self._callers.who(token_of(shown), names), method)
 
 
 def token_of(sent: Iterable[tuple[str, str | bytes]]) -> str | None:

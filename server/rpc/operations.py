@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from functools import partial
+from time import monotonic
 from typing import TYPE_CHECKING, Any, Final
 
 from google.rpc.status_pb2 import Status
@@ -51,7 +52,7 @@ class Operations:
         results: "RepeatedCompositeFieldContainer[quota.OperationResult]",
         within_s: float,
     ) -> None:
-        """Adds one result per operation, in their order."""
+        """Adds one result per operation, in their order. Those on one hold share the time that there is."""
         if len(operations) > MAX_OPERATIONS:
             text = f"has {len(operations)} entries; at most {MAX_OPERATIONS} are allowed"
             raise InvalidRequestError.of("operations", text)
@@ -60,8 +61,9 @@ class Operations:
             chains.setdefault(_hold_of(operation) or index, []).append((operation, results.add()))
 
         async def run(chain: Sequence[tuple[quota.Operation, quota.OperationResult]]) -> None:
+            ends_s = monotonic() + within_s
             for operation, result in chain:
-                await self.answer(operation, result, within_s)
+                await self.answer(operation, result, ends_s - monotonic())
 
         await asyncio.gather(*map(run, chains.values()))
 

@@ -16,6 +16,8 @@ from server.domain.policy import Policy
 from server.engine.base import AccountWrite, Engine
 from server.engine.memory_engine import MemoryEngine
 from server.gate import QuotaGate
+from server.policy.knobs import KnobSource
+from server.policy.store import PolicyStore
 from tests.policies_for_tests import balance, policy, quota, slots, window
 from tests.tenants import WITHIN_S, Clock, Tenant
 
@@ -29,18 +31,8 @@ LIMITS: Final[tuple[Limit, ...]] = (
 amounts = st.integers(min_value=0, max_value=120)
 
 
-class OnePolicy:
-    """All that a gate asks of its policies."""
-
-    def __init__(self, rules: Policy) -> None:
-        self._rules = rules
-
-    def get(self, _name: str) -> Policy:
-        return self._rules
-
-
 def gate_of(engine: Engine, rules: Policy) -> QuotaGate:
-    return QuotaGate(OnePolicy(rules), engine)  # type: ignore[arg-type]  # no files behind it
+    return QuotaGate(PolicyStore((), KnobSource(), {rules.name: rules}), engine)
 
 
 def asking(tokens: int, minimum: int, request_id: str = "") -> Operation:

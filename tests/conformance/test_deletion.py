@@ -8,10 +8,12 @@ from typing import Final
 
 import pytest
 
-from server.domain.account import Account
+from server.domain.account import Account, Override
 from server.domain.act import Act, Deed
 from server.domain.errors import AccountChangedError, HoldNotFoundError, TenantInUseError
 from server.domain.hold import State
+from server.domain.limits import Balance
+from server.domain.limits.balance import GrantSource
 from server.domain.policy import Policy
 from server.engine.base import AccountWrite, Granted, Stale
 from server.engine.client import StoreConnection
@@ -20,7 +22,7 @@ from server.engine.keys import tenant_keys
 from server.engine.redis_engine import RedisEngine
 from tests.conftest import Connect
 from tests.lua.scenes import RICH, Scene
-from tests.policies_for_tests import TERMS, balance, policy, quota, slots, window
+from tests.policies_for_tests import HOUR_MS, TERMS, balance, policy, quota, slots, window
 from tests.store_state import broken_rules, snapshot
 from tests.stores import RunningStore
 from tests.tenants import WITHIN_S, Clock, Tenant
@@ -86,6 +88,30 @@ async def test_holds_that_are_over_do_not_keep_a_tenant(tenant: Tenants) -> None
     await lab.open(credits=100)
     await lab.grant("a", credits=30)
     lab.clock.advance(TERMS.lease_ms)
+    (step,) = await delete(lab)
+    assert (step.applied, step.holds) == (True, 0)
+
+
+async def test_what_time_will_change_is_no_open_hold(tenant: Tenants) -> None:
+    """A grant that lapses, and an allowance that an override raises for a while."""
+    rules = policy(quota("q", 10), balance("credits", burn="312"))
+    lab = tenant(rules)
+    ends_ms = lab.clock() + HOUR_MS
+    account = Account("free", overrides=(Override("q", 20, ends_ms),), version=1)
+    write = AccountWrite(
+        account=account,
+        grants={rules.limits[1].cell: 5},
+        source=GrantSource.PROMOTIONAL,
+        expires_at_ms=ends_ms,
+        balances={limit.cell: limit for limit in rules.limits if isinstance(limit, Balance)},
+        limits_ms=ends_ms,
+    )
+    await lab.write(write)
+    lab.account = account
+    await lab.grant("a", frames=1, credits=1)
+    with pytest.raises(TenantInUseError, match="has 1 open holds"):
+        await delete(lab)
+    await lab.release("a")
     (step,) = await delete(lab)
     assert (step.applied, step.holds) == (True, 0)
 

@@ -8,9 +8,10 @@ import pytest
 from server.domain.act import Act, Deed
 from server.domain.errors import IdReusedError
 from server.domain.ledger import Cause
+from server.domain.limit_value import value_of
 from server.domain.limits import Balance, Limit
 from server.domain.limits.balance import GrantSource
-from server.domain.plan import CheckForm, bare_form, terms_of, value_of
+from server.domain.plan import CheckForm, bare_form, terms_of
 from server.domain.policy import Policy
 from server.domain.units import MAX_AMOUNT
 from server.engine.base import AccountWrite
@@ -362,3 +363,21 @@ async def test_the_trail_is_read_in_pages_of_one_tenant_and_of_all(tenant: Tenan
             break
     assert sorted(everyones) == sorted([*mine, *(f"o{number}" for number in range(5))])
     assert await hands.acts(lab.ref._replace(policy="another", tenant=""), "", 3, WITHIN_S) == ([], "")
+
+
+async def test_a_repair_stands_in_the_audit_trail_once_it_is_made(tenant: Tenants) -> None:
+    """With what it changed; one that came too late, as the balance has moved since, changes and tells nothing."""
+    lab = tenant(policy(balance("credits", ledger=True)))
+    await lab.open(credits=50)
+    cell = lab.policy.limits[0].cell
+    seen = (await lab.engine.audit(lab.ref, [cell], WITHIN_S)).balances
+    act = Act(Deed.REPAIR, "ops", "a spoilt cell", "credits", before="credits.granted=50", after="credits.granted=49")
+    right = {cell: seen[cell].totals._replace(granted=49)}
+
+    async def repair() -> bool:
+        return await lab.engine.hands.repair(lab.ref, right, seen, act, WITHIN_S)
+
+    assert (await repair(), await repair()) == (True, False)
+    lines, _ = await lab.engine.hands.acts(lab.ref, "", 10, WITHIN_S)
+    assert [(line.act, line.at_ms) for line in lines] == [(act, lab.clock())]
+    assert (await lab.figures())["credits"].cap == 49

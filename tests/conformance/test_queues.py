@@ -1,6 +1,7 @@
 """Queues in front of pools, on every engine."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Final
 
 import pytest
@@ -14,7 +15,7 @@ from server.domain.policy import Policy
 from server.domain.queue import Ticket
 from server.engine.base import AccountWrite, Granted, Queued, Refused, Replayed
 from server.engine.queues import Claimed
-from tests.policies_for_tests import HOUR_MS, TERMS, balance, only_for, policy, slots
+from tests.policies_for_tests import HOUR_MS, TERMS, balance, only_for, policy, slots, values
 from tests.tenants import WITHIN_S, Tenant
 
 Tenants = Callable[[Policy], Tenant]
@@ -242,6 +243,19 @@ async def test_a_purchase_of_more_places_gives_them_at_once(tenant: Tenants) -> 
     lab.account = account
 
     assert [await state(lab, f"w-{number}") for number in range(4)] == [State.PROMOTED] * 3 + [State.QUEUED]
+
+
+async def test_a_policy_with_more_places_gives_them_to_who_waits_without_a_request(tenant: Tenants) -> None:
+    """Those who came first, and only those for whom there are places now."""
+    lab = await full(tenant, waiting=4)
+    tenant(
+        replace(LINE, limits=(replace(JOBS, values=values(4)), *LINE.limits[1:]))
+    )  # what the engine asks from now on
+
+    await lab.engine.queues.see_to(lab.ref, WITHIN_S, afresh=True)
+
+    states = [await state(lab, f"w-{number}") for number in range(4)]
+    assert states == [State.PROMOTED, State.PROMOTED, State.QUEUED, State.QUEUED]
 
 
 async def test_fewer_places_stop_nobody_and_start_nobody(tenant: Tenants) -> None:

@@ -343,7 +343,10 @@ async def test_a_shadow_limit_takes_what_it_admits_and_never_blocks(tenant: Tena
 
 
 async def test_shadow_changes_nothing(tenant: Tenants) -> None:
-    """The same requests with and without shadow limits: equal answers and equal figures of the real limits."""
+    """The same requests with and without shadow limits: equal answers and equal figures of the real limits. Of the
+    shadow limits themselves each answer tells whether they would have refused.
+    """
+    verdicts: list[list[bool]] = []
     plain = tenant(LAB)
     shadowed = tenant(policy(*LAB.limits, window("s1", 1, shadow=True), slots("s2", 1, shadow=True)))
     shadowed.ref = shadowed.ref._replace(tenant="shadowed")
@@ -355,11 +358,14 @@ async def test_shadow_changes_nothing(tenant: Tenants) -> None:
             answer = await lab.reserve(plan)
             assert isinstance(answer, Granted | Refused)
             answers.append((type(answer), answer.looks[:4]))
+            if lab is shadowed:
+                verdicts.append([look.fits for look in answer.looks[4:]])
         await lab.settle("h0", {"tokens": 1})
         await lab.release("h1")
         answers.append((Tenant, tuple((await lab.figures()).values())[:4]))
 
     assert answers[:5] == answers[5:]
+    assert verdicts == [[True, True]] + [[False, False]] * 3
 
 
 async def test_a_shadow_hold_settles_and_releases_its_own_cells(tenant: Tenants) -> None:

@@ -142,8 +142,12 @@ async def test_refund_stays_in_its_window(tenant: Tenants) -> None:
     await lab.grant("b", tokens=50)
 
     await lab.settle("a", {"tokens": 0})
-
     assert await used(lab) == 50
+
+    lab.clock.advance(MINUTE_MS)
+    await lab.grant("c", tokens=40)
+    await lab.release("b")
+    assert await used(lab) == 40
 
 
 async def test_usage_beyond_the_reserve_counts_in_full(tenant: Tenants) -> None:

@@ -7,18 +7,11 @@ import pytest
 
 from server.domain.account import Account, Override
 from server.domain.errors import AccountNotFoundError, InvalidRequestError
+from server.domain.limit_value import Source, Value, value_in, value_of
 from server.domain.limits.base import Check
+from server.domain.limits.slots import Queue
 from server.domain.operation import Item, Operation, TenantRef
-from server.domain.plan import (
-    Plan,
-    Source,
-    Value,
-    account_or_default,
-    cycle_anchors,
-    make_plan,
-    usage_plan,
-    value_of,
-)
+from server.domain.plan import Plan, account_or_default, cycle_anchors, make_plan, usage_plan
 from server.domain.policy import Policy, Product
 from server.domain.units import FOREVER_MS, MAX_AMOUNT
 from tests.policies_for_tests import (
@@ -249,11 +242,11 @@ def test_missing_entitlement_refused() -> None:
     """No account and no default plan, or a plan that the policy lacks: an error of its own, never a grant."""
     rules = policy()
 
-    assert account_or_default(rules, REF, None) == Account(plan="free")
+    assert account_or_default(rules, REF, None, 0) == Account(plan="free")
     with pytest.raises(AccountNotFoundError, match="acme"):
-        account_or_default(replace(rules, default_plan=None), REF, None)
+        account_or_default(replace(rules, default_plan=None), REF, None, 0)
     with pytest.raises(AccountNotFoundError, match="gold"):
-        account_or_default(rules, REF, Account(plan="gold"))
+        account_or_default(rules, REF, Account(plan="gold"), 0)
 
 
 def test_a_usage_plan_looks_at_every_limit_with_state_whose_dimensions_are_named() -> None:
@@ -337,3 +330,17 @@ def test_an_action_may_leave_dimensions_out_where_the_limit_says_so() -> None:
     assert ids(plan_for(policy(limit), scope={"project": "p"})) == ["per-project"]
     with pytest.raises(InvalidRequestError):
         plan_for(policy(limit), action="rest", scope={})
+
+
+def test_pools_that_share_places_have_the_smallest_limit_of_theirs() -> None:
+    """For requests of each of them, in its figures, and for those who wait; on other plans each has its own."""
+    queue = Queue(times=2, ticket_ms=1, joined={"pro": ("a~s", "b~s")})
+    rules = policy(slots("a", {"free": 9, "pro": 5}, queue=queue), slots("b", {"free": 8, "pro": None}, queue=queue))
+    pro = Account(plan="pro", overrides=(Override("b", 3, 100),))
+
+    for plan in (plan_for(rules, pro, now_ms=99), usage_plan(rules, Operation(REF, ""), pro, 99)):
+        assert [(check.cap, check.queue and check.queue.depth) for check in plan.checks] == [(3, 6), (3, 6)]
+        assert plan.shape.valid_until_ms == 100
+    assert [check.cap for check in plan_for(rules, pro, now_ms=100).checks] == [5, 5]
+    assert [check.cap for check in plan_for(rules, FREE).checks] == [9, 8]
+    assert value_in(rules, rules.limits[0], pro, 99) == Value(3, Source.OVERRIDE, until_ms=100)

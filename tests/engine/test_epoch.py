@@ -9,7 +9,7 @@ import pytest
 from server.engine.client import StoreConnection
 from server.engine.epoch import EpochGuard, EpochState, memory_path
 from server.engine.pipeline import Reply, Word
-from server.engine.store_errors import StoreError, StoreLost
+from server.engine.store_errors import StoreError, StoreLost, StoreUnsuitable
 from tests.stores import REDIS, VALKEY, RunningStore, running_store
 from tests.waiting import until
 
@@ -44,6 +44,20 @@ async def test_a_first_contact_agrees_on_an_epoch_and_remembers_it(
     assert len(state.stored) == 16
     assert store.command("HGET", "hg:epoch", "id") == state.stored.encode()
     assert await EpochGuard(connection.call, tmp_path / "state" / "epoch.json").verify() == state
+
+
+@pytest.mark.parametrize("place", ["a file/epoch.json", "folder"])
+async def test_where_nothing_can_be_remembered_the_store_is_not_put_to_use(
+    connection: StoreConnection, tmp_path: Path, place: str
+) -> None:
+    """A read-only disk, say: the error names the file and the setting."""
+    (tmp_path / "a file").write_text("in the way")
+    (tmp_path / "folder").mkdir()
+    guard = EpochGuard(connection.call, tmp_path / place)
+    for look in (guard.verify, guard.adopt):
+        with pytest.raises(StoreUnsuitable, match=r"cannot be (read|written): .* --data-dir or HOLDGATE_DATA_DIR"):
+            await look()
+    assert not guard.trusted
 
 
 async def test_a_second_server_takes_the_epoch_that_it_finds(connection: StoreConnection, tmp_path: Path) -> None:

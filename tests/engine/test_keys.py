@@ -105,7 +105,10 @@ def test_there_is_one_index_key_for_each_slot() -> None:
 @pytest.mark.parametrize("ref", [PLAIN, ODD, TenantRef("a", "}{"), TenantRef("a", "1"), TenantRef("x" * 64, "y" * 128)])
 def test_everything_of_a_tenant_is_in_one_slot(ref: TenantRef, cluster: RunningStore) -> None:
     tenant = keys.tenant_keys(ref)
-    all_keys = [*tenant[1:6], tenant.hold("h"), tenant.hold("}{"), tenant.windows("project={x}")]
+    all_keys = [*tenant[1:7], tenant.hold("h"), tenant.hold("}{"), tenant.windows("project={x}")]
+    all_keys += [tenant.notes, tenant.told, tenant.noted, tenant.acts]
+    built = ("grants", "trimmed", "alloc", "pools", "q:jobs~}{", "u:d20522", "u:i586")  # by lua/include/keys.lua
+    all_keys += [tenant.prefix + name.encode() for name in built]
 
     slots_of = {cluster.command("CLUSTER", "KEYSLOT", key) for key in all_keys}
 

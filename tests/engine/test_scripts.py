@@ -285,7 +285,8 @@ async def play(tenant: Tenant) -> None:
     await tenant.figures()
     seen = await tenant.engine.audit(tenant.ref, ["credits~b"], WITHIN_S)
     totals = {"credits~b": seen.balances["credits~b"].totals}
-    assert await tenant.engine.repair(tenant.ref, totals, seen, WITHIN_S)
+    repairing = Act(Deed.REPAIR, "ops", "why")
+    assert await tenant.engine.hands.repair(tenant.ref, totals, seen.balances, repairing, WITHIN_S)
     assert await tenant.engine.trim_ledger(tenant.ref, 1, WITHIN_S) == 1
     await tenant.engine.settle(tenant.ref, "late", None, final=True, within_s=WITHIN_S, allocation="named")
     await tenant.engine.books.release_allocation(tenant.ref, "named", "", WITHIN_S)

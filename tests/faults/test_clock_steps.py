@@ -20,8 +20,7 @@ from server.jobs.periodic import Periodic
 from server.jobs.store_clock import StoreClock
 from server.jobs.store_pulse import INTERVAL_S, StorePulse
 from server.metrics.metrics import Metrics
-from tests.conftest import Connect
-from tests.faults.conftest import Figure
+from tests.conftest import Connect, Figure
 from tests.policies_for_tests import policy, slots, window
 from tests.store_state import broken_rules, snapshot
 from tests.stores import RunningStore, running_store

@@ -5,8 +5,7 @@ from pathlib import Path
 from typing import Final
 
 from server.engine.redis_engine import RedisEngine
-from tests.conftest import Connect
-from tests.faults.conftest import Figure
+from tests.conftest import Connect, Figure
 from tests.faults.sizes import size
 from tests.policies_for_tests import HOUR_MS, balance, policy, quota, slots, window
 from tests.store_state import broken_rules, snapshot

@@ -12,7 +12,7 @@ from google.protobuf.descriptor import MethodDescriptor
 from grpc import StatusCode, aio
 from quota.v1 import admin_service_pb2, quota_service_pb2
 
-from tests.faults.conftest import Figure
+from tests.conftest import Figure
 from tests.faults.messages import messages
 from tests.faults.sizes import size
 from tests.store_state import broken_rules, snapshot

@@ -8,7 +8,7 @@ from typing import Final
 
 from grpc import StatusCode, aio
 
-from tests.faults.conftest import Figure
+from tests.conftest import Figure
 from tests.faults.sizes import size
 from tests.store_state import StoredHold, broken_rules, snapshot
 from tests.stores import RunningStore, running_store

@@ -13,8 +13,7 @@ from server.domain.hold import State
 from server.domain.operation import TenantRef
 from server.engine.base import Granted, Refused, Replayed
 from server.engine.redis_engine import RedisEngine
-from tests.conftest import REAL_STORES, Connect
-from tests.faults.conftest import Figure
+from tests.conftest import REAL_STORES, Connect, Figure
 from tests.faults.linearizable import UNKNOWN, Made, is_linearizable
 from tests.faults.sizes import size
 from tests.policies_for_tests import balance, policy, slots

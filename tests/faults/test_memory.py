@@ -1,4 +1,6 @@
-"""A server's memory does not grow with the calls that it answers, and its store's falls back to what stands."""
+"""A server's memory does not grow with the calls that it answers, its store's falls back to what stands, and the many
+small charges add up to the unit.
+"""
 
 import asyncio
 from pathlib import Path
@@ -9,7 +11,7 @@ from quota.v1 import quota_service_pb2 as quota
 from quota.v1.decision_pb2 import OUTCOME_GRANTED
 from quota.v1.quota_service_pb2_grpc import QuotaServiceStub
 
-from tests.faults.conftest import Figure
+from tests.conftest import Figure
 from tests.faults.sizes import size
 from tests.rpc.processes import ServerProcess
 from tests.stores import RunningStore, running_store
@@ -22,6 +24,7 @@ OPENING: Final = 10**12
 TENANTS: Final = 20
 AT_ONCE: Final = 4
 IN_A_BATCH: Final = 100
+USED: Final = 7
 PARTS: Final = 10
 MOST_GROWTH_BYTES: Final = 10 * 1024 * 1024
 """For all calls of a run after the warm-up: of a million, one byte in a hundred thousandth of them would pass it."""
@@ -38,9 +41,9 @@ def used_bytes(store: RunningStore) -> int:
     return int(info.partition(b"used_memory_dataset:")[2].split(b"\r\n")[0])
 
 
-async def make_calls(channel: aio.Channel, name: str, calls: int) -> None:
-    """Reserves and settles, mostly in batches, one in ten by a call of its own."""
-    stub = QuotaServiceStub(channel)
+async def make_calls(channel: aio.Channel, name: str, calls: int) -> int:
+    """Reserves and settles, mostly in batches, one in ten by a call of its own; how many credits that cost."""
+    stub, spent = QuotaServiceStub(channel), 0
     for number in range(calls // (2 * IN_A_BATCH)):
         tenant = f"t{number % TENANTS}"
         ids = [f"{name}-{number}-{index}" for index in range(IN_A_BATCH)]
@@ -54,12 +57,14 @@ async def make_calls(channel: aio.Channel, name: str, calls: int) -> None:
             quota.BatchRequest(operations=[quota.Operation(check_and_reserve=ask) for ask in asks[10:]])
         )
         assert all(r.check_and_reserve.decision.outcome == OUTCOME_GRANTED for r in taken.results)
-        usage = quota.Usage(used={"credits": 7})
+        usage = quota.Usage(used={"credits": USED})
         ends = [quota.SettleRequest(tenant=tenant, hold_id=i, usage=usage) for i in ids]
         for end in ends[:10]:
             assert (await stub.Settle(end)).applied
         ended = await stub.Batch(quota.BatchRequest(operations=[quota.Operation(settle=end) for end in ends[10:]]))
         assert all(r.settle.applied for r in ended.results)
+        spent += USED * IN_A_BATCH
+    return spent
 
 
 async def test_memory_is_flat_over_many_calls(tmp_path: Path, figure: Figure) -> None:
@@ -72,9 +77,14 @@ async def test_memory_is_flat_over_many_calls(tmp_path: Path, figure: Figure) ->
             for number in range(TENANTS):
                 await Gateway(channels[0], f"t{number}").open_account(OPENING)
 
+            spent = 0
+
             async def part(name: str) -> int:
+                nonlocal spent
                 each = max(calls // PARTS // AT_ONCE, 2 * IN_A_BATCH)
-                await asyncio.gather(*(make_calls(c, f"{name}-{n}", each) for n, c in enumerate(channels)))
+                spent += sum(
+                    await asyncio.gather(*(make_calls(c, f"{name}-{n}", each) for n, c in enumerate(channels)))
+                )
                 return rss_bytes(server)
 
             await part("warm")
@@ -83,11 +93,14 @@ async def test_memory_is_flat_over_many_calls(tmp_path: Path, figure: Figure) ->
             sizes = [await part(f"p{number}") for number in range(PARTS)]
             await until(lambda: holds(store) == 0, what="all records to leave")
             left = used_bytes(store) - stands
+            balances = [await Gateway(channels[0], f"t{number}").credits() for number in range(TENANTS)]
+            assert sum(balance.remaining for balance in balances) == TENANTS * OPENING - spent
     growth = max(sizes[PARTS // 2 :]) - sizes[0]
     assert growth <= MOST_GROWTH_BYTES, sizes
     assert left <= MOST_LEFT_BYTES
     figure(
-        f"{calls:,} operations: the server {growth / 2**20:+.1f} MiB after the first tenth,"
+        f"{calls:,} operations, {spent:,} credits charged to the unit:"
+        f" the server {growth / 2**20:+.1f} MiB after the first tenth,"
         f" the store {left / 1024:+.0f} KiB once its tombstones had ended"
     )
 

@@ -20,7 +20,7 @@ from grpc import StatusCode, aio
 from quota.v1.decision_pb2 import OUTCOME_GRANTED
 
 from server.domain.hold import State
-from tests.faults.conftest import Figure
+from tests.conftest import Figure
 from tests.faults.sizes import size
 from tests.metrics.scraping import scraped
 from tests.store_state import StoredHold, balance_of, snapshot

@@ -11,8 +11,7 @@ from server.domain.hold import State
 from server.domain.operation import TenantRef
 from server.engine.base import HoldOutcome
 from server.engine.redis_engine import RedisEngine
-from tests.conftest import Connect
-from tests.faults.conftest import Figure
+from tests.conftest import Connect, Figure
 from tests.faults.sizes import size
 from tests.policies_for_tests import TERMS, balance, policy, slots
 from tests.store_state import broken_rules, leaks, snapshot

@@ -8,7 +8,7 @@ from grpc import aio
 from quota.v1 import quota_service_pb2 as quota
 from quota.v1.quota_service_pb2_grpc import QuotaServiceStub
 
-from tests.faults.conftest import Figure
+from tests.conftest import Figure
 from tests.faults.sizes import size
 from tests.metrics.scraping import scraped
 from tests.stores import free_port

@@ -8,7 +8,7 @@ from typing import Final
 from grpc import aio
 
 from server.engine.keys import EPOCH_KEY
-from tests.faults.conftest import Figure
+from tests.conftest import Figure
 from tests.faults.sizes import size
 from tests.store_state import broken_rules, leaks, snapshot
 from tests.stores import running_store

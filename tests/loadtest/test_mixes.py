@@ -46,6 +46,16 @@ def test_words_that_make_no_mix_are_named(words: str, complaint: str) -> None:
     assert complaint in str(refused.value)
 
 
+def test_one_fault_is_told_once() -> None:
+    with pytest.raises(MixError) as refused:
+        mix_of_words(["work credits=x"], {})
+    expected = (
+        "--request: entries[0].amounts.credits: 'x' is no amount; write a whole number such as 5, or a range such as"
+    )
+    (line,) = str(refused.value).splitlines()
+    assert line.startswith(expected)
+
+
 def test_a_file_says_what_the_command_line_leaves_open(tmp_path: Path) -> None:
     file = tmp_path / "mix.yaml"
     file.write_text(
@@ -142,6 +152,7 @@ def test_the_pace_is_closed_unless_a_rate_is_given() -> None:
         (("--opening", "credits"), "--opening 'credits'"),
         (("--setup",), "--plan"),
         (("--json", "no/such/folder/report.json"), "no such folder"),
+        (("--html", "."), "is a folder; name a file to write"),
         (("--settle", "0"), "all weights are 0"),
     ],
 )

@@ -224,7 +224,7 @@ async def _repair(tenant: Tenant) -> object:
     seen = await tenant.engine.audit(REF, [PURSE.cell], WITHIN_S)
     totals = seen.balances[PURSE.cell].totals
     right = totals._replace(granted=totals.granted + 1)
-    return await tenant.engine.repair(REF, {PURSE.cell: right}, seen, WITHIN_S)
+    return await tenant.engine.hands.repair(REF, {PURSE.cell: right}, seen.balances, _act(Deed.REPAIR), WITHIN_S)
 
 
 async def _tell(tenant: Tenant) -> object:

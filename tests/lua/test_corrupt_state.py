@@ -50,7 +50,7 @@ TOUCHES: Final = {
     },
     "audit": {"cells", "due", "grants", "hold", "ledger", "trimmed"},
     "trim": {"ledger", "trimmed"},
-    "repair": {"cells", "due", "grants", "hold", "ledger", "trimmed"},
+    "repair": {"acts", "cells", "due", "grants", "hold", "ledger", "trimmed"},
     "lease": {"lease", "since"},
     "tell": {"notes", "noted", "told"},
     "reset": {"cells", "ids", "project's windows", "acts"},

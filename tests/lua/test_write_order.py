@@ -6,6 +6,7 @@ that is written then has had its type seen before; that is checked on the calls 
 """
 
 import asyncio
+from dataclasses import replace
 from typing import Final, NamedTuple
 
 import hiredis
@@ -14,7 +15,7 @@ import pytest
 from server.engine.client import StoreConnection
 from server.engine.scripts import script
 from tests.lua.scenes import AMOUNTS, OPERATIONS, REAP, SCRIPT_OF, TENANT, Capture, Scene, capture
-from tests.policies_for_tests import balance, policy, slots, window
+from tests.policies_for_tests import balance, flag_gate, policy, slots, window
 from tests.store_state import snapshot
 from tests.stores import RunningStore
 
@@ -127,6 +128,18 @@ async def test_a_failure_at_any_read_or_at_the_first_write_changes_nothing(
             run(scene, call, wrapped(SCRIPT_OF[operation], failing=failing))
         assert snapshot(store) == before, (failing, calls)
     store.command("SCRIPT", "FLUSH")
+
+
+async def test_a_refusal_changes_no_byte(store: RunningStore, connection: StoreConnection) -> None:
+    """Whichever limit refuses, with or without an id: every key is as it was, and none is new."""
+    scene = await Scene.build(store, connection)
+    lab, before = scene.tenant, snapshot(store)
+    for number, amounts in enumerate(({"tokens": 10**9}, {"frames": 10**9}, {"credits": 10**9}, dict(AMOUNTS))):
+        if number == 3:
+            lab.policy = replace(lab.policy, limits=(*lab.policy.limits, flag_gate("welcome", expect=True)))
+        await lab.refusal("new", **amounts)
+        await lab.refusal(**amounts)
+    assert snapshot(store) == before
 
 
 @pytest.mark.parametrize("operation", ALL)

@@ -10,6 +10,7 @@ from typing import Any, Final
 import pytest
 
 from server.bootstrap import StartError
+from server.engine.subscription import Subscription
 from server.jobs.webhook import delivery, lanes
 from tests.notices.conftest import OpenServer, Server
 from tests.notices.receiver import Received, Receiver, receiving
@@ -224,6 +225,33 @@ async def test_when_the_one_that_told_dies_another_goes_on_after_its_lease(
         await server.use(100)
         assert await told(receiver, 3) == [("o1", 50), ("o1", 80), ("o1", 100)]
     assert valkey.command("EXISTS", "hg:{webhook}:lease") == 0
+
+
+async def test_what_was_noted_while_nothing_was_heard_is_told_once_it_is(
+    open_server: OpenServer,
+    receiver: Receiver,
+    secret_file: Path,
+    valkey: RunningStore,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """As at the start of a server, or after its connection broke."""
+    monkeypatch.setattr(delivery, "LOOK_AGAIN_S", 600.0)
+    hears, opens = asyncio.Event(), Subscription._open  # noqa: SLF001  # there is no other way to keep an ear shut
+
+    async def opens_late(self: Subscription) -> object:
+        await hears.wait()
+        return await opens(self)
+
+    monkeypatch.setattr(Subscription, "_open", opens_late)
+    valkey.command("FLUSHALL")
+    valkey.command("SET", "hg:{webhook}:since", "0")
+    async with open_server(valkey) as other:
+        await other.use(50, "early")
+        async with open_server(valkey, webhook_url=receiver.url, webhook_secret_file=secret_file):
+            await told(receiver, 1)
+            await other.use(50, "late")
+            hears.set()
+            assert await told(receiver, 2) == [("early", 50), ("late", 50)]
 
 
 def odd(line: str) -> str:

@@ -13,6 +13,7 @@ from server.engine.base import Granted
 from tests.policies_for_tests import balance, policy, quota, slots, window
 from tests.proxies.asking import asked, described
 from tests.stores import ROOT
+from tests.system.gateway import PRICE, Gateway
 from tests.system.servers import channels_to, serving
 from tests.tenants import Tenant
 
@@ -48,3 +49,24 @@ async def test_undecided_is_not_unknown(tmp_path: Path) -> None:
         with pytest.raises(aio.AioRpcError) as raised:
             await RateLimitServiceStub(channel).ShouldRateLimit(asked(described({"org": "acme", "action": "call"})))
         assert raised.value.code() is StatusCode.UNAVAILABLE
+
+
+async def test_reply_usage_and_message_tell_one_balance(tmp_path: Path) -> None:
+    """Over gRPC: what GetUsage tells, what a refusal's figures and words tell, and what a grant leaves are one number;
+    exactly so much is granted.
+    """
+    async with serving(tmp_path) as server, channels_to(server.address) as (channel,):
+        gateway = Gateway(channel)
+        await gateway.open_account(7 * PRICE + 3)
+        await gateway.settle((await gateway.take("h1")).hold_id, 4)
+        for number in range(6):
+            granted = await gateway.take(f"h{number + 2}")
+        (told,) = [limit.remaining for limit in granted.limits if limit.id == "credits"]
+        assert told == (await gateway.credits()).remaining == PRICE - 1
+        refused = await gateway.reserve("one too many")
+        (limit,) = [limit for limit in refused.limits if limit.id == "credits"]
+        assert limit.remaining == told
+        assert refused.refusal.message == f"Need {PRICE} credits, you have {told}."
+        await gateway.grant("g1", 1)
+        await gateway.take("exactly")
+        assert (await gateway.credits()).remaining == 0

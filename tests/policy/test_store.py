@@ -78,8 +78,10 @@ def test_what_is_no_text_is_an_error(folder: Path, content: bytes, problem: str)
 
 
 def test_no_file_and_an_empty_folder_are_errors(tmp_path: Path) -> None:
-    with pytest.raises(PolicyRejectedError, match="cannot be read"):
+    with pytest.raises(PolicyRejectedError, match="there is no such file or folder"):
         load(tmp_path / "none.yaml")
+    with pytest.raises(PolicyRejectedError, match=r"cannot be read: .* too long"):
+        load(tmp_path / ("x" * 300))
     with pytest.raises(PolicyRejectedError, match=r"the directory has no \*.yaml file"):
         load(tmp_path)
     with pytest.raises(PolicyRejectedError, match="no policy file was named"):

@@ -23,9 +23,10 @@ from hypothesis.stateful import (
 
 from server.domain.account import Account
 from server.domain.hold import TRANSITIONS, Delivered, HoldView, State
+from server.domain.limit_value import value_of
 from server.domain.limits import Balance, Count, Limit, Quota
 from server.domain.operation import Operation, TenantRef
-from server.domain.plan import Plan, bare_form, make_plan, usage_plan, value_of
+from server.domain.plan import Plan, bare_form, make_plan, usage_plan
 from server.domain.queue import QueueTerms, Ticket, queue_terms
 from server.domain.sampling import Entry, Outcome, Page
 from server.engine import keys

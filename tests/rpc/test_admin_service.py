@@ -171,6 +171,12 @@ BAD: Final[Mapping[str, tuple[str, Message]]] = {
 }
 
 
+@pytest.mark.parametrize("token", ["/x", "\u00b2/x", "9" * 20 + "/x", "-1/x", "1"])
+async def test_a_page_of_holds_begins_where_a_token_says_or_not_at_all(operator: AdminServiceStub, token: str) -> None:
+    fault = await fault_of(operator.ListHolds(admin.ListHoldsRequest(tenant="acme", page_token=token)))
+    assert (fault.status, list(fault.violations)) == (StatusCode.INVALID_ARGUMENT, ["page_token"])
+
+
 @pytest.mark.parametrize("field", BAD)
 async def test_a_bad_field_is_named(operator: AdminServiceStub, field: str) -> None:
     method, request = BAD[field]

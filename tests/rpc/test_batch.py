@@ -8,6 +8,8 @@ from quota.v1 import quota_service_pb2 as quota
 from quota.v1.decision_pb2 import OUTCOME_GRANTED
 from quota.v1.quota_service_pb2_grpc import QuotaServiceStub
 
+from server.rpc.operations import Operations
+
 ASK = quota.CheckAndReserveRequest(action="poll", scope={"project": "p"})
 OF_EACH_KIND: dict[str, Any] = {
     "settle": quota.SettleRequest(hold_id="h"),
@@ -21,6 +23,20 @@ OF_EACH_KIND: dict[str, Any] = {
 @pytest.fixture
 def stub(channel: aio.Channel) -> QuotaServiceStub:
     return QuotaServiceStub(channel)
+
+
+async def test_operations_that_wait_for_each_other_share_the_time_of_the_call() -> None:
+    """Otherwise a batch about one hold would take as long as its operations together may, each in its turn."""
+    given: list[float] = []
+
+    async def answer(_request: object, _response: object, within_s: float) -> None:
+        given.append(within_s)
+
+    batch = quota.BatchRequest(operations=[quota.Operation(release=quota.ReleaseRequest(hold_id="h"))] * 3)
+    await Operations({"release": answer}).batch(batch.operations, quota.BatchResponse().results, 1.0)
+
+    first, second, third = given
+    assert 1.0 >= first > second > third > 0
 
 
 async def test_an_operation_of_any_kind_leaves_its_neighbours_alone(stub: QuotaServiceStub) -> None:

@@ -279,6 +279,21 @@ async def test_a_caller_is_told_what_it_may_not_and_that_is_no_refusal(
         assert "is not 'Bearer TOKEN'" in basic.message
 
 
+@pytest.mark.parametrize("transport", ["asgi", "grpcio"])
+async def test_each_sample_is_of_a_tenant_that_its_caller_may_report_on(
+    make_settings: MakeSettings, callers_file: Path, transport: str
+) -> None:
+    """The policy samples nothing, which is told of those that the caller may report alone."""
+    write(callers_file, CALLERS.replace("AdminService/ResetLimit,", "AdminService/RecordUsage,"))
+    tenants = ("team-7", "other", "team-8", "acme")
+    samples = [admin.UsageSample(tenant=tenant, meter="seconds", id=tenant, units=1) for tenant in tenants]
+    async with serving(make_settings, callers=callers_file, transport=transport) as (_, channel):
+        request = admin.RecordUsageRequest(samples=samples)
+        answer = await AdminServiceStub(channel).RecordUsage(request, metadata=shown("support"))
+    codes = [StatusCode.INVALID_ARGUMENT.value[0], StatusCode.PERMISSION_DENIED.value[0]]
+    assert [result.error.code for result in answer.others] == [codes[0], codes[1], codes[0], codes[1]]
+
+
 async def test_callers_are_read_again_with_the_policies_and_bad_ones_change_nothing(
     make_settings: MakeSettings, callers_file: Path
 ) -> None:

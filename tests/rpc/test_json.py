@@ -5,6 +5,7 @@ import json
 import urllib.error
 import urllib.request
 from http.client import HTTPException
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -99,6 +100,24 @@ async def test_a_deadline_is_kept(app: App, tenant: str) -> None:
     status, error = await call(app, "GetUsage", {"tenant": tenant}, connect_timeout_ms="soon")
     assert (status, error["code"]) == (400, "invalid_argument")
     assert (await call(app, "GetUsage", {"tenant": tenant}, connect_timeout_ms="10000"))[0] == 200
+    for digits in (11, 400, 5000):
+        status, error = await call(app, "GetUsage", {"tenant": tenant}, connect_timeout_ms="9" * digits)
+        assert (status, error["code"]) == (400, "invalid_argument")
+
+
+async def test_metadata_that_is_not_what_it_says_is_the_callers_fault(
+    make_settings: MakeSettings, tmp_path: Path
+) -> None:
+    callers = tmp_path / "callers.yaml"
+    allow = '{methods: [quota.v1.QuotaService/*], tenants: ["*"]}'
+    callers.write_text(f"callers: [{{name: a, tokens_sha256: [{'0' * 64}], allow: [{allow}]}}]")
+    async with running(make_settings(transport="asgi", callers=callers)) as app:
+        status, error = await call(app, "GetUsage", {"tenant": "acme"}, trace_bin="***")
+    assert (status, error["code"], error["message"]) == (
+        400,
+        "invalid_argument",
+        "the metadata trace-bin is not base64",
+    )
 
 
 async def test_the_reference_transport_has_no_json(make_settings: MakeSettings) -> None:

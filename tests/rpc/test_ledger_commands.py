@@ -85,8 +85,12 @@ async def test_what_does_not_add_up_is_reported_and_repaired_only_when_told_to(
         "a1: nothing was changed; --repair takes what is expected",
     ]
     assert valkey.command("HGET", KEYS.cells, field) == spoilt
-    assert await ran("reconcile", "a1", "--address", studio.address, "--repair") == 0
+    words = ("--repair", "--reason", "a spoilt cell")
+    assert await ran("reconcile", "a1", "--address", studio.address, *words) == 0
     assert printed(capsys)[1:] == ["a1: repaired"]
+    assert await ran("audit", "a1", "--address", studio.address) == 0
+    (line,) = [line for line in printed(capsys) if "repair" in line]
+    assert line.endswith("repair  a1  credits  credits.granted=1200 -> credits.granted=200  (a spoilt cell)")
     assert valkey.command("HGET", KEYS.cells, field) == cell
     assert await ran("reconcile", "a1", "--address", studio.address) == 0
     assert printed(capsys) == ["a1: all adds up, over 3 ledger entries"]

@@ -94,6 +94,14 @@ async def test_a_port_that_is_taken_stops_the_start(app: App, make_settings: Mak
             pass
 
 
+async def test_an_address_of_another_machine_is_told_apart_from_a_port_that_is_taken(
+    make_settings: MakeSettings,
+) -> None:
+    with pytest.raises(StartError, match=r"or is the address not this machine's\? \(.*Cannot assign requested address"):
+        async with running(make_settings(listen="192.0.2.1:0", test_clock=False, transport="asgi")):
+            pass
+
+
 async def test_a_server_tells_its_address_store_and_policies(app: App) -> None:
     version = app.policies.get("lab").version
     assert app.describe() == (f"holdgate serves on {app.address}; store: memory, gone at exit; policies: lab {version}")

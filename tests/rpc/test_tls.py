@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from datetime import timedelta
 from pathlib import Path
 
 import grpc
@@ -14,6 +15,9 @@ from quota.v1 import quota_service_pb2_grpc
 
 from server import cli
 from server.bootstrap import App, StartError, running
+from server.domain.operation import TenantRef
+from server.gate import QuotaGate
+from server.views import LimitsView
 from tests.certificates import Authority, Pair
 from tests.rpc.conftest import MakeSettings
 from tests.rpc.healths import health_turns
@@ -83,6 +87,38 @@ async def test_with_a_client_authority_only_its_callers_are_answered(
         assert await code_of(app.address, trusting(authority, known)) is grpc.StatusCode.OK
         assert await code_of(app.address, trusting(authority, unknown)) is grpc.StatusCode.UNAVAILABLE
         assert await code_of(app.address, trusting(authority)) is grpc.StatusCode.UNAVAILABLE
+
+
+async def test_no_certificate_but_a_good_one_reaches_a_method(
+    make_settings: MakeSettings,
+    transport: str,
+    authority: Authority,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """None, one of another authority, one too old or too new, one for servers: the handshake ends it."""
+    reached = 0
+    answers = QuotaGate.limits
+
+    async def limits(gate: QuotaGate, ref: TenantRef, *, within_s: float) -> LimitsView:
+        nonlocal reached
+        reached += 1
+        return await answers(gate, ref, within_s=within_s)
+
+    monkeypatch.setattr(QuotaGate, "limits", limits)
+    callers, strangers = Authority(tmp_path, "Callers"), Authority(tmp_path, "Strangers")
+    bad = [
+        None,
+        strangers.caller("stranger"),
+        callers.caller("too old", timedelta(days=-3)),
+        callers.caller("too new", timedelta(days=1)),
+        callers.server("a server"),
+    ]
+    async with serving(make_settings, transport, authority.server(), tls_client_ca=callers.ca) as app:
+        codes = [await code_of(app.address, trusting(authority, shown)) for shown in bad]
+        assert (codes, reached) == ([grpc.StatusCode.UNAVAILABLE] * len(bad), 0)
+        assert await code_of(app.address, trusting(authority, callers.caller("gateway"))) is grpc.StatusCode.OK
+        assert reached == 1
 
 
 @pytest.mark.parametrize("spoilt", ["certificate", "key", "client_ca"])

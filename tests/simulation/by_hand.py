@@ -4,8 +4,9 @@ from dataclasses import dataclass
 from typing import Any, Self
 
 from server.domain.act import Act, Deed
+from server.domain.limit_value import value_of
 from server.domain.limits import Balance, Limit, Quota, Window
-from server.domain.plan import CheckForm, bare_form, terms_of, value_of
+from server.domain.plan import CheckForm, bare_form, terms_of
 from server.engine.hands import Adjustment, Reset
 from tests.simulation.asked import MOST_READ, SCOPES, Ask, Asked, Drawn, Facts
 from tests.tenants import WITHIN_S

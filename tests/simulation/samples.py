@@ -6,8 +6,9 @@ from typing import Final, NamedTuple, Self
 
 import msgpack
 
+from server.domain.limit_value import value_of
 from server.domain.limits import Quota
-from server.domain.plan import bare_form, value_of
+from server.domain.plan import bare_form
 from server.domain.sampling import Entry, Page
 from server.engine.books import Booking, Target
 from tests.policies_for_tests import HOUR_MS

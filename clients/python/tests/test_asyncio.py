@@ -1,6 +1,7 @@
 """The client for asyncio and both kinds of middleware, against a real server with a memory store."""
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Iterable
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,8 @@ from server.settings import from_flags
 POLICY = Path(__file__).parents[2] / "golden" / "policy.yaml"
 ASK = Ask(tenant="acme", action="job", amounts={"credits": 10}, request_id="h-1")
 NOBODY = "127.0.0.1:9"
+LEASE_MS = 3000
+"""Of the golden policy."""
 
 
 @pytest.fixture
@@ -86,6 +89,23 @@ async def test_a_lease_is_kept_past_its_end(client: AsyncQuota, address: str) ->
     async with aio.insecure_channel(address) as channel:
         found = await AdminServiceStub(channel).GetHold(admin.GetHoldRequest(tenant="acme", hold_id="h-1"))
     assert found.hold.state == quota.HOLD_STATE_SETTLED
+
+
+async def test_first_renewal_precedes_expiry(client: AsyncQuota, address: str) -> None:
+    """The caller keeps its loop busy all the time: the lease is renewed in its first half, by the server's clock."""
+    async with aio.insecure_channel(address) as channel, client.hold(ASK):
+
+        async def lease_ends_at_ms() -> int:
+            found = await AdminServiceStub(channel).GetHold(admin.GetHoldRequest(tenant="acme", hold_id="h-1"))
+            return found.hold.lease_ends_at_ms
+
+        first_ms = renewed_ms = await lease_ends_at_ms()
+        while renewed_ms == first_ms:
+            busy_until_s = time.monotonic() + 0.1
+            while time.monotonic() < busy_until_s:
+                pass
+            renewed_ms = await lease_ends_at_ms()
+    assert renewed_ms - first_ms < LEASE_MS / 2
 
 
 async def test_a_refusal_is_raised(client: AsyncQuota) -> None:

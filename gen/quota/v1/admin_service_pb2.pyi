@@ -967,22 +967,26 @@ class ReconcileBalancesRequest(message.Message):
     POLICY_FIELD_NUMBER: builtins.int
     TENANT_FIELD_NUMBER: builtins.int
     REPAIR_FIELD_NUMBER: builtins.int
+    REASON_FIELD_NUMBER: builtins.int
     policy: builtins.str
     """As in PutAccountRequest."""
     tenant: builtins.str
     """The tenant. Required."""
     repair: builtins.bool
     """Gives balances that differ what the ledger and the open holds tell."""
+    reason: builtins.str
+    """Why, for the audit trail, which tells of a repair; up to 500 bytes."""
     def __init__(
         self,
         *,
         policy: builtins.str = ...,
         tenant: builtins.str = ...,
         repair: builtins.bool = ...,
+        reason: builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["policy", b"policy", "repair", b"repair", "tenant", b"tenant"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = typing.Literal["policy", b"policy", "reason", b"reason", "repair", b"repair", "tenant", b"tenant"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -37,6 +37,8 @@ class _AuditActionEnumTypeWrapper(enum_type_wrapper._EnumTypeWrapper[_AuditActio
     """PutAccount: of an account that existed, or with a reason."""
     AUDIT_ACTION_DELETE: _AuditAction.ValueType  # 5
     """DeleteTenant, told when it begins."""
+    AUDIT_ACTION_REPAIR: _AuditAction.ValueType  # 6
+    """ReconcileBalances, where it repaired something."""
 
 class AuditAction(_AuditAction, metaclass=_AuditActionEnumTypeWrapper):
     """What an operator did."""
@@ -53,6 +55,8 @@ AUDIT_ACTION_ACCOUNT: AuditAction.ValueType  # 4
 """PutAccount: of an account that existed, or with a reason."""
 AUDIT_ACTION_DELETE: AuditAction.ValueType  # 5
 """DeleteTenant, told when it begins."""
+AUDIT_ACTION_REPAIR: AuditAction.ValueType  # 6
+"""ReconcileBalances, where it repaired something."""
 
 @typing.final
 class ResetLimitRequest(message.Message):

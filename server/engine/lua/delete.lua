@@ -15,9 +15,10 @@ Writes to begin: open holds, due, index, account, grants, pools, cells, acts; to
 Example {1, 1773144000000, 3} ]]
 --@include clock
 --@include acts
+--@include due_ids
 --@include version
 
-local MOST_HOLDS, GONE, GRANTS_DUE = 500, -1, ''
+local MOST_HOLDS, GONE = 500, -1
 local args = { cmsgpack.unpack(ARGV[1]) }
 local now, phase, forced, remains, ended = clock(args[1]), unpack(args, 2, 5)
 local head = redis.call('HMGET', KEYS[1], 'v', 'due')
@@ -58,12 +59,16 @@ if stands == 0 then
 end
 local ids, holds = redis.call('ZRANGE', KEYS[3], 0, MOST_HOLDS), {}
 for _, id in ipairs(ids) do
-  if id ~= GRANTS_DUE then
+  if id ~= GRANTS_DUE and id ~= LIMITS_DUE then
     holds[#holds + 1] = id
   end
 end
 if #ids > MOST_HOLDS or (#holds > 0 and forced ~= 1) then
-  return { 5, now, redis.call('ZCARD', KEYS[3]) - (redis.call('ZSCORE', KEYS[3], GRANTS_DUE) and 1 or 0) }
+  local besides = 0
+  for _, id in ipairs({ GRANTS_DUE, LIMITS_DUE }) do
+    besides = besides + (redis.call('ZSCORE', KEYS[3], id) and 1 or 0)
+  end
+  return { 5, now, redis.call('ZCARD', KEYS[3]) - besides }
 end
 local acted_ms = last_act()
 

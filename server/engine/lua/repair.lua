@@ -1,13 +1,15 @@
 #!lua
 --[[ Gives balances the totals that reconciliation found right, if they are still as it found them. An operator's word.
 
-Keys   1 cells (hash)  2-5 unused
+Keys   1 cells (hash)  2-3 unused  4 index of tenants by due (sorted set)  5 unused
 Args   1 msgpack sequence: now_ms (0: ask the store), then per balance: field, cell as found ('': none), granted,
          reversed, charged, held, expired, uncollected, debt
+       2 the act (acts.lua)
 Reply  {1, now} repaired; {0, now} a balance has changed since, nothing was written; {4, now} something is overdue.
-Writes cells, ledger. Of grants kept apart, those used up last are cut where they are more than is available.
+Writes cells, ledger, acts. Of grants kept apart, those used up last are cut where they are more than is available.
 Example {1, 1773144000000} ]]
 --@include clock
+--@include acts
 --@include ledger
 --@include balance_change
 
@@ -41,6 +43,8 @@ for at = 2, #args, FIELDS do
   entries[#entries + 1] = { now, REPAIR, '', field, raw, new }
 end
 redis.call('XLEN', tenant_key('ledger'))
+local acted_ms = last_act()
 redis.call('HSET', KEYS[1], unpack(set))
 write_ledger(entries)
+write_act(ARGV[2], acted_ms, now, '', '')
 return { 1, now }

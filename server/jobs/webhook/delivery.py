@@ -31,7 +31,10 @@ RENEW_S: Final = 15.0
 """After this much of its lease a process renews it; the others look as often whether it is free."""
 
 LOOK_AGAIN_S: Final = 60.0
-"""How long a wake-up that was lost delays a note at most."""
+"""How long a wake-up that got lost unnoticed delays a note at most."""
+
+LOOK_APART_S: Final = 1.0
+"""Between two looks at all tenants, however often wake-ups are known to have been lost."""
 
 PAGE: Final = 100
 GIVE_UP_MS: Final = 7 * 24 * 3600 * 1000
@@ -67,6 +70,7 @@ class Webhook:
         self._clock = clock
         self._owner = secrets.token_hex(8)
         self._woken: set[TenantRef] = set()
+        self._missed = False
         self._called = asyncio.Event()
         self._stopping = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
@@ -106,7 +110,7 @@ class Webhook:
     async def _tell_all(self, since_ms: int) -> None:
         """Tells notes as they come, for as long as this process has the lease."""
         loop = asyncio.get_running_loop()
-        renew_at_s, look_at_s = loop.time() + RENEW_S, 0.0
+        renew_at_s, look_at_s, looked_s = loop.time() + RENEW_S, 0.0, 0.0
         lanes = Lanes()
         self._engine.wakes.listen(self._wake)
         try:
@@ -118,8 +122,11 @@ class Webhook:
                 if loop.time() >= look_at_s:
                     for ref, oldest_ms in (await self._engine.feed.untold(STORE_WITHIN_S)).items():
                         lanes.add(ref, oldest_ms)
-                    look_at_s = loop.time() + LOOK_AGAIN_S
+                    looked_s = loop.time()
+                    look_at_s = looked_s + LOOK_AGAIN_S
                 await self._open_woken(lanes)
+                if self._missed:
+                    self._missed, look_at_s = False, min(look_at_s, looked_s + LOOK_APART_S)
                 lane = lanes.next(loop.time())
                 if lane is not None:
                     await self._tell_next(lanes, lane, since_ms)
@@ -132,7 +139,9 @@ class Webhook:
     def _wake(self, ref: TenantRef | None) -> None:
         if ref is not None:
             self._woken.add(ref)
-            self._called.set()
+        else:
+            self._missed = True
+        self._called.set()
 
     async def _open_woken(self, lanes: Lanes) -> None:
         self._called.clear()

@@ -6,6 +6,7 @@ status that the policy gives the refusal; headers for the client come along. ngi
 401 and 403.
 """
 
+import re
 from collections.abc import Awaitable, Callable, Iterable, Mapping, MutableMapping
 from typing import Any, Final, TypeAlias
 
@@ -19,6 +20,7 @@ from server.domain.errors import (
 from server.domain.operation import Operation, TenantRef
 from server.gate import QuotaGate
 from server.rpc import errors
+from server.rpc.proxies.deciding import decided
 from server.rpc.proxies.headers import HeaderVersion, http_answer, ratelimit_headers
 
 PATH: Final = "/authorize"
@@ -28,6 +30,10 @@ _NO_CONTENT: Final = 204
 _FORBIDDEN: Final = 403
 _BAD_REQUEST: Final = 400
 _UNAVAILABLE: Final = 503
+
+_UNITS: Final = re.compile(r"[0-9]{1,16}")
+_SHOWN: Final = 64
+"""Characters of a bad amount that an error repeats."""
 
 _ASKERS_FAULTS: Final = (InvalidRequestError, UnauthenticatedError, PermissionDeniedError)
 
@@ -53,7 +59,8 @@ class Authorize:
         try:
             self._let_in(scope)
             operation = _operation({name.decode("latin-1"): _text(value) for name, value in scope["headers"]})
-            decision = await self._gate.check_and_reserve(operation, within_s=self._store_timeout_s)
+            named, within_s = bool(operation.request_id), self._store_timeout_s
+            decision = await decided(self._gate, operation, named=named, within_s=within_s)
         except HoldgateError as error:
             # Neither 401 nor 403: nginx would hand them on as if the caller's own client had been refused.
             status = _BAD_REQUEST if isinstance(error, _ASKERS_FAULTS) else _UNAVAILABLE
@@ -86,8 +93,9 @@ def _pairs(header: str, headers: Mapping[str, str]) -> Iterable[tuple[str, str]]
 
 
 def _units(name: str, text: str) -> int:
-    if not (text.isascii() and text.isdecimal()):
-        raise InvalidRequestError.of(f"x-quota-amounts[{name}]", f"is {text!r}; expected a whole number of base units")
+    if not _UNITS.fullmatch(text):
+        said = f"is {text[:_SHOWN]!r}; expected a whole number of base units of at most 16 digits"
+        raise InvalidRequestError.of(f"x-quota-amounts[{name}]", said)
     return int(text)
 
 

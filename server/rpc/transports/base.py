@@ -14,7 +14,7 @@ MAX_REQUEST_BYTES: Final = 4 * 1024 * 1024
 """Largest request; an import of 1000 rows, the largest that the contract allows, needs about a quarter of it."""
 
 MAX_CONCURRENT_CALLS: Final = 4096
-"""Calls in work at once; beyond that the caller gets RESOURCE_EXHAUSTED at once, which keeps the others quick."""
+"""Calls in work at once, of all methods together; one more ends with BUSY at once, which keeps the others quick."""
 
 
 BUSY: Final[Status] = errors.status_of(BusyError("the server has as many calls in work as it can answer in time"))
@@ -29,6 +29,12 @@ UNREADABLE: Final[Status] = errors.status_of(
 
 class ListenError(Exception):
     """The address cannot be served on."""
+
+
+def cannot_listen(listen: str, why: object = "") -> str:
+    """What is said of an address that cannot be served on, with the system's own reason where there is one."""
+    text = f"cannot listen on {listen}: is another server using the port, or is the address not this machine's?"
+    return f"{text} ({why})" if why else text
 
 
 Route: TypeAlias = Callable[[Any, Any, Any], Coroutine[Any, Any, None]]

@@ -7,7 +7,7 @@ import grpc
 from grpc import aio
 
 from server.rpc.load import Load
-from server.rpc.transports.base import MAX_CONCURRENT_CALLS, MAX_REQUEST_BYTES, ListenError, Route
+from server.rpc.transports.base import MAX_REQUEST_BYTES, ListenError, Route, cannot_listen
 from server.rpc.transports.grpcio_methods import Methods
 from server.rpc.transports.tls import TlsContent, TlsError, TlsFiles
 
@@ -37,7 +37,7 @@ class GrpcioTransport:
         self._methods = Methods()
         # Generated code needs no more of a server than its two methods to add handlers.
         self.server: Final = cast("aio.Server", self._methods)
-        self._grpcio = aio.server(options=options, maximum_concurrent_rpcs=MAX_CONCURRENT_CALLS)
+        self._grpcio = aio.server(options=options)
 
     def bound(self, paths: Collection[str], load: Load) -> None:
         """Turns away what the load has no room for, before its request is read."""
@@ -51,7 +51,7 @@ class GrpcioTransport:
         try:
             port = self._add_port()
         except RuntimeError as error:
-            raise ListenError(f"cannot listen on {self._listen}: is another server using the port?") from error
+            raise ListenError(cannot_listen(self._listen)) from error
         self._methods.add_to(self._grpcio)
         await self._grpcio.start()
         return f"{self._listen.rpartition(':')[0]}:{port}"

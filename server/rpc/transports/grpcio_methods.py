@@ -12,7 +12,7 @@ from grpc import aio
 from server.rpc import errors
 from server.rpc.load import Load
 from server.rpc.registrar import KINDS, behaviour_of
-from server.rpc.transports.base import BUSY, UNREADABLE
+from server.rpc.transports.base import BUSY, MAX_CONCURRENT_CALLS, UNREADABLE
 
 _Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
 
@@ -27,6 +27,8 @@ class Methods:
 
     def __init__(self) -> None:
         self._services: Final[dict[str, dict[str, _Handler]]] = {}
+        self._bounded: frozenset[str] = frozenset()
+        self._load: Load | None = None
 
     def add_registered_method_handlers(self, service_name: str, method_handlers: Mapping[str, _Handler]) -> None:
         """Serves these methods, by their names within the service."""
@@ -37,37 +39,96 @@ class Methods:
 
     def bound(self, paths: Collection[str], load: Load) -> None:
         """Turns away what the load has no room for, of these paths."""
-        for path in paths:
-            _, service, name = path.split("/")
-            self._services[service][name] = _behind(load, path, self._services[service][name])
+        self._bounded, self._load = frozenset(paths), load
 
     def add_to(self, server: aio.Server) -> None:
         """Has the server serve them."""
+        crowd = _Crowd()
         for service, handlers in self._services.items():
-            server.add_registered_method_handlers(service, handlers)
+            behind = {
+                name: _behind(_Door(path, crowd, self._load, counts=path in self._bounded), handler)
+                for name, handler in handlers.items()
+                for path in [f"/{service}/{name}"]
+            }
+            server.add_registered_method_handlers(service, behind)
 
 
-def _behind(load: Load, path: str, handler: _Handler) -> _Handler:
-    """The unary method, where there is room for it. To grpcio it is a method that reads a stream, and so begins before
-    its request is read: what is turned away is not read, and what is being read is in work.
+class _Crowd:
+    """The calls in work, of all methods: `active`. grpcio's own bound on them says RESOURCE_EXHAUSTED and no more,
+    which could be taken for a refusal.
     """
-    behaviour: Any = handler.unary_unary
 
-    async def answer(_requests: Any, context: Any) -> Any:  # noqa: ANN401  # the method's own types
-        if load.is_full:
-            load.turn_away(path)
+    def __init__(self) -> None:
+        self.active = 0
+
+
+class _Door:
+    """Where calls of one method come in; they are new work of the load's if that `counts` them."""
+
+    def __init__(self, path: str, crowd: _Crowd, load: Load | None, *, counts: bool) -> None:
+        self._path = path
+        self._crowd = crowd
+        self._load = load
+        self._counted_by = load if counts else None
+
+    async def enter(self, context: errors.Abortable) -> None:
+        """Lets a call in, or ends it."""
+        load = self._counted_by
+        if self._crowd.active >= MAX_CONCURRENT_CALLS or (load is not None and load.is_full):
+            if self._load is not None:
+                self._load.turn_away(self._path)
             await errors.abort_with(context, BUSY)
-        load.active += 1
-        try:
-            request = await context.read()
-            if request is aio.EOF:
-                await context.abort(grpc.StatusCode.UNIMPLEMENTED, "the request has no message; the method takes one")
-            return await behaviour(request, context)
-        finally:
+        self._crowd.active += 1
+        if load is not None:
+            load.active += 1
+
+    def leave(self) -> None:
+        """A call that was let in is over."""
+        self._crowd.active -= 1
+        if (load := self._counted_by) is not None:
             load.active -= 1
             load.done += 1
 
-    return grpc.stream_unary_rpc_method_handler(answer, handler.request_deserializer, handler.response_serializer)
+
+def _behind(door: _Door, handler: _Handler) -> _Handler:
+    """The method, for calls that are let in. To grpcio it reads a stream even where it takes one request, and so begins
+    before that is read: what is turned away is not read, and what is being read is in work.
+    """
+    behaviour: Any = behaviour_of(handler)
+    streamed = bool(handler.request_streaming)
+    answer: Any
+    if isasyncgenfunction(behaviour):
+
+        async def generated(requests: Any, context: Any) -> AsyncIterator[Any]:  # noqa: ANN401  # the method's own types
+            await door.enter(context)
+            try:
+                asked = requests if streamed else await _only_request(context)
+                async with aclosing(behaviour(asked, context)) as responses:
+                    async for response in responses:
+                        yield response
+            finally:
+                door.leave()
+
+        answer = generated
+    else:
+
+        async def answered(requests: Any, context: Any) -> Any:  # noqa: ANN401  # as above
+            await door.enter(context)
+            try:
+                return await behaviour(requests if streamed else await _only_request(context), context)
+            finally:
+                door.leave()
+
+        answer = answered
+    kind = KINDS[True, bool(handler.response_streaming)]
+    return kind(answer, handler.request_deserializer, handler.response_serializer)
+
+
+async def _only_request(context: Any) -> Any:  # noqa: ANN401  # as above
+    request = await context.read()
+    if request is aio.EOF:
+        await context.abort(grpc.StatusCode.UNIMPLEMENTED, "the request has no message; the method takes one")
+    return request
 
 
 def _readable(handler: _Handler) -> _Handler:

@@ -3,7 +3,10 @@
 import ssl
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Final, NamedTuple
+
+_CERTIFICATE: Final = b"-----BEGIN CERTIFICATE-----"
+_KEY: Final = b"PRIVATE KEY-----"
 
 
 class TlsError(Exception):
@@ -36,15 +39,36 @@ class TlsFiles:
 
     def check(self) -> None:
         """Raises TlsError where a file cannot be read, is not PEM, or the key is another certificate's."""
-        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        try:
-            # An answer ahead of time, so that an encrypted key does not stop the start with a question.
-            context.load_cert_chain(self.certificate, self.key, password="")
-        except (OSError, ValueError) as error:
-            raise TlsError(f"TLS: {self.certificate} with the key {self.key} cannot be used: {error}") from error
-        if self.client_ca is None:
-            return
-        try:
-            context.load_verify_locations(self.client_ca)
-        except (OSError, ValueError) as error:
-            raise TlsError(f"TLS: the clients' authorities {self.client_ca} cannot be used: {error}") from error
+        check_pair(self.certificate, self.key)
+        if self.client_ca is not None:
+            check_authorities(self.client_ca)
+
+
+def check_pair(certificate: Path, key: Path) -> None:
+    """Raises TlsError where either cannot be read, is not PEM, is encrypted, or the key is another certificate's."""
+    _look_for(certificate, _CERTIFICATE, "certificate")
+    _look_for(key, _KEY, "private key")
+    try:
+        # An answer ahead of time, so that an encrypted key does not stop the start with a question.
+        ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(certificate, key, password="")
+    except (OSError, ValueError) as error:
+        why = "the key is another certificate's" if "KEY_VALUES_MISMATCH" in str(error) else str(error)
+        raise TlsError(f"TLS: {certificate} with the key {key} cannot be used: {why}") from error
+
+
+def check_authorities(path: Path) -> None:
+    """Raises TlsError where the certificates of the authorities cannot be read, or are not PEM."""
+    _look_for(path, _CERTIFICATE, "certificate of an authority")
+    try:
+        ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_verify_locations(path)
+    except (OSError, ValueError) as error:
+        raise TlsError(f"TLS: the authorities in {path} cannot be used: {error}") from error
+
+
+def _look_for(path: Path, mark: bytes, what: str) -> None:
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise TlsError(f"TLS: {path} cannot be used: {error.strerror}") from error
+    if mark not in content:
+        raise TlsError(f"TLS: {path} cannot be used: it has no {what} as PEM")

@@ -1,19 +1,24 @@
 """Many calls at once, and callers who take no care of the server: the others do not notice."""
 
 import asyncio
+from typing import Any
 
 import pytest
 from google.protobuf.wrappers_pb2 import StringValue
+from google.rpc.status_pb2 import Status
 from grpc import StatusCode, aio
 
-from server.rpc.transports import grpcio
+from server.rpc.transports import grpcio_methods
 from server.rpc.transports.asgi import app
+from tests.rpc.faults import DETAILS_KEY, Fault, read
 from tests.rpc.transport.conftest import TRANSPORTS, Served, serving
 from tests.rpc.transport.probe import FLOOD_MESSAGE_BYTES, SERVICE, ProbeStub
 from tests.rpc.transport.raw import RawClient, frame, text
 from tests.waiting import until
 
 FLOOD_FRAMED_BYTES = FLOOD_MESSAGE_BYTES + 100
+CAP = 8
+ENDS = [StatusCode.OK] * CAP + [StatusCode.UNAVAILABLE] * CAP
 BETWEEN_THE_TWO_BYTES = 16 * 1024 * 1024
 """Far more than the windows and buffers of one connection, and far less than the flood."""
 
@@ -64,20 +69,34 @@ async def test_streams_reset_as_fast_as_they_are_opened_leave_others_unharmed(
 
 
 @pytest.mark.parametrize("name", TRANSPORTS)
-async def test_calls_beyond_what_is_taken_at_once_are_turned_away(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(grpcio, "MAX_CONCURRENT_CALLS", 4)
-    monkeypatch.setattr(app, "MAX_CONCURRENT_CALLS", 4)
+async def test_rpc_cap_holds(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Waves of calls of every kind at twice the cap: as many as the cap are in work, never more, and what is one too
+    many is told that the server is busy, never what could be taken for a refusal.
+    """
+    monkeypatch.setattr(grpcio_methods, "MAX_CONCURRENT_CALLS", CAP)
+    monkeypatch.setattr(app, "MAX_CONCURRENT_CALLS", CAP)
     async with serving(name) as served, aio.insecure_channel(served.address) as channel:
         stub = ProbeStub(channel)
-        calls = [stub.Wait(StringValue()) for _ in range(4)]
-        await until(lambda: served.probe.waiting == 4)
-        with pytest.raises(aio.AioRpcError) as caught:
-            await stub.Echo(StringValue())
-        assert caught.value.code() is StatusCode.RESOURCE_EXHAUSTED
-        assert caught.value.details() == "Concurrent RPC limit exceeded!"
-        served.probe.release.set()
-        await asyncio.gather(*calls)
-        await stub.Echo(StringValue())
+        for _ in range(10):
+            served.probe.release.clear()
+            calls = [stub.Wait(StringValue()) for _ in range(2 * CAP)]
+            await until(lambda: sum(call.done() for call in calls) == CAP)  # noqa: B023  # waited for at once
+            assert served.probe.waiting == CAP
+            calls += [stub.Echo(StringValue()), stub.Count(StringValue(value="1")), stub.Join(), stub.Chat()]
+            for call in calls:
+                if call.done() or call in calls[2 * CAP :]:
+                    fault = await fault_in(call)
+                    assert (fault.status, fault.reason) == (StatusCode.UNAVAILABLE, "OVERLOADED")
+                    assert fault.retry_after_ms
+            served.probe.release.set()
+            assert sorted([await call.code() for call in calls[: 2 * CAP]], key=str) == ENDS
+            assert (await stub.Echo(StringValue(value="x"))).value == "x"
+
+
+async def fault_in(call: Any) -> Fault:  # noqa: ANN401  # a call of any kind
+    """How a call ended, wherever it was told."""
+    metadata = {**dict(await call.initial_metadata()), **dict(await call.trailing_metadata())}
+    return read(await call.code(), Status.FromString(metadata[DETAILS_KEY]))
 
 
 async def test_a_stream_that_nobody_reads_is_held_back(served: Served, stub: ProbeStub) -> None:

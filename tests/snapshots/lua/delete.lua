@@ -60,12 +60,15 @@ local function write_act(act, last_ms, now, before, after)
   redis.call('XTRIM', acts_key(), 'MINID', string.format('%.0f', math.max(now - ACTS_KEPT_MS, 0)))
   redis.call('PEXPIRE', acts_key(), string.format('%.0f', ACTS_KEPT_MS))
 end
+-- What is due besides holds, which have no such ids: a change of grants, a change of an allowance with thresholds.
+-- Mirrors server/engine/keys.py.
+local GRANTS_DUE, LIMITS_DUE = '', '\1'
 -- The account's version as stored, 0 for a tenant without an account.
 local function account_version(raw)
   return raw and (tonumber(raw) or error('CORRUPT an account version')) or 0
 end
 
-local MOST_HOLDS, GONE, GRANTS_DUE = 500, -1, ''
+local MOST_HOLDS, GONE = 500, -1
 local args = { cmsgpack.unpack(ARGV[1]) }
 local now, phase, forced, remains, ended = clock(args[1]), unpack(args, 2, 5)
 local head = redis.call('HMGET', KEYS[1], 'v', 'due')
@@ -106,12 +109,16 @@ if stands == 0 then
 end
 local ids, holds = redis.call('ZRANGE', KEYS[3], 0, MOST_HOLDS), {}
 for _, id in ipairs(ids) do
-  if id ~= GRANTS_DUE then
+  if id ~= GRANTS_DUE and id ~= LIMITS_DUE then
     holds[#holds + 1] = id
   end
 end
 if #ids > MOST_HOLDS or (#holds > 0 and forced ~= 1) then
-  return { 5, now, redis.call('ZCARD', KEYS[3]) - (redis.call('ZSCORE', KEYS[3], GRANTS_DUE) and 1 or 0) }
+  local besides = 0
+  for _, id in ipairs({ GRANTS_DUE, LIMITS_DUE }) do
+    besides = besides + (redis.call('ZSCORE', KEYS[3], id) and 1 or 0)
+  end
+  return { 5, now, redis.call('ZCARD', KEYS[3]) - besides }
 end
 local acted_ms = last_act()
 

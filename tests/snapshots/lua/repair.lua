@@ -1,11 +1,12 @@
 #!lua
 --[[ Gives balances the totals that reconciliation found right, if they are still as it found them. An operator's word.
 
-Keys   1 cells (hash)  2-5 unused
+Keys   1 cells (hash)  2-3 unused  4 index of tenants by due (sorted set)  5 unused
 Args   1 msgpack sequence: now_ms (0: ask the store), then per balance: field, cell as found ('': none), granted,
          reversed, charged, held, expired, uncollected, debt
+       2 the act (acts.lua)
 Reply  {1, now} repaired; {0, now} a balance has changed since, nothing was written; {4, now} something is overdue.
-Writes cells, ledger. Of grants kept apart, those used up last are cut where they are more than is available.
+Writes cells, ledger, acts. Of grants kept apart, those used up last are cut where they are more than is available.
 Example {1, 1773144000000} ]]
 -- The one clock of a script: the store's own time in milliseconds, or what a test passes (0 asks the store).
 local function clock(given)
@@ -28,6 +29,32 @@ local NOTED_CHANNEL, TURN_CHANNEL = 'hg:noted', 'hg:turn:'
 -- The index of the slot's tenants with notes for the webhook, beside that by due, and the tenant's name in both.
 local NOTED_KEY = string.sub(KEYS[4], 1, -4) .. 'noted'
 local MEMBER = string.sub(KEYS[1], 5, -8)
+
+--[[ What operators did: the stream hg:{n}:acts of the tenant's hash slot, beside the index by due, so that the line is
+written by the step that it tells of and outlives the tenant. An entry is two msgpack sequences: `a`, the act as the
+server put it (engine/acts.py), opaque here, and `e`, at_ms, the tenant's name, before, after. Its id begins with when
+it was made, or, where the clock stepped back, with that of the entry before.
+Entries leave when they are too old or too many; the whole stream leaves when nothing was added for as long. ]]
+local MOST_ACTS, ACTS_KEPT_MS = '10000', 34560000000
+
+local function acts_key()
+  return string.sub(KEYS[4], 1, -4) .. 'acts'
+end
+
+-- When the last act was, seen before a step's first write. (In capitals the word would be a constant's name.)
+local function last_act()
+  local last = redis.call('XREVRANGE', acts_key(), '+', '-', 'count', 1)[1]
+  return last and tonumber(string.match(last[1], '^%d+')) or 0
+end
+
+local function write_act(act, last_ms, now, before, after)
+  redis.call(
+    'XADD', acts_key(), 'MAXLEN', '=', MOST_ACTS, string.format('%.0f-*', math.max(last_ms, now)),
+    'a', act, 'e', cmsgpack.pack(now, MEMBER, before, after)
+  )
+  redis.call('XTRIM', acts_key(), 'MINID', string.format('%.0f', math.max(now - ACTS_KEPT_MS, 0)))
+  redis.call('PEXPIRE', acts_key(), string.format('%.0f', ACTS_KEPT_MS))
+end
 
 --[[ The ledger: a stream with an entry for each step that moved money, numbered 0-1, 0-2, … without gaps. An entry is
 one msgpack sequence: at_ms, cause (domain/ledger.py), reference, field, the balance's seven totals before and after.
@@ -234,6 +261,8 @@ for at = 2, #args, FIELDS do
   entries[#entries + 1] = { now, REPAIR, '', field, raw, new }
 end
 redis.call('XLEN', tenant_key('ledger'))
+local acted_ms = last_act()
 redis.call('HSET', KEYS[1], unpack(set))
 write_ledger(entries)
+write_act(ARGV[2], acted_ms, now, '', '')
 return { 1, now }

@@ -69,49 +69,54 @@ class GrpcApp:
         if scope["type"] != "http":
             await send({"type": "websocket.close"})
             return
-        load, path = self._load, scope["path"]
+        load, is_bounded = self._load, scope["path"] in self._bounded
         self._pace.arrive()
-        if path not in self._bounded:
+        if len(self._tasks) >= MAX_CONCURRENT_CALLS or (is_bounded and load.is_full):
+            await self._turn_away(scope, send)
+        elif not is_bounded:
             await self._answer(scope, receive, send)
-        elif load.is_full:
-            load.turn_away(path)
-            await _turn_away(scope, send)
         else:
             load.active += 1
             try:
                 if (turn := self._pace.begin()) is None or await turn:
                     await self._answer(scope, receive, send)
                 else:
-                    load.turn_away(path)
-                    await _turn_away(scope, send)
+                    await self._turn_away(scope, send)
             finally:
                 load.active -= 1
                 load.done += 1
 
+    async def _turn_away(self, scope: Event, send: Send) -> None:
+        """Answers a call that there is no room for, of which nothing is read."""
+        if scope["path"] in self._methods:
+            self._load.turn_away(scope["path"])
+        if not _is_of(scope["headers"], _MEDIA_TYPES):
+            await _refuse(send, 503, BUSY.message.encode(), (b"retry-after", b"1"))
+            return
+        with suppress(OSError):  # nobody is there to be told anything
+            await send(_BUSY)
+            await send(END)
+
     async def _answer(self, scope: Event, receive: Receive, send: Send) -> None:
         if (route := self._routes.get(scope["path"])) is not None:
-            await self._serve_plain(route(scope, receive, send), send)
+            await self._serve_plain(route(scope, receive, send))
         elif scope["method"] != "POST":
             await _refuse(send, 405, b"a call is a POST", (b"allow", b"POST"))
         elif _is_of(scope["headers"], _MEDIA_TYPES):
             await self._serve(scope, receive, Reply(send))
         elif _is_of(scope["headers"], _JSON):
             answer = json_call.answer(self._methods.get(scope["path"]), scope, receive, send)
-            await self._serve_plain(answer, send)
+            await self._serve_plain(answer)
         else:
             text = b"expected the content-type application/grpc or application/json"
             await _refuse(send, 415, text, (b"accept", _MEDIA_TYPE + b", " + json_call.MEDIA_TYPE))
 
-    async def _serve_plain(self, work: Coroutine[Any, Any, None], send: Send) -> None:
+    async def _serve_plain(self, work: Coroutine[Any, Any, None]) -> None:
         """Has plain HTTP answered; cut off with the rest when the server stops."""
         task = asyncio.current_task()
         assert task is not None  # noqa: S101  # an application always runs in one
         self._tasks.add(task)
         try:
-            if len(self._tasks) > MAX_CONCURRENT_CALLS:
-                work.close()
-                await _refuse(send, 503, b"too many calls are in work", (b"retry-after", b"1"))
-                return
             await work
         except (Disconnected, OSError):
             pass  # nobody is there to be told anything
@@ -136,7 +141,7 @@ class GrpcApp:
     async def _work(self, task: asyncio.Task[Any], scope: Event, receive: Receive, reply: Reply) -> bytes | None:
         """Has the servicer answer; the response still to be sent. A call that failed has its status in the reply."""
         try:
-            return await Call(task, self._admitted(scope), scope, receive, reply).answer()
+            return await Call(task, self._called(scope), scope, receive, reply).answer()
         except aio.AbortError:
             return None
         except CallFailed as failure:
@@ -153,26 +158,14 @@ class GrpcApp:
             reply.fail(StatusCode.UNKNOWN, "the server failed; its log has the cause")
         return None
 
-    def _admitted(self, scope: Event) -> Method:
-        """The method that is called, if there is room for one more call."""
-        if len(self._tasks) > MAX_CONCURRENT_CALLS:
-            raise CallFailed(StatusCode.RESOURCE_EXHAUSTED, "Concurrent RPC limit exceeded!")
+    def _called(self, scope: Event) -> Method:
+        """The method that is called."""
         method = self._methods.get(scope["path"])
         if method is None:
             raise CallFailed(StatusCode.UNIMPLEMENTED, "Method not found!")
         if "http.response.trailers" not in scope["extensions"]:
             raise CallFailed(StatusCode.INTERNAL, "the request lacks te: trailers, without which it cannot be answered")
         return method
-
-
-async def _turn_away(scope: Event, send: Send) -> None:
-    """Answers a call that there is no room for, of which nothing is read."""
-    if not _is_of(scope["headers"], _MEDIA_TYPES):
-        await _refuse(send, 503, BUSY.message.encode(), (b"retry-after", b"1"))
-        return
-    with suppress(OSError):  # nobody is there to be told anything
-        await send(_BUSY)
-        await send(END)
 
 
 def _method(handler: "grpc.RpcMethodHandler[Any, Any]") -> Method:

@@ -1,6 +1,7 @@
 """Unary methods as JSON over plain HTTP: the unary form of the Connect protocol, for curl, scripts and proxies."""
 
 import asyncio
+import re
 from base64 import b64encode
 from collections.abc import Iterable, Mapping
 from time import monotonic
@@ -17,12 +18,15 @@ from server.rpc.transports.asgi import metadata
 from server.rpc.transports.asgi.call import Method, Outgoing
 from server.rpc.transports.asgi.framing import Disconnected, Event, Receive
 from server.rpc.transports.asgi.reply import Send
+from server.rpc.transports.asgi.status import CallFailed
 from server.rpc.transports.base import MAX_REQUEST_BYTES
 
 MEDIA_TYPE: Final = b"application/json"
 
 _DETAILS_KEY: Final = "grpc-status-details-bin"
 _TIMEOUT: Final = b"connect-timeout-ms"
+_DIGITS: Final = re.compile(rb"[0-9]{1,10}")
+"""How a timeout is written, as the Connect protocol has it."""
 
 HTTP_STATUSES: Final[Mapping[StatusCode, int]] = MappingProxyType(
     {
@@ -67,13 +71,17 @@ class JsonCall:
         self._deadline_s: float | None = None
         self._code = StatusCode.OK
         if (timeout := headers.get(_TIMEOUT)) is not None:
-            if not timeout.isdigit():
-                raise _Failed(StatusCode.INVALID_ARGUMENT, "connect-timeout-ms is no whole number of milliseconds")
+            if not _DIGITS.fullmatch(timeout):
+                text = "connect-timeout-ms is no whole number of milliseconds of at most 10 digits"
+                raise _Failed(StatusCode.INVALID_ARGUMENT, text)
             self._deadline_s = monotonic() + int(timeout) / 1000
 
     def invocation_metadata(self) -> metadata.Metadata:
         """The caller's headers, without what belongs to the transport."""
-        return metadata.decoded(self._scope["headers"])
+        try:
+            return metadata.decoded(self._scope["headers"])
+        except CallFailed as failure:
+            raise _Failed(StatusCode.INVALID_ARGUMENT, failure.message) from failure
 
     def auth_context(self) -> Mapping[str, Iterable[bytes]]:
         """What TLS says about the caller, by grpcio's names; empty without TLS."""

@@ -39,7 +39,7 @@ class Pace:
             asyncio.get_running_loop().call_soon(self._turn)
 
     def begin(self) -> "asyncio.Future[bool] | None":
-        """What a call that arrived has to wait for before it begins; None: nothing. False: there is no room after all."""
+        """What a call that arrived waits for before it begins; None: nothing. False: there is no room after all."""
         if self._begun < self._most:
             self._begun += 1
             return None

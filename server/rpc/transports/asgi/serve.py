@@ -11,7 +11,7 @@ from h2corn import Config, Server
 
 from server.rpc.load import Load
 from server.rpc.transports.asgi.app import GrpcApp
-from server.rpc.transports.base import ListenError, Route
+from server.rpc.transports.base import ListenError, Route, cannot_listen
 from server.rpc.transports.tls import TlsFiles
 
 if TYPE_CHECKING:
@@ -65,7 +65,7 @@ class AsgiTransport:
                 return f"{host}:{self._socket.getsockname()[1]}"
             await self._serve()
         except OSError as error:
-            raise ListenError(f"cannot listen on {self._listen}: is another server using the port?") from error
+            raise ListenError(cannot_listen(self._listen, error)) from error
         return f"{host}:{self._http.addresses[0].rpartition(':')[2]}"
 
     async def renew(self) -> None:
