@@ -10,10 +10,10 @@ from rich.console import Console
 from rich.table import Table
 
 from server.domain.account import Account
-from server.domain.errors import HoldgateError, PolicyRejectedError
+from server.domain.errors import HoldgateError, InvalidRequestError, PolicyRejectedError
 from server.domain.limits import Balance, Gate, Guard, Kind, Limit, Quota
 from server.domain.limits.base import PlanValues
-from server.domain.operation import Operation, TenantRef
+from server.domain.operation import Operation, TenantRef, unknown
 from server.domain.plan import account_or_default
 from server.domain.policy import Policy, Unit
 from server.domain.pricing import total
@@ -73,6 +73,7 @@ def explain(
         policy = compile_document(document)
         operation = Operation(ref=TenantRef(policy.name, "anyone"), action=action, scope=scope, amounts=amounts)
         operation.validate(policy)
+        _must_name_a_plan(account["plan"], policy)
         known = None if account["plan"] is None else Account(plan=account["plan"], flags=account["flags"])
         explanation = _Explanation(document, policy, operation, account_or_default(policy, operation.ref, known, 0))
     except HoldgateError as error:
@@ -80,6 +81,14 @@ def explain(
         return FAILED
     explanation.print(console)
     return OK
+
+
+def _must_name_a_plan(plan: str | None, policy: Policy) -> None:
+    if plan is None and policy.default_plan is None:
+        text = f"is required, as policy {policy.name!r} has no default plan; it has: {', '.join(policy.plans)}"
+        raise InvalidRequestError.of("--plan", text)
+    if plan is not None and plan not in policy.plans:
+        raise InvalidRequestError([unknown("--plan", plan, policy.name, "plan", dict.fromkeys(policy.plans))])
 
 
 def _console() -> Console:

@@ -194,7 +194,8 @@ class Settings(BaseSettings):
     @classmethod
     def _endpoint(cls, value: str) -> str:
         url = urlsplit(value)
-        if value and not (url.scheme in {"http", "https"} and url.hostname and url.username is None):
+        fits = url.scheme in {"http", "https"} and url.hostname and url.username is None
+        if value and not (fits and url.port != 0):  # which raises ValueError for what is none
             raise ValueError("expected a URL such as https://example.com:4318/path, without a user in it")
         return value
 

@@ -33,6 +33,7 @@ _HTML: Final = "text/html; charset=utf-8"
 _FILES: Final = {"/page.css": "text/css; charset=utf-8", "/page.js": "text/javascript; charset=utf-8"}
 _LOOPBACK: Final = frozenset({"localhost", "127.0.0.1", "[::1]"})
 _SCOPE: Final = "scope."
+_MOST_FIELDS: Final = 64
 
 
 class Refused(Exception):
@@ -92,7 +93,10 @@ class PageApp:
             return HTTPStatus.OK, _FILES[path], self._texts[path]
         if path not in {"/", "/live"}:
             raise Refused(HTTPStatus.NOT_FOUND, "There is the page at / and nothing else.")
-        asked = dict(parse_qsl(scope["query_string"].decode("latin-1"), max_num_fields=64))
+        try:
+            asked = dict(parse_qsl(scope["query_string"].decode("latin-1"), max_num_fields=_MOST_FIELDS))
+        except ValueError:
+            raise Refused(HTTPStatus.BAD_REQUEST, f"The address asks for more than {_MOST_FIELDS} things.") from None
         status, main = await self._main(asked)
         if path == "/live":
             return status, _HTML, main.text.encode()

@@ -2,7 +2,7 @@
 
 Where the line is does not matter, in this process or before the store: by Little's law a call takes as long as there
 are calls in work for each that ends in a second. When that is well above what calls take without a line, and more of
-them are in work all the time than a busy process needs, the line stands and does not get shorter. Then only so many are
+them are in work all the time than a busy process needs, and do not become fewer, the line stands. Then only so many are
 let in at once as end in the time that a call may take. The others are turned away, at a fraction of an answer's cost.
 """
 
@@ -51,6 +51,7 @@ class Load:
         self.done = 0
         self.limit = MOST
         self._without_line_s = inf
+        self._stands = False
         self._timer: asyncio.TimerHandle | None = None
         self._seen: list[int] = []
         self._since_s = 0.0
@@ -78,12 +79,14 @@ class Load:
 
     def look(self, seen: list[int], ended: int, elapsed_s: float) -> None:
         """Follows some time in which these numbers of calls were seen in work, and so many ended."""
+        stood, self._stands = self._stands, min(seen) > FEWEST and seen[-1] >= seen[0]
         if ended >= _ENOUGH and sum(seen) >= len(seen):
             per_s = ended / elapsed_s
             takes_s = sum(seen) / len(seen) / per_s
             self._without_line_s = min(self._without_line_s * FORGET, takes_s)
             allowed_s = self._without_line_s + TARGET_S
-            if takes_s > allowed_s and min(seen) > FEWEST:
+            # What many callers ask at once becomes less by itself. Once a line was cut, it is kept short.
+            if takes_s > allowed_s and ((stood and self._stands) or self.limit < MOST):
                 self.limit = min(max(int(per_s * allowed_s), FEWEST), self.limit)
                 return
         if self.limit < MOST:

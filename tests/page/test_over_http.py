@@ -96,6 +96,11 @@ async def test_what_cannot_be_shown_is_said(console: Console, target: str, statu
     assert (answer.status, told in answer.text) == (status, True)
 
 
+async def test_more_than_can_be_asked_for_is_said(console: Console) -> None:
+    answer = await console.get("/?tenant=o1&" + "&".join(f"scope.d{number}=x" for number in range(64)))
+    assert (answer.status, answer.text) == (400, "The address asks for more than 64 things.")
+
+
 async def test_the_page_is_only_read(console: Console) -> None:
     for method in ("POST", "PUT", "DELETE", "OPTIONS"):
         assert (await console.get("/?tenant=o1", method=method)).status == 405

@@ -148,8 +148,8 @@ def test_explain_names_the_row_and_the_knob_that_a_value_comes_from(
 @pytest.mark.parametrize(
     ("plan", "scope", "amounts", "problem"),
     [
-        (None, {}, {}, "no account 'anyone'"),
-        ("gold", {}, {}, "on plan 'gold'"),
+        (None, {}, {}, "--plan: is required, as policy 'shop' has no default plan; it has: free, pro"),
+        ("gold", {}, {}, "--plan: policy 'shop' has no plan 'gold'; it has: free, pro"),
         ("free", {"region": "eu"}, {}, "region"),
         ("free", {}, {"tokens": 1}, "tokens"),
     ],

@@ -84,6 +84,16 @@ async def test_without_a_reservation_a_commit_charges_all_the_same(
     assert (await reserved(limitador, 30)).code == OK
 
 
+async def test_a_commit_of_a_reservation_that_is_gone_charges_once_however_often_it_comes(
+    limitador: RateLimitServiceStub,
+) -> None:
+    """The account had 100, of which 60 are what one request may ask for."""
+    for _ in range(3):
+        await committed(limitador, "long-gone", 40)
+    assert (await reserved(limitador, 60)).code == OK
+    assert (await reserved(limitador, 1)).code == OVER_LIMIT
+
+
 async def test_what_cannot_be_is_an_error(limitador: RateLimitServiceStub) -> None:
     with pytest.raises(aio.AioRpcError) as raised:
         await limitador.Reserve(kuadrant.ReserveRequest(domain="silver", descriptors=[PAID], amount=1))

@@ -1,6 +1,8 @@
 """The command line: what each command prints and how it ends."""
 
 import asyncio
+import os
+import subprocess
 from importlib.metadata import version
 from pathlib import Path
 
@@ -12,13 +14,36 @@ from server import cli
 from server.bootstrap import App
 from tests.rpc.conftest import POLICY
 from tests.rpc.healths import health_turns
-from tests.rpc.processes import holdgate
-from tests.stores import free_port
+from tests.rpc.processes import environment, holdgate, holdgate_command
+from tests.stores import ROOT, free_port
 
 
 def test_version_is_that_of_the_package(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["version"]) == 0
     assert capsys.readouterr().out == f"holdgate {version('holdgate')}\n"
+
+
+@pytest.mark.parametrize("words", [("version",), ("policy", "schema"), ("policy", "check", str(POLICY))])
+def test_whoever_stops_reading_ends_no_command_in_a_traceback(words: tuple[str, ...]) -> None:
+    """As in `holdgate policy schema | head -1`."""
+    reads, writes = os.pipe()
+    os.close(reads)
+    command = [*holdgate_command(*words)]
+    try:
+        ended = subprocess.run(  # noqa: S603  # our own words
+            command,
+            cwd=ROOT,
+            env=environment(),
+            stdout=writes,
+            stderr=subprocess.PIPE,
+            text=True,
+            check=False,
+            timeout=20,
+        )
+    finally:
+        os.close(writes)
+    assert "Traceback" not in ended.stderr
+    assert "BrokenPipe" not in ended.stderr
 
 
 def test_version_is_a_flag_as_well(capsys: pytest.CaptureFixture[str]) -> None:

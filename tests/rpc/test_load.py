@@ -48,15 +48,29 @@ def test_a_line_that_stands_lets_in_what_ends_in_the_time_that_a_call_may_take()
     load = Load()
     looks(load, 20)  # a call takes 1 ms
     looks(load, 1000)  # and now 50 ms
+    assert load.limit == MOST
+    looks(load, 1000)
     assert load.limit == pytest.approx(PER_S * (TARGET_S + 0.001), abs=2)
     looks(load, 1000, per_s=500)
     assert load.limit == FEWEST
 
 
+def test_a_line_that_was_cut_is_kept_short_though_it_does_not_stand_all_the_time() -> None:
+    load = Load()
+    looks(load, 5)
+    uneven = [2 * FEWEST, 3 * FEWEST] * (BEATS // 2 - 1) + [FEWEST, 1]
+    load.look(uneven, 500, LOOK_S)
+    assert load.limit == MOST
+    looks(load, 1000, per_s=5000, times=2)
+    cut = load.limit
+    load.look(uneven, 500, LOOK_S)
+    assert load.limit == cut
+
+
 def test_once_the_line_is_gone_more_are_let_in_again() -> None:
     load = Load()
     looks(load, 5)
-    looks(load, 1000)
+    looks(load, 1000, times=2)
     looks(load, 20, times=30)
     assert load.limit == MOST
 
@@ -65,6 +79,15 @@ def test_a_burst_that_has_passed_turns_nobody_away() -> None:
     load = Load()
     looks(load, 5)
     load.look([1000] * (BEATS - 1) + [10], int(PER_S * LOOK_S), LOOK_S)
+    assert load.limit == MOST
+
+
+def test_what_many_ask_at_once_is_worked_off() -> None:
+    """However long it takes: nobody comes to make it more."""
+    load = Load()
+    looks(load, 5)
+    for left in range(1000, 100, -50):
+        load.look([left - number for number in range(BEATS)], 50, LOOK_S)
     assert load.limit == MOST
 
 

@@ -98,6 +98,14 @@ def test_a_webhook_is_at_a_url_without_a_user(url: str) -> None:
         parsed("--webhook-url", url, "--webhook-secret-file", "secrets")
 
 
+@pytest.mark.parametrize("port", ["99999", "abc", "0"])
+@pytest.mark.parametrize("flag", ["--webhook-url", "--otlp-endpoint"])
+def test_a_url_with_a_port_that_is_none_is_told_at_the_start(flag: str, port: str) -> None:
+    """Otherwise every attempt to send something there would fail, one after the other."""
+    with pytest.raises(SettingsError, match=f"{flag}=https://example.com:{port}: "):
+        parsed(flag, f"https://example.com:{port}", "--webhook-secret-file", "secrets")
+
+
 @pytest.mark.parametrize("flags", [("--webhook-url", "https://example.com"), ("--webhook-secret-file", "secrets")])
 def test_a_webhook_needs_its_url_and_its_secrets(flags: tuple[str, str]) -> None:
     with pytest.raises(SettingsError, match="needs both --webhook-url and --webhook-secret-file"):

@@ -20,6 +20,7 @@ from server.domain.errors import (
 from server.domain.operation import Operation, TenantRef
 from server.gate import QuotaGate
 from server.rpc import errors
+from server.rpc.proxies.deciding import decided
 from server.rpc.proxies.headers import HeaderVersion, http_answer, ratelimit_headers
 
 PATH: Final = "/authorize"
@@ -58,7 +59,8 @@ class Authorize:
         try:
             self._let_in(scope)
             operation = _operation({name.decode("latin-1"): _text(value) for name, value in scope["headers"]})
-            decision = await self._gate.check_and_reserve(operation, within_s=self._store_timeout_s)
+            named, within_s = bool(operation.request_id), self._store_timeout_s
+            decision = await decided(self._gate, operation, named=named, within_s=within_s)
         except HoldgateError as error:
             # Neither 401 nor 403: nginx would hand them on as if the caller's own client had been refused.
             status = _BAD_REQUEST if isinstance(error, _ASKERS_FAULTS) else _UNAVAILABLE

@@ -15,6 +15,7 @@ from server.domain.limits.base import Kind
 from server.gate import QuotaGate
 from server.logs import DecisionLog, log
 from server.rpc.calls import answering
+from server.rpc.proxies.deciding import decided
 from server.rpc.proxies.descriptors import Op, Question, View, read
 from server.rpc.proxies.headers import HeaderVersion, http_answer, ratelimit_headers
 
@@ -64,7 +65,7 @@ class EnvoyRateLimitService(envoy_ratelimit_v3_pb2_grpc.RateLimitServiceServicer
             )
         started_s = perf_counter()
         operation = question.operation(check_only=looks)
-        decision = await self._gate.check_and_reserve(operation, within_s=within_s)
+        decision = await decided(self._gate, operation, named=bool(operation.request_id), within_s=within_s)
         self._decisions.decided(operation, decision, started_s)
         return response(decision, question.views)
 

@@ -12,6 +12,7 @@ from server.domain.errors import HoldNotFoundError, HoldStateError
 from server.domain.hold import State
 from server.gate import QuotaGate
 from server.rpc.calls import answering
+from server.rpc.proxies.deciding import decided
 from server.rpc.proxies.descriptors import Question, read
 from server.rpc.proxies.envoy import allowed, hits_of, response
 
@@ -56,8 +57,8 @@ class LimitadorRateLimitService(kuadrant_ratelimit_v1_pb2_grpc.RateLimitServiceS
     async def Reserve(self, request: kuadrant.ReserveRequest, within_s: float) -> kuadrant.ReserveResponse:
         """Takes the amount of the descriptors' meter."""
         question = self._about(request, request.amount)
-        question.request_id = question.request_id or secrets.token_hex(16)
-        decision = await self._gate.check_and_reserve(question.operation(), within_s=within_s)
+        named, question.request_id = bool(question.request_id), question.request_id or secrets.token_hex(16)
+        decision = await decided(self._gate, question.operation(), named=named, within_s=within_s)
         if not decision.granted:
             return kuadrant.ReserveResponse(code=_OVER_LIMIT)
         return kuadrant.ReserveResponse(code=_OK, reservation_id=decision.lease.hold_id if decision.lease else "")
@@ -78,6 +79,7 @@ class LimitadorRateLimitService(kuadrant_ratelimit_v1_pb2_grpc.RateLimitServiceS
             else:
                 outcome = await self._gate.release(question.ref, request.reservation_id, within_s=within_s)
         except HoldNotFoundError:
+            question.request_id = request.reservation_id  # a commit that is sent again finds what this one charged
             await self._record(question, within_s)
             return kuadrant.CommitResponse()
         except HoldStateError:

@@ -15,6 +15,7 @@ from server.rpc.transports.asgi import json_call, metadata
 from server.rpc.transports.asgi.call import Call, Method
 from server.rpc.transports.asgi.framing import Disconnected, Event, Receive
 from server.rpc.transports.asgi.metadata import Headers
+from server.rpc.transports.asgi.pace import Pace
 from server.rpc.transports.asgi.reply import END, Reply, Send, ending
 from server.rpc.transports.asgi.status import CallFailed
 from server.rpc.transports.base import BUSY, MAX_CONCURRENT_CALLS, Route
@@ -35,8 +36,9 @@ class GrpcApp:
     def __init__(self) -> None:
         self._methods: Final[dict[str, Method]] = {}
         self._routes: Final[dict[str, Route]] = {}
-        self._loads: Final[dict[str, Load]] = {}
-        self._load: Load | None = None
+        self._load = Load()
+        self._pace = Pace(self._load)
+        self._bounded: Collection[str] = ()
         self._tasks: Final[set[asyncio.Task[Any]]] = set()
         self._over = False
 
@@ -50,8 +52,7 @@ class GrpcApp:
 
     def bound(self, paths: Collection[str], load: Load) -> None:
         """Turns away what the load has no room for, of these paths."""
-        self._loads.update(dict.fromkeys(paths, load))
-        self._load = load
+        self._load, self._pace, self._bounded = load, Pace(load), frozenset(paths)
 
     def add_route(self, path: str, route: Route) -> None:
         """Has `route`, an ASGI application, answer plain HTTP requests for this path."""
@@ -68,20 +69,33 @@ class GrpcApp:
         if scope["type"] != "http":
             await send({"type": "websocket.close"})
             return
-        load = self._loads.get(scope["path"])
-        if len(self._tasks) >= MAX_CONCURRENT_CALLS or (load is not None and load.is_full):
-            if self._load is not None and scope["path"] in self._methods:
-                self._load.turn_away(scope["path"])
-            await _turn_away(scope, send)
-        elif load is None:
+        load, is_bounded = self._load, scope["path"] in self._bounded
+        self._pace.arrive()
+        if len(self._tasks) >= MAX_CONCURRENT_CALLS or (is_bounded and load.is_full):
+            await self._turn_away(scope, send)
+        elif not is_bounded:
             await self._answer(scope, receive, send)
         else:
             load.active += 1
             try:
-                await self._answer(scope, receive, send)
+                if (turn := self._pace.begin()) is None or await turn:
+                    await self._answer(scope, receive, send)
+                else:
+                    await self._turn_away(scope, send)
             finally:
                 load.active -= 1
                 load.done += 1
+
+    async def _turn_away(self, scope: Event, send: Send) -> None:
+        """Answers a call that there is no room for, of which nothing is read."""
+        if scope["path"] in self._methods:
+            self._load.turn_away(scope["path"])
+        if not _is_of(scope["headers"], _MEDIA_TYPES):
+            await _refuse(send, 503, BUSY.message.encode(), (b"retry-after", b"1"))
+            return
+        with suppress(OSError):  # nobody is there to be told anything
+            await send(_BUSY)
+            await send(END)
 
     async def _answer(self, scope: Event, receive: Receive, send: Send) -> None:
         if (route := self._routes.get(scope["path"])) is not None:
@@ -152,16 +166,6 @@ class GrpcApp:
         if "http.response.trailers" not in scope["extensions"]:
             raise CallFailed(StatusCode.INTERNAL, "the request lacks te: trailers, without which it cannot be answered")
         return method
-
-
-async def _turn_away(scope: Event, send: Send) -> None:
-    """Answers a call that there is no room for, of which nothing is read."""
-    if not _is_of(scope["headers"], _MEDIA_TYPES):
-        await _refuse(send, 503, BUSY.message.encode(), (b"retry-after", b"1"))
-        return
-    with suppress(OSError):  # nobody is there to be told anything
-        await send(_BUSY)
-        await send(END)
 
 
 def _method(handler: "grpc.RpcMethodHandler[Any, Any]") -> Method:
