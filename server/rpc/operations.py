@@ -154,7 +154,7 @@ def _fail(result: quota.OperationResult, status: Status) -> None:
     result.error.details = status.SerializeToString()
 
 
-def _hold_of(operation: quota.Operation) -> tuple[str, str, str] | None:
+def _hold_of(operation: quota.Operation) -> tuple[str, str] | None:
     """What operations must not overtake each other about; None for those about no hold known to the caller. An
     allocation has its hold's id unless it was named.
     """
@@ -163,4 +163,4 @@ def _hold_of(operation: quota.Operation) -> tuple[str, str, str] | None:
         return None
     request = getattr(operation, name)
     hold_id = getattr(request, NAMED_BY.get(name, "hold_id"))
-    return (request.policy, request.tenant, hold_id) if hold_id else None
+    return (request.tenant, hold_id) if hold_id else None  # a policy that is not named may be one that is

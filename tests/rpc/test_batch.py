@@ -1,5 +1,7 @@
 """Many operations in one call."""
 
+import asyncio
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 import pytest
@@ -37,6 +39,27 @@ async def test_operations_that_wait_for_each_other_share_the_time_of_the_call() 
 
     first, second, third = given
     assert 1.0 >= first > second > third > 0
+
+
+async def test_a_hold_is_one_whether_or_not_its_policy_is_named() -> None:
+    """Where there is one policy, its name may be left out: a settle must not overtake its reserve for that."""
+    order: list[str] = []
+
+    def answering(word: str, pauses: int) -> Callable[..., Awaitable[None]]:
+        async def answer(*_words: object) -> None:
+            for _ in range(pauses):
+                await asyncio.sleep(0)
+            order.append(word)
+
+        return answer
+
+    batch = quota.BatchRequest()
+    batch.operations.add().extend.hold_id = "h"
+    batch.operations.add().release.MergeFrom(quota.ReleaseRequest(hold_id="h", policy="credit-gate"))
+    answers = {"extend": answering("extend", 5), "release": answering("release", 0)}
+    await Operations(answers).batch(batch.operations, quota.BatchResponse().results, 1.0)
+
+    assert order == ["extend", "release"]
 
 
 async def test_an_operation_of_any_kind_leaves_its_neighbours_alone(stub: QuotaServiceStub) -> None:
