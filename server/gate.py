@@ -206,7 +206,7 @@ class QuotaGate:
         if delivered is None and final and policy.is_timed:
             hold, now_ms = await self._must_find(ref, hold_id, within_s)
             if (timed := timing.terms_of(policy, hold)) is not None:
-                delivered = timing.use_of(hold, timed, now_ms, hold.note.started_at_ms)
+                delivered = timing.delivered(hold, timed, now_ms)
         if allocation and (bad := text_violations("allocation", allocation)):
             raise InvalidRequestError(bad)
         return await self._known(

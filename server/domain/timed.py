@@ -45,6 +45,18 @@ def contact(hold: HoldView, timed: Timed, connection: str, now_ms: int) -> tuple
     return start, reports if timed.charge in hold.meters else {}
 
 
+def delivered(hold: HoldView, timed: Timed, now_ms: int) -> Mapping[str, int]:
+    """What a final Settle charges that names nothing: the time until now, or, once the hold has ended, what was
+    reported until then; nothing where the time costs nothing.
+    """
+    charged = hold.meters.get(timed.charge)
+    if charged is None:
+        return {}
+    if hold.state is State.ACTIVE:
+        return use_of(hold, timed, now_ms, hold.note.started_at_ms)
+    return {timed.charge: charged.reported or 0}
+
+
 def use_of(hold: HoldView, timed: Timed, now_ms: int, started_at_ms: int) -> Mapping[str, int]:
     """What has been used of the hold's time since its start, in whole begun spans, at least one; 0 before any start."""
     if not started_at_ms:
