@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
 from pathlib import Path
 from time import monotonic
@@ -60,20 +60,24 @@ class Pair(NamedTuple):
 @asynccontextmanager
 async def replicated(folder: Path) -> AsyncIterator[Pair]:
     """A server before a primary that writes only while its replica follows."""
-    with running_store(*WANTS_A_REPLICA, tcp=True) as primary, running_store(tcp=True) as replica:
+    async with AsyncExitStack() as stack:
+        primary = stack.enter_context(running_store(*WANTS_A_REPLICA, tcp=True))
+        replica = stack.enter_context(running_store(tcp=True))
         line, address = Line(primary), MovingAddress(primary)
         await line.start()
+        stack.push_async_callback(line.stop)
         await address.start()
+        stack.push_async_callback(address.stop)
         replica.command("REPLICAOF", "127.0.0.1", line.port)
         await until(lambda: b"master_link_status:up" in replica.command("INFO", "replication"), what="the replica")
-        flags = ("--redis-url", address.url, "--store-timeout-ms", "500")
-        async with serving(folder, *flags) as server, channels_to(server.address, each=AT_ONCE) as channels:
+        async with (
+            serving(folder, "--redis-url", address.url) as server,
+            channels_to(server.address, each=AT_ONCE) as channels,
+        ):
             await health_turns(channels[0], HealthCheckResponse.SERVING)
             gateways = [Gateway(channel) for channel in channels]
             await until_answered(lambda: gateways[0].open_account(OPENING))
             yield Pair(primary, replica, line, gateways, address, channels[0])
-        await address.stop()
-        await line.stop()
 
 
 async def take_until_refused(gateway: Gateway, name: str, answered: dict[str, float]) -> StatusCode:
@@ -128,7 +132,7 @@ async def test_a_failover_loses_no_more_than_its_replica_had_not_got(tmp_path: P
         (folder := tmp_path / str(kill)).mkdir()
         async with replicated(folder) as pair:
             gateway, answered = pair.gateways[0], dict[str, float]()
-            await gateway.take("first")
+            await until_answered(partial(gateway.take, "first"))
             longest_s = max(longest_s, await refused_by_a_primary_alone(pair, "w", answered))
             pair.primary.kill()
             pair.replica.command("REPLICAOF", "NO", "ONE")
