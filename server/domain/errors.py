@@ -78,11 +78,7 @@ class DeadlineError(HoldgateError):
 
 
 class OverloadedError(HoldgateError):
-    """More calls wait for the store than the server accepts."""
-
-
-class BusyError(HoldgateError):
-    """The server has as many calls in work as it can answer in time; nothing was tried."""
+    """The server has as many calls in work, waiting for the store, or watching, as it takes; nothing was tried."""
 
 
 class TooManyCellsError(HoldgateError):

@@ -69,8 +69,8 @@ MAPPING: Final[Mapping[type[errors.HoldgateError], Mapped]] = MappingProxyType(
         # Only an operator ends this one; a client that keeps asking should ask seldom.
         errors.StoreLostError: Mapped(StatusCode.UNAVAILABLE, reasons.ERROR_REASON_STORE_LOST, 30_000),
         errors.DeadlineError: Mapped(StatusCode.DEADLINE_EXCEEDED, reasons.ERROR_REASON_DEADLINE),
-        errors.OverloadedError: Mapped(StatusCode.RESOURCE_EXHAUSTED, reasons.ERROR_REASON_OVERLOADED, 1000),
-        errors.BusyError: Mapped(StatusCode.UNAVAILABLE, reasons.ERROR_REASON_OVERLOADED, 200),
+        # Not RESOURCE_EXHAUSTED, which a refusal ends with where its caller wants a status.
+        errors.OverloadedError: Mapped(StatusCode.UNAVAILABLE, reasons.ERROR_REASON_OVERLOADED, 200),
         errors.TooManyCellsError: Mapped(StatusCode.FAILED_PRECONDITION, reasons.ERROR_REASON_TOO_MANY_CELLS),
         errors.TenantInUseError: Mapped(StatusCode.FAILED_PRECONDITION, reasons.ERROR_REASON_TENANT_IN_USE),
         errors.UnauthenticatedError: Mapped(StatusCode.UNAUTHENTICATED, reasons.ERROR_REASON_UNAUTHENTICATED),

@@ -301,7 +301,7 @@ class AdminServiceServicer:
     def WatchNotifications(self, request, context):
         """Tells the same as they are noted, for as long as the caller listens: first those behind `after_id`, then each new
         one. Nothing is left out or told twice to a caller who comes back with the last id seen. Ends with OK when the
-        server stops: come back, with that id. A server process keeps 1,024 watches; one more is RESOURCE_EXHAUSTED.
+        server stops: come back, with that id. A server process keeps 1,024 watches; one more is UNAVAILABLE.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -70,7 +70,7 @@ class AdminServiceStub:
     WatchNotifications: aio.UnaryStreamMultiCallable[admin_service_pb2.WatchNotificationsRequest, admin_service_pb2.WatchNotificationsResponse]
     """Tells the same as they are noted, for as long as the caller listens: first those behind `after_id`, then each new
     one. Nothing is left out or told twice to a caller who comes back with the last id seen. Ends with OK when the
-    server stops: come back, with that id. A server process keeps 1,024 watches; one more is RESOURCE_EXHAUSTED.
+    server stops: come back, with that id. A server process keeps 1,024 watches; one more is UNAVAILABLE.
     """
     GetPolicy: aio.UnaryUnaryMultiCallable[admin_service_pb2.GetPolicyRequest, admin_service_pb2.GetPolicyResponse]
     """The policy that decides now, as text with its version."""
@@ -254,7 +254,7 @@ class AdminServiceServicer(metaclass=abc_1.ABCMeta):
     ) -> abc.AsyncIterator[admin_service_pb2.WatchNotificationsResponse]:
         """Tells the same as they are noted, for as long as the caller listens: first those behind `after_id`, then each new
         one. Nothing is left out or told twice to a caller who comes back with the last id seen. Ends with OK when the
-        server stops: come back, with that id. A server process keeps 1,024 watches; one more is RESOURCE_EXHAUSTED.
+        server stops: come back, with that id. A server process keeps 1,024 watches; one more is UNAVAILABLE.
         """
 
     @abc_1.abstractmethod

@@ -73,9 +73,9 @@ class _ErrorReasonEnumTypeWrapper(enum_type_wrapper._EnumTypeWrapper[_ErrorReaso
     Example: "the deadline of 20 ms ended before the store answered"
     """
     ERROR_REASON_OVERLOADED: _ErrorReason.ValueType  # 12
-    """UNAVAILABLE. The server has as many calls in work as it can answer in time, and nothing was tried; wait for the
-    RetryInfo's delay, some longer and some shorter. RESOURCE_EXHAUSTED. More calls are waiting for the store, or more
-    watches are open, than the server accepts. Never a quota refusal.
+    """UNAVAILABLE. The server has as many calls in work as it can answer in time, or as many that wait for the store, or
+    as many open watches, as it takes, and nothing was tried; wait for the RetryInfo's delay, some longer and some
+    shorter. Never a quota refusal.
     Example: "4096 calls are waiting for the store"
     """
     ERROR_REASON_TOO_MANY_CELLS: _ErrorReason.ValueType  # 13
@@ -161,9 +161,9 @@ ERROR_REASON_DEADLINE: ErrorReason.ValueType  # 11
 Example: "the deadline of 20 ms ended before the store answered"
 """
 ERROR_REASON_OVERLOADED: ErrorReason.ValueType  # 12
-"""UNAVAILABLE. The server has as many calls in work as it can answer in time, and nothing was tried; wait for the
-RetryInfo's delay, some longer and some shorter. RESOURCE_EXHAUSTED. More calls are waiting for the store, or more
-watches are open, than the server accepts. Never a quota refusal.
+"""UNAVAILABLE. The server has as many calls in work as it can answer in time, or as many that wait for the store, or
+as many open watches, as it takes, and nothing was tried; wait for the RetryInfo's delay, some longer and some
+shorter. Never a quota refusal.
 Example: "4096 calls are waiting for the store"
 """
 ERROR_REASON_TOO_MANY_CELLS: ErrorReason.ValueType  # 13

@@ -33,7 +33,7 @@ class QuotaServiceStub:
     bytes of UTF-8 without control characters.
 
     A refusal is an answer with status OK. Errors: INVALID_ARGUMENT, NOT_FOUND, ALREADY_EXISTS,
-    FAILED_PRECONDITION, ABORTED, UNAVAILABLE, DEADLINE_EXCEEDED, RESOURCE_EXHAUSTED (overload, never quota),
+    FAILED_PRECONDITION, ABORTED, UNAVAILABLE, DEADLINE_EXCEEDED, RESOURCE_EXHAUSTED (a message above 4 MiB),
     each with a google.rpc.ErrorInfo from ErrorReason.
     """
 
@@ -103,7 +103,7 @@ class QuotaServiceServicer:
     bytes of UTF-8 without control characters.
 
     A refusal is an answer with status OK. Errors: INVALID_ARGUMENT, NOT_FOUND, ALREADY_EXISTS,
-    FAILED_PRECONDITION, ABORTED, UNAVAILABLE, DEADLINE_EXCEEDED, RESOURCE_EXHAUSTED (overload, never quota),
+    FAILED_PRECONDITION, ABORTED, UNAVAILABLE, DEADLINE_EXCEEDED, RESOURCE_EXHAUSTED (a message above 4 MiB),
     each with a google.rpc.ErrorInfo from ErrorReason.
     """
 
@@ -249,7 +249,7 @@ class QuotaService:
     bytes of UTF-8 without control characters.
 
     A refusal is an answer with status OK. Errors: INVALID_ARGUMENT, NOT_FOUND, ALREADY_EXISTS,
-    FAILED_PRECONDITION, ABORTED, UNAVAILABLE, DEADLINE_EXCEEDED, RESOURCE_EXHAUSTED (overload, never quota),
+    FAILED_PRECONDITION, ABORTED, UNAVAILABLE, DEADLINE_EXCEEDED, RESOURCE_EXHAUSTED (a message above 4 MiB),
     each with a google.rpc.ErrorInfo from ErrorReason.
     """
 

@@ -20,7 +20,7 @@ class QuotaServiceStub:
     bytes of UTF-8 without control characters.
 
     A refusal is an answer with status OK. Errors: INVALID_ARGUMENT, NOT_FOUND, ALREADY_EXISTS,
-    FAILED_PRECONDITION, ABORTED, UNAVAILABLE, DEADLINE_EXCEEDED, RESOURCE_EXHAUSTED (overload, never quota),
+    FAILED_PRECONDITION, ABORTED, UNAVAILABLE, DEADLINE_EXCEEDED, RESOURCE_EXHAUSTED (a message above 4 MiB),
     each with a google.rpc.ErrorInfo from ErrorReason.
     """
 
@@ -60,7 +60,7 @@ class QuotaServiceServicer(metaclass=abc_1.ABCMeta):
     bytes of UTF-8 without control characters.
 
     A refusal is an answer with status OK. Errors: INVALID_ARGUMENT, NOT_FOUND, ALREADY_EXISTS,
-    FAILED_PRECONDITION, ABORTED, UNAVAILABLE, DEADLINE_EXCEEDED, RESOURCE_EXHAUSTED (overload, never quota),
+    FAILED_PRECONDITION, ABORTED, UNAVAILABLE, DEADLINE_EXCEEDED, RESOURCE_EXHAUSTED (a message above 4 MiB),
     each with a google.rpc.ErrorInfo from ErrorReason.
     """
 

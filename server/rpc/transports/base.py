@@ -6,7 +6,7 @@ from typing import Any, Final, Protocol, TypeAlias
 from google.rpc.status_pb2 import Status
 from grpc import aio
 
-from server.domain.errors import BusyError, InvalidRequestError
+from server.domain.errors import InvalidRequestError, OverloadedError
 from server.rpc import errors
 from server.rpc.load import Load
 
@@ -17,9 +17,11 @@ MAX_CONCURRENT_CALLS: Final = 4096
 """Calls in work at once, of all methods together; one more ends with BUSY at once, which keeps the others quick."""
 
 
-BUSY: Final[Status] = errors.status_of(BusyError("the server has as many calls in work as it can answer in time"))
+BUSY: Final[Status] = errors.status_of(OverloadedError("the server has as many calls in work as it can answer in time"))
 """How a call ends that there is no room for."""
 
+HEALTH_CHECK: Final = "/grpc.health.v1.Health/Check"
+"""Answered however many calls are in work: who is busy is alive, and must not be restarted for it."""
 
 UNREADABLE: Final[Status] = errors.status_of(
     InvalidRequestError.of("request", "its bytes are no message of the type that the method takes")

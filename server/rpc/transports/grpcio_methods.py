@@ -3,6 +3,7 @@
 from collections.abc import AsyncIterator, Callable, Collection, Iterable, Mapping
 from contextlib import aclosing
 from inspect import isasyncgenfunction
+from math import inf
 from typing import Any, Final, TypeAlias
 
 import grpc
@@ -12,7 +13,7 @@ from grpc import aio
 from server.rpc import errors
 from server.rpc.load import Load
 from server.rpc.registrar import KINDS, behaviour_of
-from server.rpc.transports.base import BUSY, MAX_CONCURRENT_CALLS, UNREADABLE
+from server.rpc.transports.base import BUSY, HEALTH_CHECK, MAX_CONCURRENT_CALLS, UNREADABLE
 
 _Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
 
@@ -70,11 +71,12 @@ class _Door:
         self._crowd = crowd
         self._load = load
         self._counted_by = load if counts else None
+        self._most = inf if path == HEALTH_CHECK else MAX_CONCURRENT_CALLS
 
     async def enter(self, context: errors.Abortable) -> None:
         """Lets a call in, or ends it."""
         load = self._counted_by
-        if self._crowd.active >= MAX_CONCURRENT_CALLS or (load is not None and load.is_full):
+        if self._crowd.active >= self._most or (load is not None and load.is_full):
             if self._load is not None:
                 self._load.turn_away(self._path)
             await errors.abort_with(context, BUSY)

@@ -7,6 +7,8 @@ import pytest
 from google.protobuf.wrappers_pb2 import StringValue
 from google.rpc.status_pb2 import Status
 from grpc import StatusCode, aio
+from grpc_health.v1.health_pb2 import HealthCheckRequest, HealthCheckResponse
+from grpc_health.v1.health_pb2_grpc import HealthStub
 
 from server.rpc.transports import grpcio_methods
 from server.rpc.transports.asgi import app
@@ -71,7 +73,7 @@ async def test_streams_reset_as_fast_as_they_are_opened_leave_others_unharmed(
 @pytest.mark.parametrize("name", TRANSPORTS)
 async def test_rpc_cap_holds(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Waves of calls of every kind at twice the cap: as many as the cap are in work, never more, and what is one too
-    many is told that the server is busy, never what could be taken for a refusal.
+    many is told that the server is busy, never what could be taken for a refusal; and it is alive to who asks.
     """
     monkeypatch.setattr(grpcio_methods, "MAX_CONCURRENT_CALLS", CAP)
     monkeypatch.setattr(app, "MAX_CONCURRENT_CALLS", CAP)
@@ -82,6 +84,8 @@ async def test_rpc_cap_holds(name: str, monkeypatch: pytest.MonkeyPatch) -> None
             calls = [stub.Wait(StringValue()) for _ in range(2 * CAP)]
             await until(lambda: sum(call.done() for call in calls) == CAP)  # noqa: B023  # waited for at once
             assert served.probe.waiting == CAP
+            alive = await HealthStub(channel).Check(HealthCheckRequest(), timeout=10)  # type: ignore[attr-defined]  # not in its stub
+            assert alive.status == HealthCheckResponse.SERVING
             calls += [stub.Echo(StringValue()), stub.Count(StringValue(value="1")), stub.Join(), stub.Chat()]
             for call in calls:
                 if call.done() or call in calls[2 * CAP :]:

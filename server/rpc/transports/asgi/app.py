@@ -18,7 +18,7 @@ from server.rpc.transports.asgi.metadata import Headers
 from server.rpc.transports.asgi.pace import Pace
 from server.rpc.transports.asgi.reply import END, Reply, Send, ending
 from server.rpc.transports.asgi.status import CallFailed
-from server.rpc.transports.base import BUSY, MAX_CONCURRENT_CALLS, Route
+from server.rpc.transports.base import BUSY, HEALTH_CHECK, MAX_CONCURRENT_CALLS, Route
 
 Handlers: TypeAlias = Mapping[str, "grpc.RpcMethodHandler[Any, Any]"]
 
@@ -69,9 +69,10 @@ class GrpcApp:
         if scope["type"] != "http":
             await send({"type": "websocket.close"})
             return
-        load, is_bounded = self._load, scope["path"] in self._bounded
+        load, path = self._load, scope["path"]
+        is_bounded = path in self._bounded
         self._pace.arrive()
-        if len(self._tasks) >= MAX_CONCURRENT_CALLS or (is_bounded and load.is_full):
+        if (is_bounded and load.is_full) or (len(self._tasks) >= MAX_CONCURRENT_CALLS and path != HEALTH_CHECK):
             await self._turn_away(scope, send)
         elif not is_bounded:
             await self._answer(scope, receive, send)
