@@ -79,6 +79,19 @@ async def test_a_worker_that_died_is_no_measure(tenant: Tenants) -> None:
     assert await wait_ms(lab) == 2000
 
 
+async def test_a_request_without_places_is_no_job(tenant: Tenants) -> None:
+    """Its end is not taken for that of a job that began at the same instant, and is not measured."""
+    lab = tenant(policy(slots("jobs", 2, meter="tokens", typical_ms=TYPICAL_MS, measured=True)))
+    await lab.grant("job", tokens=2)
+    for number in range(JOBS_ENOUGH):
+        await lab.grant(f"none-{number}", tokens=0)
+    lab.clock.advance(1000)
+    for number in range(JOBS_ENOUGH):
+        await lab.release(f"none-{number}")
+
+    assert (await lab.refusal("refused", tokens=1))["jobs"].wait_ms == TYPICAL_MS - 1000
+
+
 async def test_more_jobs_than_are_remembered_come_and_go(tenant: Tenants) -> None:
     many = STARTS_KEPT + 6
     lab = tenant(policy(slots("jobs", many, typical_ms=TYPICAL_MS)))

@@ -852,7 +852,7 @@ local function finish(key, id, hold, at, ending, state, after, now, name, reaps)
         local has_queue = param ~= 0 and #param >= OWNER_AT - 1
         if was == QUEUED and has_queue then
           leaves = field -- it has taken no place yet
-        elseif live and ending ~= REPORT and raw then
+        elseif live and ending ~= REPORT and raw and amount > 0 then
           -- Places are freed when the hold ends, however it ends.
           if param ~= 0 then
             new = pools_kept().finish(raw, was == ACTIVE and ending, amount, created + hold[take + 5], param, now)
