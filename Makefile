@@ -35,7 +35,7 @@ test-clients: $(STAMP) ## Build the clients of all languages and play the golden
 simulate: $(STAMP) ## Play a million random steps against the real scripts in a simulated store; SEED=, STEPS=, EPISODE=
 	@$(BIN)/python -m tests.simulation $(if $(SEED),--seed $(SEED)) $(if $(STEPS),--steps $(STEPS)) $(if $(EPISODE),--episode $(EPISODE))
 
-faults: $(STAMP) ## Hold every promise about faults at full size and write docs/reliability.md (tens of minutes)
+faults: $(STAMP) ## Hold every promise about faults at full size and write docs/reliability.md (a quarter of an hour)
 	@$(BIN)/python -m tests.faults --write docs/reliability.md
 
 faults-quick: $(STAMP) ## A fair sample of that in under a minute, nothing written
