@@ -96,7 +96,7 @@ async def leave(server: ServerProcess) -> None:
 async def test_servers_that_leave_under_traffic_lose_no_call(
     tmp_path_factory: pytest.TempPathFactory, figure: Figure
 ) -> None:
-    calls, taken = size(800, 2_000, 10_000), list[str]()
+    calls, taken = size(800, 1_000, 10_000), list[str]()
     fleet = Fleet()
     with running_store("--appendonly", "yes") as store:
         async with asyncio.TaskGroup() as group:

@@ -77,7 +77,7 @@ def lost(store: RunningStore, answered: Answered) -> list[str]:
 async def test_nothing_answered_is_lost_when_a_store_that_writes_always_is_killed(
     tmp_path: Path, figure: Figure
 ) -> None:
-    kills, answered = size(2, 5, 50), Answered()
+    kills, answered = size(2, 3, 50), Answered()
     over = False
     with running_store("--appendonly", "yes", "--appendfsync", "always") as store:
         async with (
@@ -100,7 +100,7 @@ async def test_nothing_answered_is_lost_when_a_store_that_writes_always_is_kille
 
 
 async def test_nothing_answered_is_lost_when_servers_are_killed(tmp_path: Path, figure: Figure) -> None:
-    kills, answered = size(2, 4, 50), Answered()
+    kills, answered = size(2, 3, 50), Answered()
     for life in range(kills):
         async with (
             serving(tmp_path, "--fsync", "always") as server,

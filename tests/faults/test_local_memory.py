@@ -37,7 +37,7 @@ async def asked(channel: aio.Channel, first: int, last: int) -> int:
 
 async def test_a_million_subjects_in_an_outage_take_a_bounded_memory(tmp_path: Path, figure: Figure) -> None:
     """Once a process counts as many windows as it may, nothing more is granted and nothing more is kept."""
-    subjects = size(20_000, 25_000, 1_000_000)
+    subjects = size(20_000, 20_000, 1_000_000)
     with running_store("--appendonly", "no") as store:
         flags = ("--redis-url", store.url, "--store-timeout-ms", "300")
         async with serving(tmp_path, *flags) as server, channels_to(server.address) as (channel,):

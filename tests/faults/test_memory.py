@@ -68,7 +68,7 @@ async def make_calls(channel: aio.Channel, name: str, calls: int) -> int:
 
 
 async def test_memory_is_flat_over_many_calls(tmp_path: Path, figure: Figure) -> None:
-    calls = size(8_000, 20_000, 1_000_000)
+    calls = size(8_000, 10_000, 1_000_000)
     with running_store("--appendonly", "no") as store:
         async with (
             serving(tmp_path, "--redis-url", store.url, "--policies", str(POLICY)) as server,

@@ -114,7 +114,8 @@ def draw_episode(seed: int, number: int) -> Episode:
     judged = random.random() < JUDGED_PART
     terms = FOREVER if judged else BRIEF
     lines = _lines(random)
-    policies = [policy(*_limits(random), *lines, terms=terms) for _ in range(random.randint(1, 3))]
+    drawn = [policy(*_limits(random), *lines, terms=terms) for _ in range(random.randint(1, 3))]
+    policies = [replace(one, version=f"v{place}") for place, one in enumerate(drawn)]
     return Episode(name, policies, judged, _steps(random, JUDGED_STEPS if judged else FREE_STEPS, judged=judged))
 
 
