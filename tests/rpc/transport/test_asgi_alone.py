@@ -3,9 +3,13 @@
 import asyncio
 import gc
 import gzip
+import os
+import sys
+import threading
 import tracemalloc
 import zlib
 from collections.abc import AsyncIterator
+from pathlib import Path
 
 import pytest
 from grpc import StatusCode
@@ -31,6 +35,17 @@ GZIPPED = [("grpc-encoding", "gzip"), ("grpc-accept-encoding", "identity,gzip")]
 async def served() -> AsyncIterator[Served]:
     async with serving("asgi") as served:
         yield served
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux has classes of threads")
+@pytest.mark.usefixtures("served")
+async def test_the_threads_of_h2corn_wait_for_the_event_loop() -> None:
+    threads = {int(task.name): (task / "comm").read_text() for task in Path("/proc/self/task").iterdir()}
+    policies = [os.sched_getscheduler(thread) for thread, name in threads.items() if name.startswith("tokio")]
+
+    assert policies
+    assert set(policies) == {os.SCHED_BATCH}
+    assert os.sched_getscheduler(threading.get_native_id()) == os.SCHED_OTHER
 
 
 async def test_a_long_answer_to_a_caller_who_compresses_is_compressed(raw: RawClient) -> None:

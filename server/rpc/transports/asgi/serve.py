@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Final, cast
 from h2corn import Config, Server
 
 from server.rpc.load import Load
+from server.rpc.transports.asgi import threads
 from server.rpc.transports.asgi.app import GrpcApp
 from server.rpc.transports.base import ListenError, Route, cannot_listen
 from server.rpc.transports.tls import TlsFiles
@@ -102,6 +103,7 @@ class AsgiTransport:
         serving.add_done_callback(self._serving.discard)
         try:
             await self._http.wait_started()
+            threads.let_the_loop_finish()
         except OSError:
             with suppress(OSError):
                 await serving
