@@ -380,8 +380,8 @@ def _is_kept(check: CheckForm) -> bool:
 
 
 def _note_of(plan: Plan) -> bytes:
-    """The note; without items all plans of a shape have the same."""
-    if plan.operation.items:
+    """The note; where neither items nor paid time tell requests apart, all plans of a shape have the same."""
+    if plan.operation.items or plan.policy.actions[plan.shape.action].hold.timed is not None:
         return _pack_note(plan.note)
     note = plan.shape.memo.get(NOTE)
     if note is None:

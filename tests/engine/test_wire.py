@@ -14,7 +14,7 @@ from server.domain.hold import Fraction, MeterTotals, State
 from server.domain.limits.base import Look
 from server.domain.operation import Operation, TenantRef
 from server.domain.plan import Plan, make_plan
-from server.domain.policy import Policy
+from server.domain.policy import HoldTerms, Policy, Timed
 from server.domain.units import FOREVER_MS, MAX_AMOUNT
 from server.engine import keys, records, sequences, wire, wire_money
 from server.engine.base import AccountWrite
@@ -137,6 +137,20 @@ def test_a_grant_without_shadow_takes_has_one_argument_which_ends_with_the_takes
 
     content = sequences.unpack(request)[-1]
     assert sequences.unpack(content)[4:] == [0, 1, 4, 0, b"", b"jobs~s", 1, 0, 0, 1, 0]
+
+
+def test_each_session_of_a_shape_remembers_how_long_it_may_last() -> None:
+    terms = HoldTerms(longest_ms=HOUR_MS, timed=Timed(by="tokens", charge="credits", per_ms=MINUTE_MS))
+    long = plan_for(policy(slots("jobs", 2), balance("credits"), terms=terms), tokens=10 * MINUTE_MS, credits=10)
+    short = long._replace(units=(3 * MINUTE_MS, 3))
+
+    contents = [
+        sequences.unpack(wire.pack_reserve(plan, wire.pack_plan(plan, TENANT, 0, 50), TENANT, "s")[0])[-1]
+        for plan in (long, short)
+    ]
+
+    lasting = [msgpack.unpackb(sequences.unpack(content)[3])[4] for content in contents]
+    assert lasting == [10 * MINUTE_MS, 3 * MINUTE_MS]
 
 
 def test_a_settle_says_in_which_form_it_tells_what_was_delivered() -> None:
