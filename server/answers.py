@@ -11,7 +11,7 @@ from server.domain.limits.base import QUEUES, QueueLook
 from server.domain.operation import Operation, TenantRef, differing_parts
 from server.domain.plan import Plan
 from server.domain.policy import Policy
-from server.engine.base import Extended, Looked, Queued, Replayed
+from server.engine.base import Extended, Looked, Queued, Refused, Replayed, Stale
 from server.engine.faults import id_reused, left_queue
 from server.engine.queues import Claimed
 
@@ -47,6 +47,19 @@ def would(plan: Plan, looked: Looked) -> Decision:
     if waits is not None:
         return queued(plan, looked.looks, None, waits.queued + 1)
     return grant(plan, looked.looks, None)
+
+
+def not_granted(plan: Plan, hold_id: str, answer: Refused | Replayed | Queued | Stale) -> Decision | Stale:
+    """The answer of a reserve that took nothing now; one that must be planned again has none yet."""
+    match answer:
+        case Refused():
+            return refuse(plan, answer.looks)
+        case Replayed():
+            return replayed_answer(plan, answer)
+        case Queued():
+            return waits_at(plan, hold_id, answer)
+        case Stale():
+            return answer
 
 
 def must_be_same(plan: Plan, hold: HoldView) -> None:

@@ -1,15 +1,12 @@
 """The gate as callers meet it: who may not ask about a tenant is turned away, what is decided is counted."""
 
-from collections.abc import Callable, Mapping
-from types import MappingProxyType
+from collections.abc import Callable
 from typing import Final
 
 from server.domain.decision import Decision, LimitResult
-from server.domain.hold import Delivered
 from server.domain.operation import Operation, TenantRef
 from server.domain.plan import Plan
 from server.domain.policy import Policy
-from server.domain.queue import Ticket
 from server.engine.base import Engine, HoldOutcome
 from server.engine.queues import Claimed
 from server.gate import QuotaGate
@@ -44,12 +41,7 @@ class FrontGate(QuotaGate):
         self._permit(ref)
         return policy, ref
 
-    async def check_and_reserve(
-        self, operation: Operation, *, within_s: float, ticket: Ticket | None = None
-    ) -> Decision:
-        """Takes everything that the operation needs, or nothing."""
-        policy = self.policy(operation.ref.policy)
-        decision = await super().check_and_reserve(operation, within_s=within_s, ticket=ticket)
+    def _decided(self, policy: Policy, operation: Operation, decision: Decision) -> None:
         refusal = decision.refusal
         if refusal is None:
             outcome = "would_grant" if operation.check_only else "replayed" if decision.replayed else decision.outcome
@@ -62,7 +54,6 @@ class FrontGate(QuotaGate):
         if self._has_shadows(policy) and not decision.replayed:
             for limit in {result.limit.id for result in decision.results if _shadowed(result)}:
                 self._metrics.shadow_refusals.add(policy.name, limit)
-        return decision
 
     def claimed(self, plan: Plan, known: Claimed) -> Decision:
         """The answer of a request that waited; how long, counts once, when it takes its place."""
@@ -73,27 +64,10 @@ class FrontGate(QuotaGate):
                     self._metrics.queue_wait.took(waited_s, plan.policy.name, check.limit.id)
         return super().claimed(plan, known)
 
-    async def settle(  # noqa: PLR0913  # each is a field of the request
-        self,
-        ref: TenantRef,
-        hold_id: str,
-        delivered: Delivered,
-        *,
-        final: bool,
-        within_s: float,
-        scope: Mapping[str, str] = MappingProxyType({}),
-        allocation: str = "",
-    ) -> HoldOutcome:
-        """Charges what was delivered; when final, gives the rest back and ends the hold."""
-        policy = self.policy(ref.policy)
-        outcome = await super().settle(
-            ref, hold_id, delivered, final=final, within_s=within_s, scope=scope, allocation=allocation
-        )
-        if final and outcome.applied:
-            for meter, totals in outcome.meters.items():
-                if totals.uncollected:
-                    self._metrics.uncollected.add(policy.name, meter, by=totals.uncollected)
-        return outcome
+    def _settled(self, policy: Policy, outcome: HoldOutcome) -> None:
+        for meter, totals in outcome.meters.items():
+            if totals.uncollected:
+                self._metrics.uncollected.add(policy.name, meter, by=totals.uncollected)
 
     def _has_shadows(self, policy: Policy) -> bool:
         """Whether any limit is a shadow: most policies have none, and then nothing is looked for."""

@@ -3,6 +3,7 @@
 import secrets
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Mapping
+from functools import partial
 from time import monotonic
 from types import MappingProxyType
 from typing import Final, TypeVar
@@ -13,6 +14,7 @@ from server.answers import (
     lease_of,
     must_be_same,
     must_be_scope,
+    not_granted,
     operation_of,
     replayed_answer,
     totals_of,
@@ -54,7 +56,6 @@ from server.engine.base import (
     Looked,
     Overtaken,
     Queued,
-    Refused,
     Replayed,
     Stale,
 )
@@ -94,7 +95,7 @@ class QuotaGate:
         bad = text_violations("tenant", ref.tenant, required=not every)
         if bad:
             raise InvalidRequestError(bad)
-        return policy, TenantRef(policy.name, ref.tenant)
+        return policy, ref if ref.policy == policy.name else TenantRef(policy.name, ref.tenant)
 
     def policy(self, name: str) -> Policy:
         """The policy of that name, or the only one; raises InvalidRequestError."""
@@ -112,37 +113,34 @@ class QuotaGate:
         the place, which the request waits for with this ticket.
         """
         policy, operation, planner = self._prepared(operation)
+        attempt = self._attempt if ticket is None else partial(self._attempt, ticket=ticket)
+        decision = await self._planned(policy, operation, attempt, within_s, planner)
+        self._decided(policy, operation, decision)
+        return decision
+
+    def _decided(self, policy: Policy, operation: Operation, decision: Decision) -> None:
+        """Is told of each answer of `check_and_reserve`."""
+
+    async def _attempt(self, plan: Plan, within_s: float, ticket: Ticket | None = None) -> Decision | Stale:
+        operation, shape = plan.operation, plan.shape
         hold_id = operation.request_id
-
-        async def attempt(plan: Plan, left_s: float) -> Decision | Stale:
-            self._must_trust_for(plan)
-            if plan.guarded:
-                return await self._guarded(plan, hold_id, left_s)
-            if operation.check_only:
-                answer: Looked | Stale = await self._engine.look(plan, left_s)
-                return answer if isinstance(answer, Stale) else would(plan, answer)
-            return await self._reserve(plan, ticket, left_s)
-
-        return await self._planned(policy, operation, attempt, within_s, planner)
-
-    async def _reserve(self, plan: Plan, ticket: Ticket | None, within_s: float) -> Decision | Stale:
-        hold_id = plan.operation.request_id or (secrets.token_hex(16) if plan.leaves_hold else "")
-        queue = plan.shape.queue
-        kept = None if queue is None else ticket or Ticket(queue.ticket_ms)
-        match await self._engine.reserve(plan, hold_id, within_s, kept):
-            case Granted(now_ms, looks, lease_ends_at_ms, degraded):
-                lease = lease_of(hold_id, lease_ends_at_ms, now_ms, plan.terms.lease_ms)
-                return grant(plan, looks, lease, degraded=degraded)
-            case Refused(_, looks):
-                return refuse(plan, looks)
-            case Replayed() as known if known.hold.state in WAITING:
-                return await self._at_its_turn(plan, known.hold, kept, within_s)
-            case Replayed() as known:
-                return replayed_answer(plan, known)
-            case Queued() as waiting:
-                return waits_at(plan, hold_id, waiting)
-            case Stale() as stale:
-                return stale
+        if shape.closed:
+            self.must_trust()
+        if shape.guards and plan.guarded:
+            return await self._guarded(plan, hold_id, within_s)
+        if operation.check_only:
+            looked: Looked | Stale = await self._engine.look(plan, within_s)
+            return looked if isinstance(looked, Stale) else would(plan, looked)
+        if not hold_id and plan.leaves_hold:
+            hold_id = secrets.token_hex(16)
+        kept = None if shape.queue is None else ticket or Ticket(shape.queue.ticket_ms)
+        answer = await self._engine.reserve(plan, hold_id, within_s, kept)
+        if isinstance(answer, Granted):
+            lease = lease_of(hold_id, answer.lease_ends_at_ms, answer.now_ms, plan.terms.lease_ms)
+            return grant(plan, answer.looks, lease, degraded=answer.degraded)
+        if isinstance(answer, Replayed) and answer.hold.state in WAITING:
+            return await self._at_its_turn(plan, answer.hold, kept, within_s)
+        return not_granted(plan, hold_id, answer)
 
     async def wait_for_turn(
         self, operation: Operation, *, within_s: float, time_left: Callable[[], float | None]
@@ -209,9 +207,15 @@ class QuotaGate:
                 delivered = timing.delivered(hold, timed, now_ms)
         if allocation and (bad := text_violations("allocation", allocation)):
             raise InvalidRequestError(bad)
-        return await self._known(
+        outcome = await self._known(
             self._engine.settle(ref, hold_id, delivered, final=final, within_s=within_s, allocation=allocation)
         )
+        if final and outcome.applied:
+            self._settled(policy, outcome)
+        return outcome
+
+    def _settled(self, policy: Policy, outcome: HoldOutcome) -> None:
+        """Is told of each hold that a settle ended."""
 
     async def release(self, ref: TenantRef, hold_id: str, *, within_s: float, act: Act | None = None) -> HoldOutcome:
         """Gives back what no report has charged and ends the hold; as an operator's act if there is one."""

@@ -34,6 +34,9 @@ FINGERPRINT: Final = "plan.fingerprint"
 FIGURES_KEY: Final = "plan.figures_key"
 """Where a shape's memo has its figures key."""
 
+NO_HOLD: Final = HoldTerms()
+"""The terms of a look, which leaves no hold."""
+
 ALWAYS_COUNTED: Final = frozenset({Kind.BALANCE, Kind.QUOTA, Kind.COUNT})
 """Kinds that count whether or not there is a limit: money or an allowance stands behind them."""
 
@@ -91,7 +94,7 @@ class Shape:
 
     For a policy, an account's plan, flags, overrides and first days of cycles, an action, dimensions, and the names of
     the amounts. Valid while valid_from_ms <= now < valid_until_ms. `kept` are the places in `names` of what a hold
-    keeps. `queue` is the one in which a request without a place waits.
+    keeps, `terms` for how long it does. `queue` is the one in which a request without a place waits.
     `memo` is for what other layers derive from a shape once, each under its own name.
     """
 
@@ -107,6 +110,7 @@ class Shape:
     checks: tuple[CheckForm, ...]
     gated: bool
     closed: bool
+    terms: HoldTerms = NO_HOLD
     queue: QueueForm | None = None
     memo: dict[str, Any] = field(default_factory=dict)
 
@@ -206,7 +210,7 @@ class Plan(NamedTuple):
     @property
     def terms(self) -> HoldTerms:
         """How long what this action takes is kept; where its time is paid, no longer than was asked for."""
-        terms = self.policy.actions[self.shape.action].hold
+        terms = self.shape.terms
         if terms.timed is None:
             return terms
         return replace(terms, longest_ms=min(self.amounts.get(terms.timed.by, terms.longest_ms), terms.longest_ms))
@@ -320,6 +324,7 @@ def make_shape(policy: Policy, operation: Operation, names: tuple[str, ...], acc
         checks=tuple(checks),
         gated=any(not gate.look.fits and not gate.limit.shadow for gate in gates),
         closed=any(form.limit.is_closed for form in checks),
+        terms=policy.actions[operation.action].hold,
         queue=next((form.queue for form in checks if form.queue is not None), None),
     )
 

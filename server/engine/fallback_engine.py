@@ -7,10 +7,10 @@ here and booked once the store is back, each grant under its id, so that a booki
 import asyncio
 import logging
 import secrets
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import dataclass
 from time import monotonic_ns, time_ns
-from typing import Final
+from typing import Any, Final
 
 from server.domain.act import Act
 from server.domain.allowances import LooksOf, no_looks
@@ -113,18 +113,31 @@ class FallbackEngine(RedisEngine):
         """Grants that wait for the store."""
         return len(self._holds)
 
-    async def reserve(
+    def reserve(
         self, plan: Plan, hold_id: str, within_s: float, ticket: Ticket | None = None
-    ) -> Granted | Refused | Replayed | Stale | Queued:
+    ) -> Coroutine[Any, Any, Granted | Refused | Replayed | Stale | Queued]:
         """As with the store; while it is gone, from the allowance."""
+        if self._holds or self._guard.is_open:
+            return self._reserve_here(plan, hold_id, within_s, ticket)
+        return super().reserve(plan, hold_id, within_s, ticket)
+
+    async def _reserve_here(
+        self, plan: Plan, hold_id: str, within_s: float, ticket: Ticket | None
+    ) -> Granted | Refused | Replayed | Stale | Queued:
         if self._holds and (known := await self._local(plan.operation.ref, hold_id, within_s)):
             return Replayed(self._local_clock(), known.view(), (), degraded=True)
-        if not self._guard.is_open:
-            try:
-                return await super().reserve(plan, hold_id, within_s, ticket)
-            except StoreUnavailableError:
-                if not self._guard.is_open:
-                    raise
+        if self._guard.is_open:
+            return self._grant(plan, hold_id)
+        return await super().reserve(plan, hold_id, within_s, ticket)
+
+    async def _missed(
+        self, plan: Plan, hold_id: str, within_s: float, error: StoreUnavailableError
+    ) -> Granted | Replayed:
+        try:
+            return await super()._missed(plan, hold_id, within_s, error)
+        except StoreUnavailableError:
+            if not self._guard.is_open or plan.shape.forced:  # what is being booked was granted before
+                raise
         return self._grant(plan, hold_id)
 
     async def settle(  # noqa: PLR0913  # each is a field of the request

@@ -91,8 +91,6 @@ TRIM_MOST: Final = 1000
 OVERDUE: Final = 4
 """The reply of every script that must not answer while overdue holds are still counted."""
 
-_LookUp = Callable[[], Awaitable[list[Any] | None]]
-
 
 class RedisEngine:
     """Decisions in Redis. `clock` gives milliseconds for tests, or 0 for the store's own clock.
@@ -132,26 +130,21 @@ class RedisEngine:
         tenant = keys.tenant_keys(plan.operation.ref)
         packed = wire.pack_plan(plan, tenant, self._clock(), self._most_cells)
         args = (packed.argument, *wire.pack_reserve(plan, packed, tenant, hold_id, ticket))
-
-        async def look_up() -> list[Any] | None:
-            if not hold_id:
-                return None
-            now_ms, _, record = await self._found(plan.operation.ref, hold_id, within_s * LOOK_UP_SHARE)
-            return [2, now_ms, record] if record else None
-
-        leases = hold_id and plan.leaves_hold and plan.terms.lease_ms
-        heard = self._hearing.opening if leases else self._hearing.of("reserve")
+        granted_ms = plan.terms.granted_ms if hold_id and plan.leaves_hold else 0
+        heard = self._hearing.opening if granted_ms else self._hearing.of("reserve")
         call = ScriptCall("reserve", tenant, hold_id, args, packed.window_keys, heard)
-        reply = await self._run(call, within_s * (1 - LOOK_UP_SHARE), look_up)
+        try:
+            reply = await self._run(call, within_s * (1 - LOOK_UP_SHARE))
+        except StoreUnavailableError as error:
+            return await self._missed(plan, hold_id, within_s * LOOK_UP_SHARE, error)
         match reply:
             case [1, now_ms, rows]:
-                lease_end = now_ms + plan.terms.granted_ms if hold_id and plan.leaves_hold else 0
-                return Granted(now_ms, packed.looks(rows, now_ms, packed.form.taken(plan.units)), lease_end)
+                lease_ends_at_ms = now_ms + granted_ms if granted_ms else 0
+                return Granted(now_ms, packed.form.looks(rows, now_ms, packed.form.taken(plan.units)), lease_ends_at_ms)
             case [0, now_ms, rows]:
-                return Refused(now_ms, packed.looks(rows, now_ms))
+                return Refused(now_ms, packed.form.looks(rows, now_ms))
             case [2, now_ms, record]:
-                looks = wire.replayed_looks(plan, record, self._most_cells)
-                return Replayed(now_ms, records.hold_of(hold_id, record), looks)
+                return self._replayed(plan, hold_id, now_ms, record)
             case [3, now_ms, record]:
                 return Stale(now_ms, records.account_of(record))
             case [5, _]:
@@ -159,9 +152,22 @@ class RedisEngine:
             case [6, now_ms, rows, position, free] if ticket is not None:
                 if free:
                     await self._reaping.reap(tenant, within_s)
-                looks = packed.looks(rows, now_ms, packed.form.taken(plan.units))
+                looks = packed.form.looks(rows, now_ms, packed.form.taken(plan.units))
                 return Queued(now_ms, looks, position, ticket.lasts_ms)
         raise unreadable("reserve", reply)
+
+    async def _missed(
+        self, plan: Plan, hold_id: str, within_s: float, error: StoreUnavailableError
+    ) -> Granted | Replayed:
+        """What became of a reserve that got no answer, where its id tells; raises the error where it does not."""
+        if hold_id and isinstance(error.__cause__, OutcomeUnknown):
+            now_ms, _, record = await self._found(plan.operation.ref, hold_id, within_s)
+            if record:
+                return self._replayed(plan, hold_id, now_ms, record)
+        raise error
+
+    def _replayed(self, plan: Plan, hold_id: str, now_ms: int, record: bytes) -> Replayed:
+        return Replayed(now_ms, records.hold_of(hold_id, record), wire.replayed_looks(plan, record, self._most_cells))
 
     async def look(self, plan: Plan, within_s: float) -> Looked | Stale:
         """The plan's figures."""
@@ -170,7 +176,7 @@ class RedisEngine:
         reply = await self._run(ScriptCall("usage", tenant, "", (packed.argument,), packed.window_keys), within_s)
         match reply:
             case [0, now_ms, rows]:
-                return Looked(now_ms, packed.looks(rows, now_ms))
+                return Looked(now_ms, packed.form.looks(rows, now_ms))
             case [3, now_ms, record]:
                 return Stale(now_ms, records.account_of(record))
         raise unreadable("usage", reply)
@@ -182,7 +188,7 @@ class RedisEngine:
         reply = await self._run(ScriptCall("usage", tenant, "", (packed.argument, b"1"), packed.window_keys), within_s)
         match reply:
             case [0, now_ms, rows, *cells]:
-                return Cycles(now_ms, packed.looks(rows, now_ms), tuple(map(cycles_of, cells)))
+                return Cycles(now_ms, packed.form.looks(rows, now_ms), tuple(map(cycles_of, cells)))
             case [3, now_ms, record]:
                 return Stale(now_ms, records.account_of(record))
         raise unreadable("usage", reply)
@@ -244,7 +250,7 @@ class RedisEngine:
         reply = await self._run(call, within_s - (monotonic() - started_s))
         match reply:
             case [0 | 1 as raised_all, now_ms, record, rows, taken]:
-                looks = packed.looks(rows, now_ms, sequences.unpack(taken)) if packed and rows else ()
+                looks = packed.form.looks(rows, now_ms, sequences.unpack(taken)) if packed and rows else ()
                 return Extended(now_ms, records.hold_of(hold_id, record), looks, bool(raised_all))
             case [3, now_ms, record]:
                 return Stale(now_ms, records.account_of(record))
@@ -396,39 +402,41 @@ class RedisEngine:
             raise no_such_hold(ref, hold_id)
         return hold
 
-    async def _run(self, call: ScriptCall, within_s: float, look_up: _LookUp | None = None) -> list[Any]:
+    async def _run(self, call: ScriptCall, within_s: float) -> list[Any]:
         """Runs a script; while it answers that holds are overdue, reaps and asks again."""
-        loop = asyncio.get_running_loop()
-        ends_at_s = loop.time() + within_s
-        whose = call.tenant.member.decode()
-        vain = 0
-        while (left_s := ends_at_s - loop.time()) > 0:
-            reply = await self._evalsha(call.name, call.keys, call.args, left_s, look_up, call.heard)
+        time, all_keys = asyncio.get_running_loop().time, call.keys
+        heard = call.heard or self._hearing.of(call.name)
+        ends_at_s = time() + within_s
+        left_s, vain = within_s, 0
+        while left_s > 0:
+            try:  # as `_evalsha` does, without a coroutine more: every decision comes by here
+                reply: list[Any] = await self._store.evalsha(script(call.name), all_keys, call.args, left_s, heard)
+            except StoreError as error:
+                raise fault_of(call.name, error) from error
             if reply[0] != OVERDUE:
                 return reply
-            vain = 0 if await self._reaping.reap(call.tenant, left_s) else vain + 1
+            vain = 0 if await self._reaping.reap(call.tenant, ends_at_s - time()) else vain + 1
             if vain >= VAIN_REAPS:
-                raise CorruptStateError(f"{call.name}: tenant {whose!r} has something overdue that no reap ends")
-        message = f"{call.name}: no time was left for tenant {whose!r}, whose holds are overdue or whose store is slow"
-        raise StoreUnavailableError(message)
+                text = f"{call.name}: tenant {call.whose!r} has something overdue that no reap ends"
+                raise CorruptStateError(text)
+            left_s = ends_at_s - time()
+        text = (
+            f"{call.name}: no time was left for tenant {call.whose!r}, whose holds are overdue or whose store is slow"
+        )
+        raise StoreUnavailableError(text)
 
-    async def _evalsha(  # noqa: PLR0913, PLR0917  # all that a script's call has
+    async def _evalsha(
         self,
         name: str,
         all_keys: Sequence[bytes],
         args: Sequence[bytes],
         within_s: float,
-        look_up: _LookUp | None = None,
+        *,
         heard: Heard | None = None,
     ) -> list[Any]:
         heard = heard or self._hearing.of(name)
         try:
             reply: list[Any] = await self._store.evalsha(script(name), all_keys, args, within_s, heard)
-        except OutcomeUnknown as error:
-            known = await look_up() if look_up is not None else None
-            if known is not None:
-                return known
-            raise fault_of(name, error) from error
         except StoreError as error:
             raise fault_of(name, error) from error
         return reply

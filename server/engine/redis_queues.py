@@ -68,9 +68,9 @@ class RedisQueues:
             reply = await self._run(call, within_s)
         match reply:
             case [1, now_ms, _, rows, position, lasts_ms, _]:
-                return Queued(now_ms, packed.looks(rows, now_ms), position, lasts_ms)
+                return Queued(now_ms, packed.form.looks(rows, now_ms), position, lasts_ms)
             case [2, now_ms, record, rows]:
-                return Claimed(now_ms, records.hold_of(hold_id, record), packed.looks(rows, now_ms))
+                return Claimed(now_ms, records.hold_of(hold_id, record), packed.form.looks(rows, now_ms))
             case [0, now_ms, record]:
                 return Claimed(now_ms, records.hold_of(hold_id, record), ())
             case [3, now_ms, record]:

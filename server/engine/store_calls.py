@@ -26,3 +26,8 @@ class ScriptCall(NamedTuple):
         tenant = self.tenant
         hold = tenant.hold(self.hold_id)
         return (tenant.cells, tenant.account, tenant.due, tenant.due_index, hold, *self.window_keys)
+
+    @property
+    def whose(self) -> str:
+        """The tenant, as errors name it."""
+        return self.tenant.member.decode()

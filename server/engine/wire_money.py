@@ -14,7 +14,7 @@ from server.engine import keys, quota_cells
 from server.engine.base import AccountWrite
 from server.engine.records import account_record
 from server.engine.sequences import pack, unpack
-from server.engine.wire import burn_order
+from server.engine.wire_limits import burn_order
 
 TOTALS_SIZE: Final = 49
 """Bytes of a balance's totals."""

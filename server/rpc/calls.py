@@ -11,7 +11,7 @@ import uuid
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Coroutine, Sequence
 from contextlib import aclosing
 from contextvars import ContextVar
-from typing import Any, Final, Protocol, TypeVar, cast
+from typing import Any, Final, NoReturn, Protocol, TypeVar, cast
 
 from google.protobuf.message import Message
 from grpc import StatusCode
@@ -75,40 +75,49 @@ def answering(
 
     @functools.wraps(method)
     async def call(servicer: Servicer, request: Request, context: CallContext) -> Response:
+        given_s = None
         try:
-            return await _in_time(method, servicer, request, context)
-        except HoldgateError as error:
-            tell(method.__name__, request, error)
-            await errors.abort(context, error)
-        except Denied as denial:
-            await errors.abort_with(context, denial.status)
-        except Exception:  # noqa: BLE001  # whatever it was, the caller is told and the log has it
-            await errors.abort_internal(context, tell_failure(method.__name__, request))
+            given_s = context.time_remaining()
+            return await method(servicer, request, _within(servicer.store_timeout_s, given_s))
+        except Exception as error:  # noqa: BLE001  # whatever it was, the caller is told and the log has it
+            await _abort(method.__name__, request, context, error, given_s)
 
     return call
 
 
 def filling(
-    response_type: type[Response],
+    response_type: type[Response], *, waits: bool = False
 ) -> Callable[
     [Callable[[Servicer, Request, Response, float], Awaitable[None]]],
     Callable[[Servicer, Request, CallContext], Coroutine[Any, Any, Response]],
 ]:
     """As `answering`, for a method that fills a response in: so it can fill a part of another message, too.
 
-    To make a part apart and to hand it over would copy it, at the cost of making it.
+    To make a part apart and to hand it over would copy it, at the cost of making it. With `waits` a call whose request
+    has `wait` set knows how much time it has in all: see `time_left_of_call`.
     """
 
     def made(
         method: Callable[[Servicer, Request, Response, float], Awaitable[None]],
     ) -> Callable[[Servicer, Request, CallContext], Coroutine[Any, Any, Response]]:
         @functools.wraps(method)
-        async def answer(servicer: Servicer, request: Request, within_s: float) -> Response:
-            response = response_type()
-            await method(servicer, request, response, within_s)
-            return response
+        async def call(servicer: Servicer, request: Request, context: CallContext) -> Response:
+            given_s, token = None, None
+            try:
+                given_s = context.time_remaining()
+                if waits and cast("Any", request).wait:
+                    token = _TIME_LEFT.set(context.time_remaining)
+                response = response_type()
+                await method(servicer, request, response, _within(servicer.store_timeout_s, given_s))
+            except Exception as error:  # noqa: BLE001  # whatever it was, the caller is told and the log has it
+                await _abort(method.__name__, request, context, error, given_s)
+            else:
+                return response
+            finally:
+                if token is not None:
+                    _TIME_LEFT.reset(token)
 
-        return answering(answer)
+        return call
 
     return made
 
@@ -136,24 +145,6 @@ def streaming(
     return call
 
 
-def patient(
-    call: Callable[[Servicer, Request, CallContext], Coroutine[Any, Any, Response]],
-) -> Callable[[Servicer, Request, CallContext], Coroutine[Any, Any, Response]]:
-    """Lets a call whose request has `wait` set know how much time it has in all: see `time_left_of_call`."""
-
-    @functools.wraps(call)
-    async def patiently(servicer: Servicer, request: Request, context: CallContext) -> Response:
-        if not cast("Any", request).wait:
-            return await call(servicer, request, context)
-        token = _TIME_LEFT.set(context.time_remaining)
-        try:
-            return await call(servicer, request, context)
-        finally:
-            _TIME_LEFT.reset(token)
-
-    return patiently
-
-
 def time_left_of_call() -> Callable[[], float | None]:
     """How long this call may still wait, in seconds; raises InvalidRequestError where it is no call of its own."""
     time_left = _TIME_LEFT.get()
@@ -172,26 +163,28 @@ def as_written(method: Callable[..., Any]) -> Callable[..., Awaitable[None]]:
     return cast("Callable[..., Awaitable[None]]", inspect.unwrap(method))
 
 
-async def _in_time(
-    method: Callable[[Servicer, Request, float], Awaitable[Response]],
-    servicer: Servicer,
-    request: Request,
-    context: CallContext,
-) -> Response:
-    given_s = context.time_remaining()
+def _within(store_timeout_s: float, given_s: float | None) -> float:
+    """How long a call may wait for the store that has so much time in all, in seconds; raises DeadlineError."""
     if given_s is None:
-        return await method(servicer, request, servicer.store_timeout_s)
-    within_s = min(servicer.store_timeout_s, given_s - ANSWER_MARGIN_S)
+        return store_timeout_s
+    within_s = min(store_timeout_s, given_s - ANSWER_MARGIN_S)
     if within_s <= 0:
         raise DeadlineError(f"the call came with {given_s * 1000:.0f} ms left of its deadline; nothing was tried")
-    try:
-        return await method(servicer, request, within_s)
-    except StoreUnavailableError as error:
+    return within_s
+
+
+async def _abort(rpc: str, request: Message, context: CallContext, error: Exception, given_s: float | None) -> NoReturn:
+    """Ends a call that had so much time with what became of it: the exception that is being handled."""
+    if isinstance(error, Denied):
+        await errors.abort_with(context, error.status)
+    if not isinstance(error, HoldgateError):
+        await errors.abort_internal(context, tell_failure(rpc, request))
+    if isinstance(error, StoreUnavailableError) and given_s is not None:
         left_s = context.time_remaining()
-        if left_s is None or left_s > ANSWER_MARGIN_S:
-            raise
-        text = f"the deadline of {given_s * 1000:.0f} ms ended before the store answered"
-        raise DeadlineError(text) from error
+        if left_s is not None and left_s <= ANSWER_MARGIN_S:
+            error = DeadlineError(f"the deadline of {given_s * 1000:.0f} ms ended before the store answered")
+    tell(rpc, request, error)
+    await errors.abort(context, error)
 
 
 def tell_failure(rpc: str, request: Message) -> str:

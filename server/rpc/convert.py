@@ -5,7 +5,7 @@ checked behind the gate, which knows the policy.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, TypeVar
 
 import orjson
 from google.protobuf import json_format
@@ -26,6 +26,8 @@ from server.views import EffectiveLimit
 
 if TYPE_CHECKING:
     from google.protobuf.internal.containers import RepeatedCompositeFieldContainer
+
+_Value = TypeVar("_Value", int, str)
 
 HOLD_STATES: Final = {state: quota_service_pb2.HoldState.Value(f"HOLD_STATE_{state.name}") for state in State}
 _KINDS: Final = {kind: decision_pb2.LimitKind.Value(f"LIMIT_KIND_{kind.name}") for kind in Kind}
@@ -54,12 +56,17 @@ def operation(request: quota_service_pb2.CheckAndReserveRequest) -> Operation:
         ref=TenantRef(request.policy, request.tenant),
         request_id=request.request_id,
         action=request.action,
-        scope=dict(request.scope.items()),
-        amounts=dict(request.amounts.items()),
+        scope=_mapping(request.scope),
+        amounts=_mapping(request.amounts),
         items=_items(items) if (items := request.items) else (),
         check_only=mode == quota_service_pb2.MODE_CHECK_ONLY,
         flexible=_flexible(request) if mode == _BEST_EFFORT or request.HasField("flexible") else None,
     )
+
+
+def _mapping(field: Mapping[str, _Value]) -> dict[str, _Value]:
+    """A map as a dict of its own; `dict` itself asks a message's map for more than it needs."""
+    return {name: field[name] for name in field}
 
 
 def _flexible(request: quota_service_pb2.CheckAndReserveRequest) -> Flexible:

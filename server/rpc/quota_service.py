@@ -13,7 +13,7 @@ from server.domain.operation import TenantRef
 from server.gate import QuotaGate
 from server.logs import DecisionLog
 from server.rpc import convert, convert_usage, denials
-from server.rpc.calls import CallContext, answering, as_written, filling, patient, time_left_of_call
+from server.rpc.calls import CallContext, answering, as_written, filling, time_left_of_call
 from server.rpc.operations import Operations
 
 NAME: Final = quota_service_pb2.DESCRIPTOR.services_by_name["QuotaService"].full_name
@@ -47,8 +47,7 @@ class QuotaService(quota_service_pb2_grpc.QuotaServiceServicer):
         """Registers itself."""
         quota_service_pb2_grpc.add_QuotaServiceServicer_to_server(self, server)
 
-    @patient
-    @filling(quota_service_pb2.CheckAndReserveResponse)
+    @filling(quota_service_pb2.CheckAndReserveResponse, waits=True)
     async def CheckAndReserve(
         self,
         request: quota_service_pb2.CheckAndReserveRequest,

@@ -41,6 +41,14 @@ def test_values_are_packed_one_behind_the_other(values: list[object]) -> None:
     assert sequences.unpack(sequences.pack(values)) == values
 
 
+@given(st.lists(st.one_of(st.integers(-1, MAX_AMOUNT), st.binary(max_size=40)), max_size=40), st.data())
+def test_a_blank_that_is_filled_in_is_the_sequence(values: list[object], data: st.DataObject) -> None:
+    gaps = data.draw(st.sets(st.sampled_from(range(len(values))))) if values else set()
+    blank = sequences.Blank([sequences.Gap(at) if at in gaps else value for at, value in enumerate(values)])
+
+    assert blank.filled([sequences.pack_one(value) for value in values]) == sequences.pack(values)
+
+
 def test_a_plan_is_packed_standing_cells_first_then_windows_by_scope() -> None:
     packed = wire.pack_plan(plan_for(tokens=5, credits=6), TENANT, 1234, 50)
 
@@ -65,7 +73,7 @@ ROWS: Final = sequences.pack([1, 0, 0, 50, 6, 0, 2, 20, 0, 0, 0, 0, 100, 40, 41]
 def test_rows_come_back_in_the_plans_order() -> None:
     packed = wire.pack_plan(plan_for(), TENANT, 0, 50)
 
-    assert packed.looks(ROWS, 0) == (
+    assert packed.form.looks(ROWS, 0) == (
         Look(cap=3, used=2, held=0, reset_ms=20, wait_ms=0),
         Look(cap=2, used=1, held=1, reset_ms=-1, wait_ms=0),
         Look(cap=100, used=100, held=0, reset_ms=40, wait_ms=41),
@@ -79,7 +87,7 @@ def test_a_grant_adds_what_it_took_to_the_rows_of_before_it() -> None:
     plan = plan_for(tokens=5, credits=4)
     packed = wire.pack_plan(plan, TENANT, 0, 50)
 
-    assert packed.looks(ROWS, 0, packed.form.taken(plan.units)) == (
+    assert packed.form.looks(ROWS, 0, packed.form.taken(plan.units)) == (
         Look(cap=3, used=3, held=0, reset_ms=20, wait_ms=0),
         Look(cap=2, used=2, held=2, reset_ms=-1, wait_ms=0),
         Look(cap=100, used=100, held=0, reset_ms=40, wait_ms=41),
@@ -91,13 +99,13 @@ def test_a_grant_adds_what_it_took_to_the_rows_of_before_it() -> None:
 def test_what_only_asks_for_room_is_not_taken() -> None:
     plan = plan_for(policy(balance("credits", room=40), slots("jobs", 3, room=2), window("rpm", 9)), credits=7)
 
-    assert wire.pack_plan(plan, TENANT, 0, 50).form.taken(plan.units) == [0, 0, 1]
+    assert wire.pack_plan(plan, TENANT, 0, 50).form.taken(plan.units) == (0, 0, 1)
 
 
 def test_a_plan_without_checks_has_no_rows() -> None:
     packed = wire.pack_plan(plan_for(policy()), TENANT, 0, 50)
 
-    assert packed.looks(b"", 0) == ()
+    assert packed.form.looks(b"", 0) == ()
     assert sequences.unpack(packed.argument) == [0, 4, 0, MAX_AMOUNT, 50, 0, 0, 0, b"v", b"due"]
 
 
@@ -316,7 +324,7 @@ def test_a_replay_tells_the_figures_of_the_grant() -> None:
 
     looks = wire.replayed_looks(plan, granted_record(plan), 50)
 
-    assert looks == packed.looks(ROWS, 0, packed.form.taken(plan.units))
+    assert looks == packed.form.looks(ROWS, 0, packed.form.taken(plan.units))
     assert looks
 
 

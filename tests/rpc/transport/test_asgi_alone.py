@@ -40,12 +40,14 @@ async def served() -> AsyncIterator[Served]:
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux has classes of threads")
 @pytest.mark.usefixtures("served")
 async def test_the_threads_of_h2corn_wait_for_the_event_loop() -> None:
-    threads = {int(task.name): (task / "comm").read_text() for task in Path("/proc/self/task").iterdir()}
-    policies = [os.sched_getscheduler(thread) for thread, name in threads.items() if name.startswith("tokio")]
+    classes = {os.sched_getscheduler(thread) for thread, name in names_of_threads().items() if name.startswith("tokio")}
 
-    assert policies
-    assert set(policies) == {os.SCHED_BATCH}
+    assert classes == {os.SCHED_BATCH}
     assert os.sched_getscheduler(threading.get_native_id()) == os.SCHED_OTHER
+
+
+def names_of_threads() -> dict[int, str]:
+    return {int(task.name): (task / "comm").read_text() for task in Path("/proc/self/task").iterdir()}
 
 
 async def test_a_long_answer_to_a_caller_who_compresses_is_compressed(raw: RawClient) -> None:

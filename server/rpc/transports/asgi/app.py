@@ -98,19 +98,18 @@ class GrpcApp:
             await send(_BUSY)
             await send(END)
 
-    async def _answer(self, scope: Event, receive: Receive, send: Send) -> None:
+    def _answer(self, scope: Event, receive: Receive, send: Send) -> Coroutine[Any, Any, None]:
         if (route := self._routes.get(scope["path"])) is not None:
-            await self._serve_plain(route(scope, receive, send))
-        elif scope["method"] != "POST":
-            await _refuse(send, 405, b"a call is a POST", (b"allow", b"POST"))
-        elif _is_of(scope["headers"], _MEDIA_TYPES):
-            await self._serve(scope, receive, Reply(send))
-        elif _is_of(scope["headers"], _JSON):
+            return self._serve_plain(route(scope, receive, send))
+        if scope["method"] != "POST":
+            return _refuse(send, 405, b"a call is a POST", (b"allow", b"POST"))
+        if _is_of(scope["headers"], _MEDIA_TYPES):
+            return self._serve(scope, receive, Reply(send))
+        if _is_of(scope["headers"], _JSON):
             answer = json_call.answer(self._methods.get(scope["path"]), scope, receive, send)
-            await self._serve_plain(answer)
-        else:
-            text = b"expected the content-type application/grpc or application/json"
-            await _refuse(send, 415, text, (b"accept", _MEDIA_TYPE + b", " + json_call.MEDIA_TYPE))
+            return self._serve_plain(answer)
+        text = b"expected the content-type application/grpc or application/json"
+        return _refuse(send, 415, text, (b"accept", _MEDIA_TYPE + b", " + json_call.MEDIA_TYPE))
 
     async def _serve_plain(self, work: Coroutine[Any, Any, None]) -> None:
         """Has plain HTTP answered; cut off with the rest when the server stops."""
@@ -128,8 +127,14 @@ class GrpcApp:
         task = asyncio.current_task()
         assert task is not None  # noqa: S101  # an application always runs in one
         self._tasks.add(task)
+        message = None
         try:
-            message = await self._work(task, scope, receive, reply)
+            try:
+                message = await Call(task, self._called(scope), scope, receive, reply).answer()
+            except Disconnected:
+                raise
+            except BaseException as error:  # noqa: BLE001  # whatever it was, the caller is told and the log has it
+                self._fail(error, task, scope, reply)
             if message is None:
                 await reply.end()
             else:
@@ -139,25 +144,23 @@ class GrpcApp:
         finally:
             self._tasks.discard(task)
 
-    async def _work(self, task: asyncio.Task[Any], scope: Event, receive: Receive, reply: Reply) -> bytes | None:
-        """Has the servicer answer; the response still to be sent. A call that failed has its status in the reply."""
-        try:
-            return await Call(task, self._called(scope), scope, receive, reply).answer()
-        except aio.AbortError:
-            return None
-        except CallFailed as failure:
-            reply.fail(failure.code, failure.message, failure.headers)
-        except Disconnected:
-            raise
-        except asyncio.CancelledError:
-            if task.cancelling() > int(self._over):
-                raise  # the caller went away
-            why = "the server is stopping" if self._over else "the servicer gave up"
-            reply.fail(StatusCode.UNAVAILABLE, why)
-        except Exception:  # noqa: BLE001  # whatever it was, the caller is told and the log has it
-            log.exception("rpc.failed", rpc=scope["path"])
-            reply.fail(StatusCode.UNKNOWN, "the server failed; its log has the cause")
-        return None
+    def _fail(self, error: BaseException, task: asyncio.Task[Any], scope: Event, reply: Reply) -> None:
+        """Puts into the reply how a call ends that this exception ends; raises what is not the call's own."""
+        match error:
+            case aio.AbortError():
+                pass  # the reply has its status
+            case CallFailed():
+                reply.fail(error.code, error.message, error.headers)
+            case asyncio.CancelledError():
+                if task.cancelling() > int(self._over):
+                    raise error  # the caller went away
+                why = "the server is stopping" if self._over else "the servicer gave up"
+                reply.fail(StatusCode.UNAVAILABLE, why)
+            case Exception():
+                log.exception("rpc.failed", rpc=scope["path"])
+                reply.fail(StatusCode.UNKNOWN, "the server failed; its log has the cause")
+            case _:
+                raise error
 
     def _called(self, scope: Event) -> Method:
         """The method that is called."""

@@ -50,19 +50,8 @@ class Requests:
                 if self._buffer:
                     raise CallFailed(StatusCode.INTERNAL, "the request ends within a message")
                 return None
-            event = await self._receive()
-            if event["type"] != "http.request":
-                raise Disconnected
-            self._ended = not event.get("more_body")
-            body: bytes = event.get("body", b"")
-            # Nearly every body is one message in one piece: it needs no buffer.
-            if (
-                not self._buffer
-                and _PREFIX_BYTES <= len(body) <= MAX_REQUEST_BYTES
-                and _PREFIX.unpack_from(body) == (_PLAIN, len(body) - _PREFIX_BYTES)
-            ):
-                return body[_PREFIX_BYTES:]
-            self._buffer += body
+            if (message := self._read(await self._receive())) is not None:
+                return message
 
     async def skip(self) -> None:
         """Passes over whatever is still to come."""
@@ -72,12 +61,28 @@ class Requests:
 
     async def only(self) -> bytes:
         """The message of a method that takes exactly one."""
-        message = await self.next()
+        message = self._read(await self._receive())
+        if message is None:
+            message = await self.next()
         if message is None:
             raise CallFailed(StatusCode.UNIMPLEMENTED, "the request has no message; the method takes one")
         if self._buffer:
             raise CallFailed(StatusCode.UNIMPLEMENTED, "the request goes on after its message; the method takes one")
         return message
+
+    def _read(self, event: Event) -> bytes | None:
+        """Takes in a part of the body; the message, where it is one as a whole, as nearly every body is: such a one
+        needs no buffer.
+        """
+        if event["type"] != "http.request":
+            raise Disconnected
+        self._ended = not event.get("more_body")
+        body: bytes = event.get("body", b"")
+        # A flag of 0 before the length makes both one number.
+        if not self._buffer and int.from_bytes(body[:_PREFIX_BYTES]) == len(body) - _PREFIX_BYTES <= MAX_REQUEST_BYTES:
+            return body[_PREFIX_BYTES:]
+        self._buffer += body
+        return None
 
     def _taken(self) -> bytes | None:
         """The first message of the buffer, once it is there as a whole."""
