@@ -23,6 +23,8 @@ class Hearing:
     def __init__(self, metrics: Metrics) -> None:
         self._metrics: Final = metrics
         self._count_open: Final = metrics.holds_opened.one_more()
+        self._count_end: Final = {state: metrics.holds_ended.one_more(name) for state, name in ENDINGS.items()}
+        self._lagged: Final = metrics.settle_lag.timer()
         self.opening: Final = self._heard("reserve", self._opened)
         self._reaping: Final = {by: self._heard("reap", self._expired(by)) for by in (BY_CALL, BY_SWEEPER)}
         self._others: Final[dict[str, Heard]] = {
@@ -61,14 +63,14 @@ class Hearing:
             self._count_open()
 
     def _settled(self, reply: Reply) -> None:
-        if reply[0] == 1 and reply[2] != State.ACTIVE and reply[2] != State.EXPIRED:
-            self._metrics.holds_ended.add(ENDINGS[State(reply[2])])
+        if reply[0] == 1 and (count := self._count_end.get(reply[2])) is not None:
+            count()
             if isinstance(reply[4], int):  # a hold's record may be corrupt where the settle did not look
-                self._metrics.settle_lag.took((reply[1] - reply[4]) / _MS_PER_S)
+                self._lagged((reply[1] - reply[4]) / _MS_PER_S)
 
     def _released(self, reply: Reply) -> None:
         if reply[0] == 1:
-            self._metrics.holds_ended.add(ENDINGS[State.RELEASED])
+            self._count_end[State.RELEASED]()
 
     def _expired(self, by: str) -> Callable[[Reply], None]:
         def count(reply: Reply) -> None:

@@ -79,11 +79,11 @@ class Reaping:
                     raise unreadable("reap", reply)
         return expired
 
-    async def make_turns(self, tenant: keys.TenantKeys, reply: Sequence[Any], within_s: float) -> None:
-        """Makes the turns that a script left to reap, which says so behind an applied end of a hold."""
-        if reply[0] == 1 and reply[-1] in {1, 2}:
-            await self.reap(tenant, within_s)
-
     def _terms(self, ref: TenantRef, at_ms: int, record: bytes) -> wire_money.TermsAt:
         account = records.account_of(record) or Account(plan="")
         return wire_money.TermsAt(at_ms, account.version, self._refills(ref, account, at_ms))
+
+
+def leaves_turns(reply: Sequence[Any]) -> bool:
+    """Whether a script has left turns to reap, which says so behind an applied end of a hold."""
+    return reply[0] == 1 and reply[-1] in {1, 2}

@@ -60,7 +60,7 @@ from server.engine.hearing import BY_SWEEPER, Hearing
 from server.engine.notes import note_of
 from server.engine.pipeline import Heard, Reply, StoreCaller, Word
 from server.engine.quota_cells import cycles_of
-from server.engine.reaping import Reaping
+from server.engine.reaping import Reaping, leaves_turns
 from server.engine.redis_books import RedisBooks
 from server.engine.redis_feed import RedisFeed
 from server.engine.redis_hands import RedisHands
@@ -212,7 +212,8 @@ class RedisEngine:
             args.append(allocation.encode())
         left_s = within_s - (monotonic() - started_s)
         reply = await self._run(ScriptCall("settle", tenant, hold_id, args), left_s)
-        await self._reaping.make_turns(tenant, reply, within_s)
+        if leaves_turns(reply):
+            await self._reaping.reap(tenant, within_s)
         return hold_outcome("settle", ref, hold_id, reply)
 
     async def release(self, ref: TenantRef, hold_id: str, within_s: float, act: Act | None = None) -> HoldOutcome:
@@ -220,7 +221,8 @@ class RedisEngine:
         tenant = keys.tenant_keys(ref)
         args = [sequences.pack([self._clock(), hold_id]), *([packed_act(act)] if act else [])]
         reply = await self._run(ScriptCall("release", tenant, hold_id, args), within_s)
-        await self._reaping.make_turns(tenant, reply, within_s)
+        if leaves_turns(reply):
+            await self._reaping.reap(tenant, within_s)
         return hold_outcome("release", ref, hold_id, reply)
 
     async def extend(  # noqa: PLR0913  # each is a field of the request

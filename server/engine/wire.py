@@ -7,6 +7,7 @@ headers of the scripts and of `lua/include/checks.lua`, and are mirrored here by
 
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
+from itertools import chain
 from typing import Final, NamedTuple, cast
 
 import msgpack
@@ -126,7 +127,7 @@ def pack_settle(now_ms: int, hold_id: str, delivered: Delivered, *, final: bool)
     if isinstance(delivered, Fraction):
         return pack([*head, 2, delivered.delivered, delivered.reserved])
     if isinstance(delivered, Mapping):
-        return pack([*head, 1, len(delivered), *(value for total in delivered.items() for value in total)])
+        return pack([*head, 1, len(delivered), *chain.from_iterable(delivered.items())])
     return pack([*head, 0])
 
 
@@ -147,9 +148,9 @@ def pack_extend(
         int(raised is not None),
         int(raised is not None and (raised.gated or raised.guarded)),
         len(used),
-        *(value for total in used.items() for value in total),
+        *chain.from_iterable(used.items()),
         len(totals),
-        *(value for total in totals.items() for value in total),
+        *chain.from_iterable(totals.items()),
     ]
     for check in packed.form.checks if packed is not None else ():
         meter = numbers.get(check.limit.meter, 0) if check.settles else 0
