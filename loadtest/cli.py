@@ -22,6 +22,7 @@ from loadtest.report import Report
 from loadtest.report_html import page
 from loadtest.report_text import print_report
 from loadtest.target import Unreachable
+from server.reaching import TOKEN_NOTE
 
 OK: Final = 0
 AUDIT_OFF: Final = 1
@@ -35,7 +36,8 @@ DESCRIPTION: Final = (
 )
 EPILOG: Final = (
     "Exit status: 0; 1 when the audit differs or could not be finished; 2 for arguments or a mix that the server "
-    "cannot be asked; 3 when the server cannot be reached; 130 when interrupted before there was a result."
+    "cannot be asked; 3 when the server cannot be reached; 130 when interrupted before there was a result. "
+    f"{TOKEN_NOTE}"
 )
 
 

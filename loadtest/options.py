@@ -5,6 +5,7 @@ from typing import Final
 
 from loadtest.callers import CALLERS
 from loadtest.mix_text import shipped
+from server.reaching import add_shown
 
 DEFAULT_CALLERS: Final = 16
 ENDINGS: Final = ("settle", "release", "abandon")
@@ -26,6 +27,7 @@ def _add_target(group: argparse._ArgumentGroup) -> None:
         help="load a server that is not on this machine. Load slows a server down for everybody else, and takes "
         "real quota from its store: do this only where that is yours to decide",
     )
+    add_shown(group)
     group.add_argument(
         "--via", choices=list(CALLERS), default="unary", help="how operations travel (default %(default)s)"
     )

@@ -5,6 +5,7 @@ from typing import Final
 
 from loadtest.mix import Mix
 from loadtest.tenants import Picker, picker
+from server.reaching import Target
 
 PROBE: Final = "probe"
 """The tenant that no load touches; its figures are those with which all the others began."""
@@ -35,7 +36,7 @@ class LoadPlan:
     the same id. `run` is unique to the run and begins the name of every tenant and the id of every request.
     """
 
-    target: str
+    target: Target
     via: str
     batch: int
     connections: int

@@ -1,6 +1,7 @@
 """The plan that arguments make, each checked against what a run can do."""
 
 import argparse
+import os
 import secrets
 from collections.abc import Iterable
 from pathlib import Path
@@ -13,6 +14,7 @@ from loadtest.plan import Closed, LoadPlan, Open
 from loadtest.spreads import seconds
 from loadtest.target import is_loopback
 from loadtest.tenants import picker
+from server.reaching import TOKEN_VARIABLE, Target, TargetError
 
 MAX_CALLERS: Final = 100_000
 MAX_PROCESSES: Final = 64
@@ -56,7 +58,7 @@ def _plan(chosen: argparse.Namespace) -> LoadPlan:
     if chosen.setup and mix.accounts is None:
         raise Misused("--setup needs to know the accounts' --plan, since the mix does not say")
     return LoadPlan(
-        target=chosen.target,
+        target=_target(chosen),
         via=chosen.via,
         batch=_whole("--batch", chosen.batch, MAX_BATCH),
         connections=_whole("--connections", chosen.connections, MAX_CONNECTIONS),
@@ -76,6 +78,16 @@ def _plan(chosen: argparse.Namespace) -> LoadPlan:
         seed=secrets.randbits(32) if chosen.seed is None else chosen.seed,
         run=f"load-{secrets.token_hex(4)}",
     )
+
+
+def _target(chosen: argparse.Namespace) -> Target:
+    token = os.environ.get(TOKEN_VARIABLE, "")
+    target = Target(chosen.target, chosen.tls_ca, chosen.tls_cert, chosen.tls_key, token)
+    try:
+        target.check()
+    except TargetError as error:
+        raise Misused(str(error)) from error
+    return target
 
 
 def _pace(chosen: argparse.Namespace) -> Closed | Open:

@@ -35,7 +35,7 @@ async def rehearse(plan: LoadPlan, channel: grpc.aio.Channel) -> list[str]:
             decision = (await caller.reserve(request, _TIMEOUT_S)).decision
         except CallFailed as failure:
             if failure.unknown:
-                raise Unreachable(f"{plan.target} does not decide: {failure}") from failure
+                raise Unreachable(f"{plan.target.address} does not decide: {failure}") from failure
             advice = "; --setup creates accounts" if failure.status is grpc.StatusCode.NOT_FOUND else ""
             raise Unusable(f"the server does not take {entry.action!r}: {failure}{advice}") from failure
         if decision.outcome == decision_pb2.OUTCOME_REFUSED:

@@ -56,7 +56,7 @@ class Report:
         """What was run, by name, for people."""
         plan, pace = self.plan, self.plan.pace
         return {
-            "target": plan.target,
+            "target": plan.target.address,
             "policy": plan.mix.policy or "the server's only one",
             "load": _pace(pace),
             "processes": f"{plan.processes}, {plan.connections} connections each, via {plan.via}",

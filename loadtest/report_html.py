@@ -33,7 +33,7 @@ def page(report: Report) -> str:
     return (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        f"<title>Load on {escape(report.plan.target)}</title><style>{style}</style></head>"
+        f"<title>Load on {escape(report.plan.target.address)}</title><style>{style}</style></head>"
         f"<body><main>{''.join(body)}</main></body></html>\n"
     )
 
@@ -43,7 +43,7 @@ def _head(report: Report) -> str:
     facts = report.facts()
     under = f"{facts['load']} · {facts['tenants']} · {facts['measured']} · {report.started_at}"
     return (
-        f"<header><h1>Load on {escape(report.plan.target)}</h1><p>{escape(under)}</p>"
+        f"<header><h1>Load on {escape(report.plan.target.address)}</h1><p>{escape(under)}</p>"
         f'<p class="verdict {mood}">{escape(verdict(report))}</p></header>'
     )
 

@@ -3,9 +3,12 @@
 import asyncio
 import ipaddress
 import socket
-from typing import Final
+from collections.abc import Callable
+from typing import Any, Final
 
 import grpc
+
+from server.reaching import Target
 
 REACH_S: Final = 5.0
 """How long a server may take to accept a connection."""
@@ -35,12 +38,19 @@ def is_loopback(target: str) -> bool:
     return all(ipaddress.ip_address(str(address[0]).partition("%")[0]).is_loopback for *_, address in found)
 
 
-def connect(target: str) -> grpc.aio.Channel:
+def connect(target: Target) -> grpc.aio.Channel:
     """A connection of its own. Without the option, channels to one address would share one."""
-    return grpc.aio.insecure_channel(target, options=[("grpc.use_local_subchannel_pool", 1)])
+    options = [("grpc.use_local_subchannel_pool", 1)]
+    shows: list[grpc.aio.ClientInterceptor] = (
+        [_ShowsOnCall(target.metadata), _ShowsOnStream(target.metadata)] if target.token else []
+    )
+    credentials = target.credentials()
+    if credentials is None:
+        return grpc.aio.insecure_channel(target.address, options=options, interceptors=shows)
+    return grpc.aio.secure_channel(target.address, credentials, options=options, interceptors=shows)
 
 
-async def reach(target: str) -> grpc.aio.Channel:
+async def reach(target: Target) -> grpc.aio.Channel:
     """A connection that stands; raises Unreachable."""
     channel = connect(target)
     state = channel.get_state(try_to_connect=True)
@@ -51,5 +61,39 @@ async def reach(target: str) -> grpc.aio.Channel:
                 state = channel.get_state(try_to_connect=True)
     except TimeoutError:
         await channel.close()
-        raise Unreachable(f"no gRPC server accepts connections at {target}") from None
+        tls = "with a certificate of --tls-ca" if target.ca else "without TLS (else say --tls-ca)"
+        raise Unreachable(f"no gRPC server accepts connections at {target.address}, {tls}") from None
     return channel
+
+
+class _Shows:
+    """Sends the token with each call."""
+
+    def __init__(self, metadata: tuple[tuple[str, str], ...]) -> None:
+        self._metadata = grpc.aio.Metadata(*metadata)
+
+    def shown(self, details: Any) -> Any:  # noqa: ANN401  # grpc's own
+        """The call's details with it."""
+        return details._replace(metadata=self._metadata)
+
+
+class _ShowsOnCall(_Shows, grpc.aio.UnaryUnaryClientInterceptor):
+    async def intercept_unary_unary(
+        self,
+        continuation: Callable[..., Any],
+        client_call_details: Any,  # noqa: ANN401  # grpc's own
+        request: Any,  # noqa: ANN401  # as above
+    ) -> Any:  # noqa: ANN401  # as above
+        """Adds it to the call's metadata."""
+        return await continuation(self.shown(client_call_details), request)
+
+
+class _ShowsOnStream(_Shows, grpc.aio.StreamStreamClientInterceptor):
+    async def intercept_stream_stream(
+        self,
+        continuation: Callable[..., Any],
+        client_call_details: Any,  # noqa: ANN401  # grpc's own
+        request_iterator: Any,  # noqa: ANN401  # as above
+    ) -> Any:  # noqa: ANN401  # as above
+        """Adds it to the stream's metadata."""
+        return await continuation(self.shown(client_call_details), request_iterator)

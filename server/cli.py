@@ -27,7 +27,7 @@ from server import (
     workers,
 )
 from server.domain.units import MAX_AMOUNT
-from server.reaching import TOKEN_VARIABLE, Target, TargetError, complain, warn
+from server.reaching import TOKEN_NOTE, TOKEN_VARIABLE, Target, TargetError, add_shown, complain, warn
 
 OK: Final = 0
 FAILED: Final = 1
@@ -331,10 +331,8 @@ def _add_address(parser: argparse.ArgumentParser) -> None:
         default=os.environ.get("HOLDGATE_LISTEN") or settings.Settings.model_fields["listen"].default,
         help="the server's address (default %(default)s; HOLDGATE_LISTEN)",
     )
-    parser.add_argument("--tls-ca", metavar="FILE", type=Path, help="authorities of a server that has TLS, as PEM")
-    parser.add_argument("--tls-cert", metavar="FILE", type=Path, help="certificate to show it, where it asks for one")
-    parser.add_argument("--tls-key", metavar="FILE", type=Path, help="that certificate's key")
-    parser.epilog = f"Where the server tells callers apart, {TOKEN_VARIABLE} has the token to show it."
+    add_shown(parser)
+    parser.epilog = TOKEN_NOTE
 
 
 def _add_health(parser: argparse.ArgumentParser) -> None:

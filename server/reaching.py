@@ -1,5 +1,6 @@
 """How the commands reach a server: its address, TLS, what they show of themselves, and what they say when it fails."""
 
+import argparse
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final, NamedTuple
@@ -33,15 +34,28 @@ class Target(NamedTuple):
 
     def channel(self) -> grpc.Channel:
         """A connection to it; raises TargetError for what cannot be used, which grpc would end the process for."""
-        self._check()
-        if self.ca is None:
+        self.check()
+        credentials = self.credentials()
+        if credentials is None:
             channel = grpc.insecure_channel(self.address)
         else:
-            key, chain = (path.read_bytes() if path else None for path in (self.key, self.cert))
-            channel = grpc.secure_channel(self.address, grpc.ssl_channel_credentials(self.ca.read_bytes(), key, chain))
-        return grpc.intercept_channel(channel, _Shows(self.token)) if self.token else channel
+            channel = grpc.secure_channel(self.address, credentials)
+        return grpc.intercept_channel(channel, _Shows(self.metadata)) if self.token else channel
 
-    def _check(self) -> None:
+    @property
+    def metadata(self) -> tuple[tuple[str, str], ...]:
+        """What each call shows."""
+        return (("authorization", f"Bearer {self.token}"),) if self.token else ()
+
+    def credentials(self) -> grpc.ChannelCredentials | None:
+        """What a connection with TLS needs; None without."""
+        if self.ca is None:
+            return None
+        key, chain = (path.read_bytes() if path else None for path in (self.key, self.cert))
+        return grpc.ssl_channel_credentials(self.ca.read_bytes(), key, chain)
+
+    def check(self) -> None:
+        """Raises TargetError for what cannot be used."""
         host, _, port = self.address.rpartition(":")
         if not (host and port.isascii() and port.isdecimal() and 0 < int(port) <= _LAST_PORT):
             text = f"--address or HOLDGATE_LISTEN: expected host:port, such as 127.0.0.1:50051, not {self.address!r}"
@@ -61,6 +75,16 @@ class Target(NamedTuple):
                 check_pair(self.cert, self.key)
         except TlsError as error:
             raise TargetError(str(error)) from error
+
+
+def add_shown(parser: argparse._ActionsContainer) -> None:
+    """Adds the flags for TLS, and for what is shown to the server."""
+    parser.add_argument("--tls-ca", metavar="FILE", type=Path, help="authorities of a server that has TLS, as PEM")
+    parser.add_argument("--tls-cert", metavar="FILE", type=Path, help="certificate to show it, where it asks for one")
+    parser.add_argument("--tls-key", metavar="FILE", type=Path, help="that certificate's key")
+
+
+TOKEN_NOTE: Final = f"Where the server tells callers apart, {TOKEN_VARIABLE} has the token to show it."
 
 
 def complain(target: Target, error: grpc.RpcError) -> int:
@@ -83,8 +107,8 @@ def warn(text: str) -> None:
 class _Shows(grpc.UnaryUnaryClientInterceptor):
     """Sends the token with each call."""
 
-    def __init__(self, token: str) -> None:
-        self._metadata = (("authorization", f"Bearer {token}"),)
+    def __init__(self, metadata: tuple[tuple[str, str], ...]) -> None:
+        self._metadata = metadata
 
     def intercept_unary_unary(
         self,

@@ -29,7 +29,7 @@ async def run(fake: FakeServer, *words: str) -> Ran:
     """Runs the plan that the words make against the fake."""
     async with serving(fake) as target:
         made = plan(*words, target=target)
-        channel = await reach(target)
+        channel = await reach(made.target)
         if made.set_up and made.mix.accounts:
             await accounts.create(made, made.mix.accounts, channel, lambda _: None)
         caller = CALLERS[made.via]([channel], made.batch)

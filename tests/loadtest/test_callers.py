@@ -8,6 +8,7 @@ from quota.v1 import quota_service_pb2 as quota
 
 from loadtest.callers import CALLERS, CallFailed
 from loadtest.target import reach
+from server.reaching import Target
 from tests.loadtest.fake_server import FakeServer, serving
 
 
@@ -20,7 +21,7 @@ def work(number: int, credits_wanted: int = 1) -> quota.CheckAndReserveRequest:
 @pytest.mark.parametrize("via", CALLERS)
 async def test_an_operation_that_fails_fails_alone_with_its_own_status(via: str) -> None:
     async with serving(FakeServer()) as target:
-        channel = await reach(target)
+        channel = await reach(Target(target))
         caller = CALLERS[via]([channel], 32)
         unknown = quota.CheckAndReserveRequest(tenant="t", request_id="r", action="dance")
 
@@ -37,7 +38,7 @@ async def test_an_operation_that_fails_fails_alone_with_its_own_status(via: str)
 async def test_what_is_asked_in_one_turn_travels_in_batches_of_the_given_size() -> None:
     fake = FakeServer()
     async with serving(fake) as target:
-        channel = await reach(target)
+        channel = await reach(Target(target))
         caller = CALLERS["batch"]([channel], 4)
 
         answers = await asyncio.gather(*(caller.reserve(work(number), 2) for number in range(10)))
@@ -51,7 +52,7 @@ async def test_a_stream_that_breaks_fails_what_was_under_way_and_is_opened_anew(
     fake = FakeServer()
     fake.lies.lost_answers["Stream"] = 1
     async with serving(fake) as target:
-        channel = await reach(target)
+        channel = await reach(Target(target))
         caller = CALLERS["stream"]([channel], 1)
 
         with pytest.raises(CallFailed) as lost:
@@ -71,7 +72,7 @@ async def test_an_operation_that_gets_no_answer_on_a_stream_ends_in_time() -> No
             return await super()._result(operation)
 
     async with serving(Mute()) as target:
-        channel = await reach(target)
+        channel = await reach(Target(target))
         caller = CALLERS["stream"]([channel], 1)
 
         with pytest.raises(CallFailed) as late:

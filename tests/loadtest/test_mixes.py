@@ -120,12 +120,12 @@ def test_a_server_elsewhere_is_loaded_by_its_owner_only(target: str) -> None:
     with pytest.raises(Misused, match="--i-own-this-target"):
         plan(target=target)
 
-    assert plan("--i-own-this-target", target=target).target == target
+    assert plan("--i-own-this-target", target=target).target.address == target
 
 
 @pytest.mark.parametrize("target", ["127.0.0.1:1", "127.8.8.8:1", "localhost:1", "[::1]:1"])
 def test_a_server_on_this_machine_needs_no_word(target: str) -> None:
-    assert plan(target=target).target == target
+    assert plan(target=target).target.address == target
 
 
 def test_the_pace_is_closed_unless_a_rate_is_given() -> None:
