@@ -127,10 +127,9 @@ class _StreamWork:
                 hold = _hold_of(request.operation)
                 task = asyncio.create_task(self._run(request, self._last_of.get(hold)))
                 self.running.add(task)
-                task.add_done_callback(self.running.discard)
                 if hold is not None:
                     self._last_of[hold] = task
-                    task.add_done_callback(partial(self._forget, hold))
+                task.add_done_callback(partial(self._ended, hold))
             while self.running:
                 await asyncio.wait(self.running)
         finally:
@@ -143,7 +142,8 @@ class _StreamWork:
         await self._answer(request.operation, response.result)
         self.ready.put_nowait(response)
 
-    def _forget(self, hold: object, done: asyncio.Task[None]) -> None:
+    def _ended(self, hold: object, done: asyncio.Task[None]) -> None:
+        self.running.discard(done)
         if self._last_of.get(hold) is done:
             del self._last_of[hold]
 

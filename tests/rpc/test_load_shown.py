@@ -26,7 +26,7 @@ callers:
       - methods: [quota.v1.QuotaService/*]
         tenants: [load-*]
 """
-SHORT: Final = ("--mix", "quickstart", "--callers", "4", "--tenants", "5", "--warm-up", "0s", "--duration", "300ms")
+SHORT: Final = ("--request", "api.call", "--callers", "4", "--tenants", "5", "--warm-up", "0s", "--duration", "300ms")
 
 
 def silent() -> PlainProgress:
