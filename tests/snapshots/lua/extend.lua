@@ -1247,7 +1247,7 @@ local function count_check(raw, amount, take, cap)
   return standing + held, held, 0, take and kept.packed(standing, held + take) or nil
 end
 
---[[ The look at everything. A plan's checks arrive as one msgpack sequence (wire.py):
+--[[ The look at everything. A plan's checks arrive as one msgpack sequence (wire_shape.py):
 1 now_ms (0: ask the store)  2 account version  3 valid from  4 valid until  5 most standing cells
 6 number of checks  7 of these, standing ones  8 number of window scopes, then per scope: its checks, its key's TTL
 in ms
