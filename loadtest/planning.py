@@ -1,7 +1,6 @@
 """The plan that arguments make, each checked against what a run can do."""
 
 import argparse
-import os
 import secrets
 from collections.abc import Iterable
 from pathlib import Path
@@ -14,7 +13,7 @@ from loadtest.plan import Closed, LoadPlan, Open
 from loadtest.spreads import seconds
 from loadtest.target import is_loopback
 from loadtest.tenants import picker
-from server.reaching import TOKEN_VARIABLE, Target, TargetError
+from server.reaching import Target, TargetError, target_of
 
 MAX_CALLERS: Final = 100_000
 MAX_PROCESSES: Final = 64
@@ -81,8 +80,7 @@ def _plan(chosen: argparse.Namespace) -> LoadPlan:
 
 
 def _target(chosen: argparse.Namespace) -> Target:
-    token = os.environ.get(TOKEN_VARIABLE, "")
-    target = Target(chosen.target, chosen.tls_ca, chosen.tls_cert, chosen.tls_key, token)
+    target = target_of(chosen.target, chosen)
     try:
         target.check()
     except TargetError as error:

@@ -61,8 +61,7 @@ async def reach(target: Target) -> grpc.aio.Channel:
                 state = channel.get_state(try_to_connect=True)
     except TimeoutError:
         await channel.close()
-        tls = "with a certificate of --tls-ca" if target.ca else "without TLS (else say --tls-ca)"
-        raise Unreachable(f"no gRPC server accepts connections at {target.address}, {tls}") from None
+        raise Unreachable(f"no gRPC server accepts connections at {target.address}, {target.manner}") from None
     return channel
 
 

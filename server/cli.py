@@ -27,7 +27,7 @@ from server import (
     workers,
 )
 from server.domain.units import MAX_AMOUNT
-from server.reaching import TOKEN_NOTE, TOKEN_VARIABLE, Target, TargetError, add_shown, complain, warn
+from server.reaching import TOKEN_NOTE, Target, TargetError, add_shown, complain, target_of, warn
 
 OK: Final = 0
 FAILED: Final = 1
@@ -91,8 +91,7 @@ def _health(chosen: argparse.Namespace) -> int:
 
 
 def _target(chosen: argparse.Namespace) -> Target:
-    token = os.environ.get(TOKEN_VARIABLE, "")
-    return Target(_reachable(chosen.address), chosen.tls_ca, chosen.tls_cert, chosen.tls_key, token)
+    return target_of(_reachable(chosen.address), chosen)
 
 
 def _reachable(address: str) -> str:

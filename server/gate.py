@@ -124,9 +124,8 @@ class QuotaGate:
     async def _attempt(self, plan: Plan, within_s: float, ticket: Ticket | None = None) -> Decision | Stale:
         operation, shape = plan.operation, plan.shape
         hold_id = operation.request_id
-        if shape.closed:
-            self.must_trust()
-        if shape.guards and plan.guarded:
+        self._must_trust_for(plan)
+        if plan.guarded:
             return await self._guarded(plan, hold_id, within_s)
         if operation.check_only:
             looked: Looked | Stale = await self._engine.look(plan, within_s)

@@ -1,6 +1,7 @@
 """How the commands reach a server: its address, TLS, what they show of themselves, and what they say when it fails."""
 
 import argparse
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final, NamedTuple
@@ -41,6 +42,11 @@ class Target(NamedTuple):
         else:
             channel = grpc.secure_channel(self.address, credentials)
         return grpc.intercept_channel(channel, _Shows(self.metadata)) if self.token else channel
+
+    @property
+    def manner(self) -> str:
+        """How it is reached, for who could not reach it."""
+        return "with a certificate of --tls-ca" if self.ca else "without TLS (else say --tls-ca)"
 
     @property
     def metadata(self) -> tuple[tuple[str, str], ...]:
@@ -84,6 +90,11 @@ def add_shown(parser: argparse._ActionsContainer) -> None:
     parser.add_argument("--tls-key", metavar="FILE", type=Path, help="that certificate's key")
 
 
+def target_of(address: str, chosen: argparse.Namespace) -> Target:
+    """The server at this address, with what the flags and the environment have to show it."""
+    return Target(address, chosen.tls_ca, chosen.tls_cert, chosen.tls_key, os.environ.get(TOKEN_VARIABLE, ""))
+
+
 TOKEN_NOTE: Final = f"Where the server tells callers apart, {TOKEN_VARIABLE} has the token to show it."
 
 
@@ -92,8 +103,7 @@ def complain(target: Target, error: grpc.RpcError) -> int:
     told = error.details() or ""
     warn(f"{target.address}: {error.code().name}: {told}")
     if error.code() is grpc.StatusCode.UNAVAILABLE and told.startswith(_NOBODY):
-        tls = "with a certificate of --tls-ca" if target.ca else "without TLS (else say --tls-ca)"
-        warn(f"is a server running there, {tls}? --address or HOLDGATE_LISTEN names another")
+        warn(f"is a server running there, {target.manner}? --address or HOLDGATE_LISTEN names another")
     if error.code() is grpc.StatusCode.DEADLINE_EXCEEDED and target.ca:
         warn("does the server have TLS? Without, leave --tls-ca out")
     return _FAILED

@@ -4,7 +4,6 @@ import asyncio
 import gc
 import gzip
 import os
-import sys
 import threading
 import tracemalloc
 import zlib
@@ -37,7 +36,6 @@ async def served() -> AsyncIterator[Served]:
         yield served
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="only Linux has classes of threads")
 @pytest.mark.usefixtures("served")
 async def test_the_threads_of_h2corn_wait_for_the_event_loop() -> None:
     classes = {os.sched_getscheduler(thread) for thread, name in names_of_threads().items() if name.startswith("tokio")}
